@@ -1,0 +1,3 @@
+"""meshd: one LLM endpoint on every machine."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,42 @@
+"""The exceptions of meshd.  Each says what happened, where, and what to do next.  Pure.
+
+A package adds its own beside its code, deriving from one of these.
+"""
+
+from __future__ import annotations
+
+
+class MeshdError(Exception):
+    """Anything that meshd raises on purpose.  `str()` is a whole sentence for a person."""
+
+
+class ConfigError(MeshdError):
+    """A setting that cannot be used: names the key, the file and the line."""
+
+
+class ProtocolError(MeshdError):
+    """Bytes from outside that break the protocol; the connection or datagram is dropped."""
+
+
+class LimitExceeded(ProtocolError):
+    """Something a peer or client sent is larger than `limits` allows."""
+
+
+class StreamBroken(MeshdError):
+    """A byte stream ended where it must not: reset, cut, or closed under the reader."""
+
+
+class StreamAborted(StreamBroken):
+    """This side ended the stream on purpose (`ByteStream.abort`); the text is the reason."""
+
+
+class DialFailed(MeshdError):
+    """No connection could be made: nobody listens, no route, timeout, or a failed handshake."""
+
+
+class NotAdmitted(MeshdError):
+    """The other side is not a member of this mesh, or says that we are not."""
+
+
+class Refused(MeshdError):
+    """A well-formed request that the other side will not carry out; the text says why."""

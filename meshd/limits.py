@@ -1,0 +1,98 @@
+"""Every bound on what a peer, a client or an engine can make grow.  Pure.
+
+One file, so that they can be seen and argued about together.  Sizes are bytes, times seconds.
+proto/limits.md lists those that are part of the protocol; `tests/conformance` compares the two.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+KIB: Final = 1024
+MIB: Final = 1024 * 1024
+
+# --- ports (DESIGN.md, "Defaults")
+CLIENT_PORT: Final = 11435
+PEER_PORT: Final = 11436
+
+# --- http, both directions
+HTTP_HEAD_BYTES: Final = 64 * KIB
+HTTP_HEADERS: Final = 200
+HTTP_TARGET_BYTES: Final = 8 * KIB
+HTTP_BODY_BYTES: Final = 32 * MIB
+HTTP_CONNECTIONS: Final = 2048
+HTTP_IDLE_S: Final = 75.0
+HTTP_HEAD_S: Final = 10.0
+HTTP_BODY_STALL_S: Final = 30.0
+HTTP_SEND_STALL_S: Final = 30.0
+HTTP_POOL_IDLE_PER_HOST: Final = 64
+HTTP_POOL_IDLE_S: Final = 4.0  # llama.cpp says keep-alive timeout=5
+ENGINE_LINE_BYTES: Final = 8 * MIB  # Ollama's own client's limit for one NDJSON line
+ENGINE_BODY_BYTES: Final = 64 * MIB
+
+# --- peer protocol
+CONTROL_FRAME_BYTES: Final = 1 * MIB
+JOIN_FRAME_BYTES: Final = 4 * KIB
+JOIN_OPEN: Final = 16
+JOIN_PER_ADDRESS_PER_S: Final = 1.0
+JOIN_BURST: Final = 5
+JOIN_S: Final = 60.0
+STREAM_FRAME_BYTES: Final = 1 * MIB
+MSGPACK_DEPTH: Final = 16
+MSGPACK_ITEMS: Final = 65_536
+DATAGRAM_BYTES: Final = 1200  # Tailscale's MTU is 1280
+REPLAY_WINDOW_PACKETS: Final = 64
+CONTROL_LINK_REQUESTS: Final = 64
+CONTROL_LINK_OUTBOX_FRAMES: Final = 256
+PEER_CONNECTIONS: Final = 512
+PEER_HANDSHAKE_S: Final = 5.0
+MEMBERS: Final = 1024
+ADDRESSES_PER_NODE: Final = 16
+NAME_CHARS: Final = 64
+
+# --- pairing and tokens (DESIGN.md, "Trust")
+PAIRINGS_PENDING: Final = 3
+PAIRING_S: Final = 300.0
+TOKENS: Final = 256
+TOKEN_TTL_S: Final = 24 * 3600.0
+
+# --- requests (DESIGN.md, sections 3 and 11)
+ATTEMPTS: Final = 3
+REPICKS: Final = 2
+BACKEND_DEATHS_BEFORE_POISON: Final = 2
+POISON_S: Final = 600.0
+POISON_ENTRIES: Final = 1024
+RETRY_BUDGET_FRACTION: Final = 0.2
+RETRY_BUDGET_WINDOW_S: Final = 10.0
+RETRY_BUDGET_FLOOR: Final = 10
+BEAT_S: Final = 0.5
+HOLDER_SILENT_S: Final = 1.5
+DIAL_S: Final = 1.0
+FIRST_TOKEN_MIN_S: Final = 10.0
+FIRST_TOKEN_FACTOR: Final = 3.0
+INTER_TOKEN_MIN_S: Final = 5.0
+INTER_TOKEN_MAX_S: Final = 60.0
+INTER_TOKEN_FACTOR: Final = 20.0
+REQUEST_S: Final = 1800.0
+DRAIN_S: Final = 30.0
+QUEUE_PER_NODE: Final = 512
+QUEUE_WAIT_S: Final = 60.0
+REQUESTS_IN_FLIGHT: Final = 1024
+EMBED_INPUTS: Final = 2048
+MESSAGES: Final = 4096
+TOOLS: Final = 512
+
+# --- backends
+BACKENDS: Final = 32
+MODELS_PER_BACKEND: Final = 1024
+PROBE_S: Final = 10.0
+PROBE_TIMEOUT_S: Final = 2.0
+ENGINE_START_S: Final = 60.0
+ENGINE_RESTART_MIN_S: Final = 0.5
+ENGINE_RESTART_MAX_S: Final = 30.0
+
+# --- lists that grow by use
+API_KEYS: Final = 256
+ALIASES: Final = 1024
+LOG_SOURCES: Final = 1024
+LOG_PER_SOURCE_S: Final = 60.0

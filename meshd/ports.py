@@ -1,0 +1,255 @@
+"""The ports: every way in which meshd touches the world.
+
+`node.py` is handed one of each.  `meshd.machine` has the real ones (sockets, TLS, files, the
+system's clocks and randomness, child processes); `meshd.testing` has the ones in memory, on which
+whole nodes run in virtual time.  Nothing else may import `socket`, `ssl`, `time`, `random` or
+`secrets`, or open a file (import-linter holds it).  Timers of shells are trio's own
+(`trio.sleep_until`, `trio.current_time`): under `trio.testing.MockClock` they are virtual.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import PurePath
+from typing import Protocol
+
+from meshd.ids import Address, NodeId
+
+
+class Alpn(StrEnum):
+    """What a connection to the peer port is for (the TLS ALPN name)."""
+
+    CONTROL = "meshd/1"
+    HTTP = "http/1.1"
+    JOIN = "meshd-join/1"
+
+
+@dataclass(frozen=True, slots=True)
+class Remote:
+    """Who is at the other end of a stream, as far as the transport proved it."""
+
+    address: Address | None
+    """None for a UNIX socket and for in-process pipes."""
+    node: NodeId | None = None
+    """The node id from the verified certificate; None where none was asked for."""
+    alpn: Alpn | None = None
+    """None on plain (client, engine, control socket) connections."""
+    certificate_der: bytes = b""
+    """The peer's certificate, empty where there is none."""
+
+
+class ByteStream(Protocol):
+    """One bidirectional, ordered, reliable stream of bytes.
+
+    One task reads and one task (it may be another) writes.  `receive_some` and `send_all` raise
+    `StreamBroken` when the connection is reset, and `StreamAborted` after `abort`.  No call has a
+    deadline of its own: owners watch with a `Sweeper` and call `abort`.
+    """
+
+    remote: Remote
+
+    async def receive_some(self, max_bytes: int = 65536) -> bytes:
+        """At least one byte, or b"" at the other side's orderly end.  Always a checkpoint."""
+        ...
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        """Hand all of it to the transport; waits while the other side does not read."""
+        ...
+
+    def send_nowait(self, data: bytes) -> bool:
+        """Send without waiting if the transport takes all of it right now.
+
+        Returns False, with nothing sent, if anything is already waiting to be sent; a rest that the
+        transport would not take at once is kept and goes out before the next `send_all`.
+        """
+        ...
+
+    def abort(self, reason: str) -> None:
+        """Close at once, without flushing.  Pending and later calls raise StreamAborted(reason).
+
+        Idempotent and synchronous, so that a deadline or a disconnect seen by another task can end
+        a wait without a cancel scope per wait.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Close in order (TLS close_notify, FIN).  Idempotent."""
+        ...
+
+
+class Listener(Protocol):
+    """Somewhere to accept streams."""
+
+    @property
+    def address(self) -> Address | None:
+        """Where it listens (with the real port if 0 was asked for); None for a UNIX socket."""
+        ...
+
+    async def accept(self) -> ByteStream:
+        """The next stream, its handshake NOT yet done for TLS: call `handshake` on it first."""
+        ...
+
+    async def handshake(self, stream: ByteStream) -> ByteStream:
+        """Complete the transport's handshake, returning the stream with `remote` filled in.
+
+        Run it in the connection's own task, so that a slow stranger delays nobody.  Raises
+        NotAdmitted or StreamBroken.  Returns the same stream where there is no handshake.
+        """
+        ...
+
+    async def aclose(self) -> None: ...
+
+
+class Datagrams(Protocol):
+    """The UDP side of the peer port.  What is sent may be lost, doubled or reordered."""
+
+    @property
+    def address(self) -> Address: ...
+
+    async def send(self, data: bytes, to: Address) -> None:
+        """Best effort; an unreachable address is not an error."""
+        ...
+
+    async def receive(self) -> tuple[bytes, Address]: ...
+
+    async def aclose(self) -> None: ...
+
+
+class Network(Protocol):
+    """All networking.  TLS lives inside the real one."""
+
+    async def listen_peers(self, port: int) -> Listener:
+        """The mesh port on all interfaces; streams carry the verified node and ALPN."""
+        ...
+
+    async def listen_datagrams(self, port: int) -> Datagrams: ...
+
+    async def listen_clients(self, host: str, port: int) -> Listener:
+        """Plain TCP for clients.  Port 0 takes any free one."""
+        ...
+
+    async def listen_control(self, path: PurePath) -> Listener:
+        """A UNIX socket, mode 0600."""
+        ...
+
+    async def dial_peer(
+        self, node: NodeId, addresses: Sequence[Address], alpn: Alpn, timeout_s: float
+    ) -> ByteStream:
+        """Reach that member over mutual TLS, trying its addresses in parallel, staggered.
+
+        Raises DialFailed, or NotAdmitted if somebody else answers there or either side refuses.
+        """
+        ...
+
+    async def dial_join(self, address: Address, timeout_s: float) -> ByteStream:
+        """A stranger's way in: TLS with ALPN `meshd-join/1`, SNI `join`, no client certificate.
+
+        Nothing about the other side is proven yet; `remote.certificate_der` is what it showed.
+        """
+        ...
+
+    async def dial_plain(self, address: Address, timeout_s: float) -> ByteStream:
+        """Plain TCP, for engines.  Raises DialFailed."""
+        ...
+
+    def interface_addresses(self) -> list[str]:
+        """This machine's usable IP addresses, best first (no loopback unless nothing else)."""
+        ...
+
+
+class Clock(Protocol):
+    """What time it is.  Waiting is trio's business."""
+
+    def monotonic(self) -> float:
+        """Seconds that never jump; the same timeline as trio.current_time()."""
+        ...
+
+    def wall(self) -> float:
+        """Seconds since the UNIX epoch; may jump."""
+        ...
+
+    def suspended_s(self) -> float:
+        """How long this machine has slept since it booted (BOOTTIME - MONOTONIC)."""
+        ...
+
+
+class Disk(Protocol):
+    """Small files: config, keys, lists.  Paths are absolute.  Errors are OSError."""
+
+    def read(self, path: PurePath) -> bytes | None:
+        """The file's bytes, None if there is no such file."""
+        ...
+
+    def write(self, path: PurePath, data: bytes, *, private: bool) -> None:
+        """Replace the file whole and durably: aside, fsync, rename, fsync the folder.
+
+        Makes missing folders.  `private` files are 0600 from their first byte on.
+        """
+        ...
+
+    def append(self, path: PurePath, data: bytes) -> None: ...
+
+    def delete(self, path: PurePath) -> None:
+        """No error if it is not there."""
+        ...
+
+    def lock(self, path: PurePath) -> int | None:
+        """Take the data directory's lock for the life of this process.
+
+        None when taken; else the pid of the holder (0 if it is not known).
+        """
+        ...
+
+
+class Entropy(Protocol):
+    """Randomness: `token` for secrets, the rest for jitter and choice."""
+
+    def token(self, size_bytes: int) -> bytes: ...
+
+    def random(self) -> float:
+        """Uniform in [0, 1)."""
+        ...
+
+    def randrange(self, stop: int) -> int: ...
+
+
+class EngineProcess(Protocol):
+    """A child process that serves a model on loopback."""
+
+    pid: int
+    url: str
+
+    async def wait(self) -> int:
+        """Until it has ended; the exit code (negative: the signal)."""
+        ...
+
+    def terminate(self) -> None: ...
+
+    def kill(self) -> None: ...
+
+
+class Engines(Protocol):
+    """Starts bundled engines."""
+
+    async def spawn(
+        self, gguf: PurePath, *, alias: str, slots: int, context_tokens: int, embedding: bool
+    ) -> EngineProcess:
+        """Start one in its own session; ready to serve when this returns.
+
+        It exits by itself when this process dies, however it dies.  Raises `meshd.errors.Refused`
+        with the engine's last words if it does not come up.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """One of each, handed to a node."""
+
+    network: Network
+    clock: Clock
+    disk: Disk
+    entropy: Entropy
+    engines: Engines
