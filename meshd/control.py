@@ -1,0 +1,152 @@
+"""What the command line and the daemon say to each other over the control socket.  Pure.
+
+HTTP/1.1 over a UNIX socket (0600), JSON bodies of these structs.  `meshd status --json` prints
+`StatusReport` as it is: fields may be added, so readers ignore what they do not know.
+
+    GET  /control/status            -> StatusReport
+    GET  /control/nodes             -> list[NodeRow]
+    GET  /control/models            -> list[ModelRow]
+    GET  /control/doctor            -> list[Finding]     (the daemon's own view)
+    POST /control/token    TokenOrder   -> TokenMade
+    GET  /control/pending           -> list[PendingRow]
+    POST /control/approve  ApproveOrder -> Done
+    POST /control/drain    NodeOrder    -> Done
+    POST /control/undrain  NodeOrder    -> Done
+    POST /control/leave             -> Done              (then the daemon stops)
+    POST /control/stop              -> Done
+    POST /control/keys/reload       -> Done
+An error is a 4xx/5xx with `Problem`.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+Severity = Literal["ok", "warn", "fail"]
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """Why an order was not carried out, as a sentence for the reader."""
+
+    error: str
+
+
+class Done(msgspec.Struct, frozen=True):
+    """It was carried out; what to show."""
+
+    message: str
+
+
+class TokenOrder(msgspec.Struct, frozen=True):
+    ttl_s: float | None = None
+    uses: int = 1
+
+
+class TokenMade(msgspec.Struct, frozen=True):
+    token: str
+    expires_unix_s: float
+    uses: int
+    join_addresses: list[str]
+
+
+class ApproveOrder(msgspec.Struct, frozen=True):
+    digits: str
+
+
+class NodeOrder(msgspec.Struct, frozen=True):
+    """Which node: its name, its id or a prefix of it; empty for this one."""
+
+    node: str = ""
+
+
+class PendingRow(msgspec.Struct, frozen=True):
+    """A newcomer waiting for consent."""
+
+    digits: str
+    name: str
+    address: str
+    waiting_s: float
+
+
+class NodeRow(msgspec.Struct, frozen=True):
+    """One member, as this node sees it."""
+
+    id: str
+    name: str
+    addresses: list[str]
+    state: str
+    """self | alive | suspect | failed | left | asleep | unknown"""
+    version: str
+    founder: bool
+    drained: bool
+    models: int
+    warm: int
+    running: int
+    queued: int
+    slots: int
+    seen_s: float | None
+    """Seconds since it was last heard of."""
+    engines: list[str] = []
+
+
+class Copy(msgspec.Struct, frozen=True):
+    """One node's copy of a model."""
+
+    node: str
+    engine: str
+    digest: str
+    resident: bool
+    context_tokens: int
+    slots: int
+
+
+class ModelRow(msgspec.Struct, frozen=True):
+    name: str
+    digests: int
+    """How many different digests go by this name; more than 1 is flagged."""
+    capabilities: list[str]
+    copies: list[Copy]
+
+
+class BackendRow(msgspec.Struct, frozen=True):
+    """One engine of this node."""
+
+    id: str
+    engine: str
+    url: str
+    version: str
+    models: int
+    slots: int
+    state: str
+    """serving | gone: WHY | refused: WHY"""
+
+
+class StatusReport(msgspec.Struct, frozen=True):
+    """How the mesh looks from here."""
+
+    version: str
+    node: NodeRow
+    mesh: str
+    members_version: int
+    client_url: str
+    peer_port: int
+    pid: int
+    uptime_s: float
+    nodes: list[NodeRow]
+    backends: list[BackendRow]
+    models: int
+    counters: dict[str, int]
+    """Requests, answers, retries, refusals, bad datagrams, ...: see api/DESIGN.md."""
+    problems: list[str]
+    """Each a sentence; empty: healthy (exit 0), else degraded (exit 1)."""
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """One check of `meshd doctor`."""
+
+    code: str
+    severity: Severity
+    what: str
+    remedy: str = ""
