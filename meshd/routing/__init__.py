@@ -1,0 +1,1 @@
+"""Placement: which holder should have a request, and whether a holder lets it in.  Pure."""
