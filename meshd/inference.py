@@ -111,7 +111,7 @@ class Request(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class TokenLogprob(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One token's log-probability; `top` holds the alternatives (without alternatives of theirs)."""
+    """One token's log-probability; `top` holds the alternatives."""
 
     token: str
     logprob: float
@@ -176,7 +176,8 @@ class FailureKind(StrEnum):
     BUSY = "busy"  # 503: no slot within the wait allowed; carries load
     DRAINING = "draining"  # 503: this node is on its way out
     UNREACHABLE = "unreachable"  # the backend (or holder) could not be dialled
-    BROKEN = "broken"  # the stream ended before finish_reason was seen
+    BROKEN = "broken"  # the engine's stream ended before finish_reason was seen
+    HOLDER_LOST = "holder_lost"  # the link to the holder broke, or it fell silent
     SILENT = "silent"  # a watchdog ran out: first token or between tokens
     BACKEND = "backend"  # 5xx of the engine
     CANCELLED = "cancelled"  # the entry asked for it
@@ -189,7 +190,7 @@ class ModelInfo(msgspec.Struct, frozen=True, omit_defaults=True):
     name: str
     """As the engine lists it, e.g. "llama3.2:latest" or "tiny"."""
     digest: str = ""
-    """Ollama: hex SHA-256 of the manifest; bundled engine: "gguf-" + SHA-256 of the file; else ""."""
+    """Ollama: hex SHA-256 of the manifest; bundled engine: "gguf-" + SHA-256 of the file."""
     size_bytes: int = 0
     resident: bool = False
     context_tokens: int = 0

@@ -1,0 +1,286 @@
+"""One request's life at its entry, as a pure state machine (DESIGN.md, "One request").
+
+Events come in as method calls with the time; what to do comes out as directives.  The trio shell
+(`relay/forwarder.py`) carries them out and reports back.  The rungs so far: nothing delivered ->
+the next holder; something delivered -> an error in the dialect's own form, in the stream.
+Continuing an answer elsewhere is one more rung in `failed`, nothing else.
+
+    PICKING --picked--> ASKING --accept(content)--> STREAMING --ended(finish seen)--> DONE
+       ^                   |                            |
+       +------ failed -----+                            +-- failed --> DONE (in-stream error)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from enum import Enum, auto
+
+from meshd import limits
+from meshd.inference import Delta, Embedding, Failure, FailureKind, Usage
+from meshd.routing.catalogue import Target
+from meshd.routing.placement import TargetKey
+
+
+class State(Enum):
+    """Where the request is."""
+
+    PICKING = auto()
+    ASKING = auto()
+    STREAMING = auto()
+    DONE = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Pick:
+    """Choose the best holder not in `exclude` and call `picked`."""
+
+    exclude: frozenset[TargetKey]
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """Ask this holder; it may queue the request for `wait_s` at most."""
+
+    target: Target
+    number: int
+    wait_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Avoid:
+    """This target failed: try others first, and tell membership if its node is the suspect."""
+
+    target: Target
+    failure: Failure
+
+
+@dataclass(frozen=True, slots=True)
+class Poison:
+    """This very request killed as many engines as one request may: refuse its like for a while."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """The answer is whole."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fail:
+    """The request is over without a whole answer.  `in_stream`: a part was already delivered."""
+
+    failure: Failure
+    in_stream: bool
+
+
+Directive = Pick | Attempt | Avoid | Poison | Finish | Fail
+
+_ENGINE_DIED = frozenset({FailureKind.BROKEN, FailureKind.SILENT})
+_FINAL = frozenset({FailureKind.BAD_REQUEST, FailureKind.DEADLINE, FailureKind.CANCELLED})
+_WAIT_ELSEWHERE = frozenset({FailureKind.BUSY, FailureKind.DRAINING})
+_NOT_ITS_FAULT = frozenset(
+    {FailureKind.NOT_FOUND, FailureKind.CONTEXT_OVERFLOW, FailureKind.UNSUPPORTED}
+)
+
+
+@dataclass(slots=True)
+class Relay:
+    """The life of one request.
+
+    `may_retry(now)` is the entry's retry budget: False says that enough of its recent requests
+    were retries (a retry storm must not be made worse by us).
+    """
+
+    deadline_at: float
+    may_retry: Callable[[float], bool]
+    attempts_max: int = limits.ATTEMPTS
+    repicks_max: int = limits.REPICKS
+    queue_wait_s: float = limits.QUEUE_WAIT_S
+
+    state: State = State.PICKING
+    attempts: int = 0
+    delivered: bool = False
+    finish_seen: bool = False
+    silent_at: float = math.inf
+    """When the current holder counts as gone unless heard; inf while it is this process."""
+    _target: Target | None = None
+    _remote: bool = False
+    _asked: int = 0
+    _cause: Failure | None = None
+    _last: Failure | None = None
+    _engine_deaths: int = 0
+    _excluded: set[TargetKey] = field(default_factory=set)
+    _busy: dict[TargetKey, tuple[float, Target, bool]] = field(default_factory=dict)
+    """Those that said busy: their predicted wait, and whether they are remote."""
+    _queueing: bool = False
+
+    # ------------------------------------------------------------------ events
+
+    def start(self, now: float) -> list[Directive]:
+        """The request was read whole and is well formed."""
+        if now >= self.deadline_at:
+            return self._fail(_deadline())
+        return [Pick(frozenset())]
+
+    def picked(
+        self, target: Target | None, others: int, remote: bool, now: float
+    ) -> list[Directive]:
+        """The answer to `Pick`: a holder and how many more could be asked, or None."""
+        if self.state is State.DONE:
+            return []
+        if target is None:
+            return self._nobody_left(now)
+        # With others to ask, "busy" is the better answer than a place in a queue.
+        wait_s = 0.0 if others > 0 or self._busy else self.queue_wait_s
+        return self._ask(target, wait_s, remote, now)
+
+    def heard(self, now: float) -> None:
+        """The holder gave a sign of life (any frame)."""
+        if self._remote:
+            self.silent_at = now + limits.HOLDER_SILENT_S
+
+    def accept(self, items: Sequence[Delta | Usage | Embedding], now: float) -> None:
+        """Pieces of the answer came in and are about to be passed on."""
+        self.heard(now)
+        for item in items:
+            if isinstance(item, Delta):
+                if item.finish_reason is not None:
+                    self.finish_seen = True
+                if not self.delivered and item.has_content():
+                    self.delivered = True
+                    self.state = State.STREAMING
+            elif isinstance(item, Embedding):
+                self.finish_seen = True
+
+    def ended(self, now: float) -> list[Directive]:
+        """The attempt returned in order."""
+        if self.state is State.DONE:
+            return []
+        if not self.finish_seen:
+            return self.failed(_cut(), now)
+        self.state = State.DONE
+        self.silent_at = math.inf
+        return [Finish()]
+
+    def failed(self, failure: Failure, now: float) -> list[Directive]:
+        """The attempt is over without a whole answer."""
+        if self.state is State.DONE:
+            return []
+        failure = self._cause or failure
+        self._cause, self._last = None, failure
+        self.silent_at = math.inf
+        target = self._target
+        assert target is not None, "failed() without an attempt"
+        kind = failure.kind
+        out: list[Directive] = []
+        if kind in _WAIT_ELSEWHERE and not self.delivered:
+            return self._go_on_after_busy(target, failure, now)
+        if kind not in _FINAL and kind not in _NOT_ITS_FAULT:
+            out.append(Avoid(target, failure))
+        if kind in _ENGINE_DIED:
+            self._engine_deaths += 1
+            if self._engine_deaths >= limits.BACKEND_DEATHS_BEFORE_POISON:
+                return [*out, Poison(), *self._fail(failure)]
+        self._excluded.add(target.key)
+        if kind in _FINAL or self.delivered or self.attempts >= self.attempts_max:
+            return [*out, *self._fail(failure)]
+        if kind not in _NOT_ITS_FAULT and not self.may_retry(now):
+            return [*out, *self._fail(failure)]
+        self.state = State.PICKING
+        return [*out, Pick(frozenset(self._excluded | self._busy.keys()))]
+
+    def client_gone(self) -> str | None:
+        """The client went away: why to abort the attempt, or None if there is nothing to abort."""
+        return self._abort(Failure(FailureKind.CANCELLED, "the client went away", 499))
+
+    def tick(self, now: float) -> str | None:
+        """A watch ran out: why to abort the attempt, or None if all is well."""
+        if now >= self.deadline_at:
+            return self._abort(_deadline())
+        if now >= self.silent_at:
+            return self._abort(
+                Failure(
+                    FailureKind.HOLDER_LOST,
+                    f"the holder has not been heard for {limits.HOLDER_SILENT_S} s",
+                    502,
+                )
+            )
+        return None
+
+    @property
+    def wake_at(self) -> float:
+        """When `tick` has something to say, if nothing happens before."""
+        return min(self.deadline_at, self.silent_at)
+
+    # ----------------------------------------------------------------- decisions
+
+    def _ask(self, target: Target, wait_s: float, remote: bool, now: float) -> list[Directive]:
+        self.state = State.ASKING
+        self._target, self._remote = target, remote
+        self._asked += 1
+        self.attempts += 1
+        # The dial has a limit of its own; silence counts from when it must have been heard.
+        self.silent_at = now + limits.DIAL_S + limits.HOLDER_SILENT_S if remote else math.inf
+        return [Attempt(target, self.attempts, max(0.0, min(wait_s, self.deadline_at - now)))]
+
+    def _go_on_after_busy(self, target: Target, failure: Failure, now: float) -> list[Directive]:
+        self.attempts -= 1  # nothing ran
+        if failure.kind == FailureKind.DRAINING:
+            self._excluded.add(target.key)
+        else:
+            self._busy[target.key] = (failure.retry_after_s or 0.0, target, self._remote)
+        self.state = State.PICKING
+        if self._queueing:
+            return self._fail(self._all_busy())
+        if self._asked <= self.repicks_max:
+            return [Pick(frozenset(self._excluded | self._busy.keys()))]
+        return self._nobody_left(now)
+
+    def _nobody_left(self, now: float) -> list[Directive]:
+        """Nobody new to ask: queue at the best of the busy ones, or give up."""
+        waiting = [b for b in self._busy.values() if b[1].key not in self._excluded]
+        if waiting and not self._queueing and now < self.deadline_at:
+            self._queueing = True
+            _, target, remote = min(waiting, key=lambda busy: busy[0])
+            return self._ask(target, self.queue_wait_s, remote, now)
+        if self._busy:
+            return self._fail(self._all_busy())
+        return self._fail(self._last or _nobody())
+
+    def _all_busy(self) -> Failure:
+        wait_s = min((b[0] for b in self._busy.values()), default=1.0)
+        return Failure(
+            FailureKind.BUSY,
+            "every node that has this model is busy; try again later",
+            503,
+            retry_after_s=max(1.0, min(wait_s, 120.0)),
+        )
+
+    def _abort(self, cause: Failure) -> str | None:
+        if self.state is State.DONE or self._cause is not None:
+            return None
+        self._cause = cause
+        return cause.message
+
+    def _fail(self, failure: Failure) -> list[Directive]:
+        self.state = State.DONE
+        self.silent_at = math.inf
+        return [Fail(failure, in_stream=self.delivered)]
+
+
+def _deadline() -> Failure:
+    return Failure(FailureKind.DEADLINE, "the client's own deadline has passed", 504)
+
+
+def _cut() -> Failure:
+    return Failure(FailureKind.BROKEN, "the answer ended before it was finished", 502)
+
+
+def _nobody() -> Failure:
+    return Failure(
+        FailureKind.UNREACHABLE,
+        "no node that has this model can be reached now",
+        503,
+        retry_after_s=2.0,
+    )

@@ -1,0 +1,162 @@
+"""What an entry knows of all holders, and whom it picks.  Pure: time comes in with each call.
+
+Load information is stale by nature, so (DESIGN.md, "Placement"): the holder's own answer is the
+truth, every peer response refreshes what is known, and an entry counts its own dispatches at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from meshd.ids import NodeId
+from meshd.inference import Load, ModelLoad
+from meshd.routing.catalogue import Catalogue, Target
+from meshd.routing.cost import Candidate, Prediction, fitting, predict
+from meshd.routing.demand import Demand
+from meshd.routing.policies import Policy
+
+AVOID_FIRST_S = 2.0
+AVOID_MAX_S = 60.0
+"""A target that failed is tried last for this long, doubling with each failure in a row."""
+
+TargetKey = tuple[NodeId, str, str]
+
+
+def load_key(backend: str, model: str) -> str:
+    """How `Load.per_model` names a model of a backend."""
+    return f"{backend}/{model}"
+
+
+@dataclass(slots=True)
+class _Avoided:
+    until: float
+    span_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The next holder to ask."""
+
+    target: Target
+    prediction: Prediction
+    local: bool
+    others: int
+    """How many more could be asked after this one."""
+
+
+class Placement:
+    """Candidates, their loads, and the order in which to try them."""
+
+    def __init__(self, self_id: NodeId, catalogue: Catalogue, policy: Policy) -> None:
+        self.catalogue = catalogue
+        self._self_id = self_id
+        self._policy = policy
+        self._loads: dict[NodeId, Load] = {}
+        self._own: dict[TargetKey, int] = {}
+        self._own_at_report: dict[TargetKey, int] = {}
+        self._avoided: dict[TargetKey, _Avoided] = {}
+        self._rtt_s: dict[NodeId, float] = {}
+        self._suspect: set[NodeId] = set()
+        self._absent: set[NodeId] = set()
+
+    def report(self, node: NodeId, load: Load) -> None:
+        """A holder told how busy it is."""
+        self._loads[node] = load
+        for key, count in self._own.items():
+            if key[0] == node:
+                self._own_at_report[key] = count
+
+    def load_of(self, node: NodeId) -> Load:
+        """The last told; all zero if none was."""
+        return self._loads.get(node) or Load()
+
+    def set_presence(self, node: NodeId, *, present: bool, suspect: bool = False) -> None:
+        """What membership says.  Absent nodes are not asked at all."""
+        (self._absent.discard if present else self._absent.add)(node)
+        (self._suspect.add if suspect else self._suspect.discard)(node)
+
+    def forget(self, node: NodeId) -> None:
+        """A node that is no member any more."""
+        self._loads.pop(node, None)
+        self._absent.discard(node)
+        self._suspect.discard(node)
+        self._rtt_s.pop(node, None)
+        for table in (self._own_at_report, self._avoided):
+            for key in [k for k in table if k[0] == node]:
+                del table[key]
+
+    def measured_rtt(self, node: NodeId, rtt_s: float) -> None:
+        """A round trip over the peer link."""
+        old = self._rtt_s.get(node)
+        self._rtt_s[node] = rtt_s if old is None else old + 0.25 * (rtt_s - old)
+
+    def dispatched(self, target: Target) -> None:
+        """This entry has just sent a request there."""
+        self._own[target.key] = self._own.get(target.key, 0) + 1
+
+    def returned(self, target: Target) -> None:
+        """That request is over, however it ended."""
+        left = self._own.get(target.key, 0) - 1
+        if left > 0:
+            self._own[target.key] = left
+        else:
+            self._own.pop(target.key, None)
+            self._own_at_report.pop(target.key, None)
+
+    def avoid(self, target: Target, now: float) -> None:
+        """It failed: others first, for a while."""
+        known = self._avoided.get(target.key)
+        span_s = min(AVOID_MAX_S, known.span_s * 2) if known else AVOID_FIRST_S
+        self._avoided[target.key] = _Avoided(now + span_s, span_s)
+
+    def succeeded(self, target: Target) -> None:
+        """It answered whole: no grudge."""
+        self._avoided.pop(target.key, None)
+
+    def holders(self, model: str) -> list[Target]:
+        """Present holders of a model."""
+        return [t for t in self.catalogue.holders(model) if t.node not in self._absent]
+
+    def choose(
+        self, model: str, demand: Demand, exclude: Collection[TargetKey], now: float
+    ) -> Choice | None:
+        """The best holder not in `exclude`; None if there is none."""
+        able = fitting([self._candidate(t) for t in self.holders(model)], demand)
+        able = [c for c in able if c.target.key not in exclude and not self._draining(c)]
+        if not able:
+            return None
+        trusted = [c for c in able if not self._is_avoided(c.target, now)] or able
+        best = self._policy.order(trusted, demand)[0]
+        return Choice(best.target, predict(best, demand), best.local, len(able) - 1)
+
+    def _candidate(self, target: Target) -> Candidate:
+        told = self._loads.get(target.node)
+        load = told.per_model.get(load_key(target.backend, target.model.name)) if told else None
+        load = load or ModelLoad(slots=target.slots)
+        own = self._own.get(target.key, 0) - self._own_at_report.get(target.key, 0)
+        if own > 0:
+            load = ModelLoad(
+                running=load.running + own,
+                queued=load.queued,
+                slots=load.slots,
+                resident=load.resident,
+                decode_tokens_per_s=load.decode_tokens_per_s,
+                prefill_tokens_per_s=load.prefill_tokens_per_s,
+                load_s=load.load_s,
+            )
+        return Candidate(
+            target=target,
+            load=load,
+            rtt_s=self._rtt_s.get(target.node, 0.0),
+            local=target.node == self._self_id,
+            suspect=target.node in self._suspect,
+        )
+
+    def _draining(self, candidate: Candidate) -> bool:
+        told = self._loads.get(candidate.target.node)
+        return bool(told and told.draining)
+
+    def _is_avoided(self, target: Target, now: float) -> bool:
+        avoided = self._avoided.get(target.key)
+        return avoided is not None and avoided.until > now
