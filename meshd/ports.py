@@ -9,13 +9,13 @@ whole nodes run in virtual time.  Nothing else may import `socket`, `ssl`, `time
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import PurePath
 from typing import Protocol
 
-from meshd.ids import Address, NodeId
+from meshd.ids import Address, MeshId, NodeId
 
 
 class Alpn(StrEnum):
@@ -50,6 +50,11 @@ class ByteStream(Protocol):
 
     remote: Remote
 
+    @property
+    def unsent_bytes(self) -> int:
+        """What `send_nowait` took and the transport has not; `send_all(b"")` waits for it."""
+        ...
+
     async def receive_some(self, max_bytes: int = 65536) -> bytes:
         """At least one byte, or b"" at the other side's orderly end.  Always a checkpoint."""
         ...
@@ -72,6 +77,10 @@ class ByteStream(Protocol):
         Idempotent and synchronous, so that a deadline or a disconnect seen by another task can end
         a wait without a cancel scope per wait.
         """
+        ...
+
+    def is_stale(self) -> bool:
+        """Whether an idle stream is no longer worth a request: ended, broken, or unasked bytes."""
         ...
 
     async def aclose(self) -> None:
@@ -117,8 +126,37 @@ class Datagrams(Protocol):
     async def aclose(self) -> None: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """What a member shows on the peer port, and whom it lets in.
+
+    Both come from the identity package; the key stays in memory and out of every `repr`.
+    """
+
+    node: NodeId
+    mesh: MeshId
+    certificate_pem: bytes
+    """The node's certificate, then the rest of its chain if there is one."""
+    private_key_pem: bytes = field(repr=False)
+    ca_pem: bytes
+    """Every CA certificate that vouches for members (two of them while the CA is rotated)."""
+    check_peer: Callable[[bytes], NodeId]
+    """Given a certificate (DER) that some CA of `ca_pem` signed, whose it is.
+
+    It decides on dates, on the mesh in the SAN and on the registry.  Raises NotAdmitted; its text
+    is told to the other side.
+    """
+
+
 class Network(Protocol):
     """All networking.  TLS lives inside the real one."""
+
+    def use(self, credentials: Credentials) -> None:
+        """Take (new) credentials; for handshakes from now on.
+
+        Without them there is only plain networking and `dial_join`.
+        """
+        ...
 
     async def listen_peers(self, port: int) -> Listener:
         """The mesh port on all interfaces; streams carry the verified node and ALPN."""
