@@ -53,8 +53,23 @@ NAME_CHARS: Final = 64
 # --- pairing and tokens (DESIGN.md, "Trust")
 PAIRINGS_PENDING: Final = 3
 PAIRING_S: Final = 300.0
+PAIRING_TRIES: Final = 10  # commitments answered in any PAIRING_S: each is one guess in a million
+DIGITS: Final = 6
 TOKENS: Final = 256
 TOKEN_TTL_S: Final = 24 * 3600.0
+TOKEN_TTL_MAX_S: Final = 365 * 24 * 3600.0
+TOKEN_TEXT_CHARS: Final = 128
+CERTIFICATE_BYTES: Final = 2 * KIB
+KEYRING_KEYS: Final = 8
+
+# --- the member list (record/DESIGN.md)
+MEMBERS_EVER: Final = 4096  # members and removed ids together, so that removing always fits
+MEMBER_LIST_BYTES: Final = 768 * KIB  # travels whole in one control frame
+LABELS_PER_NODE: Final = 16
+LABEL_CHARS: Final = 64
+HOST_CHARS: Final = 255
+JOIN_ANSWER_BYTES: Final = 1 * MIB
+JOIN_SOURCES: Final = 1024
 
 # --- requests (DESIGN.md, sections 3 and 11)
 ATTEMPTS: Final = 3
@@ -81,6 +96,10 @@ REQUESTS_IN_FLIGHT: Final = 1024
 EMBED_INPUTS: Final = 2048
 MESSAGES: Final = 4096
 TOOLS: Final = 512
+STOP_STRINGS: Final = 64
+TOP_LOGPROBS: Final = 20  # OpenAI's and Ollama's own
+MODEL_NAME_CHARS: Final = 512
+JSON_DEPTH: Final = 64  # of schemas, tools, options and unknown fields
 
 # --- backends
 BACKENDS: Final = 32
@@ -94,5 +113,6 @@ ENGINE_RESTART_MAX_S: Final = 30.0
 # --- lists that grow by use
 API_KEYS: Final = 256
 ALIASES: Final = 1024
+CONFIG_BYTES: Final = 1 * MIB
 LOG_SOURCES: Final = 1024
 LOG_PER_SOURCE_S: Final = 60.0
