@@ -1,0 +1,320 @@
+"""What a node keeps on disk of who it is, and where inside its data directory.
+
+    node.key              its key (private)
+    generation            how often it started (text)
+    mesh.json             which mesh it is in: written last, so that it is the commit
+    MESH-ID/node.crt      its certificate there
+    MESH-ID/ca.crt        the mesh CA's certificate
+    MESH-ID/ca.key        the CA's key, at a node that may admit others (private)
+    MESH-ID/keyring.json  keys of the datagrams (private)
+    MESH-ID/members       the newest signed member list
+    MESH-ID/tokens.json   tokens given out, at a node that may admit others (private)
+
+A node that leaves one mesh for another writes the new folder whole, then `mesh.json`, then deletes
+the old folder's files: cut anywhere, it is in one mesh or in the other.  All through `ports.Disk`.
+"""
+
+from __future__ import annotations
+
+from pathlib import PurePath
+from typing import Final
+
+import msgspec
+
+from meshd.errors import MeshdError, ProtocolError
+from meshd.identity.authority import Authority
+from meshd.identity.certificates import (
+    CertificateRefused,
+    NodeCertificate,
+    from_pem,
+    read_ca_certificate,
+    read_certificate,
+    to_pem,
+)
+from meshd.identity.keyring import Keyring
+from meshd.identity.keys import KeyDamaged, PrivateKey, PublicKey
+from meshd.identity.tokens import TokensDamaged, TokenStore
+from meshd.ids import MeshId, is_key_id
+from meshd.ports import Disk
+
+FORMAT: Final = 1
+"""The form of `mesh.json` and `keyring.json`; a higher one is refused, never guessed at."""
+
+
+class StoreDamaged(MeshdError):
+    """A file of the data directory cannot be used: says which, why, and what to do."""
+
+
+class _MeshFile(msgspec.Struct):
+    mesh: str
+    mesh_name: str
+    name: str
+    founder: bool
+    format: int = FORMAT
+
+
+class _KeyringFile(msgspec.Struct):
+    version: int
+    keys: list[bytes]
+    format: int = FORMAT
+
+
+class MeshIdentity:
+    """Who this node is in its mesh: everything that `IdentityStore.load_mesh` checked.
+
+    `authority` is there at the founder only.
+    """
+
+    __slots__ = (
+        "authority",
+        "ca",
+        "ca_certificate_der",
+        "certificate",
+        "certificate_der",
+        "keyring",
+        "mesh_name",
+        "name",
+    )
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        mesh_name: str,
+        certificate_der: bytes,
+        ca_certificate_der: bytes,
+        keyring: Keyring,
+        authority: Authority | None,
+    ) -> None:
+        """Raises CertificateRefused if the certificates are unreadable or not of one mesh."""
+        self.name = name
+        self.mesh_name = mesh_name
+        self.certificate_der = certificate_der
+        self.certificate: NodeCertificate = read_certificate(certificate_der)
+        self.ca_certificate_der = ca_certificate_der
+        self.ca: PublicKey = read_ca_certificate(ca_certificate_der)
+        self.keyring = keyring
+        self.authority = authority
+
+    @property
+    def mesh(self) -> MeshId:
+        return self.ca.mesh
+
+
+class IdentityStore:
+    """Reads and writes the files above.  Errors of the disk itself are OSError."""
+
+    def __init__(self, disk: Disk, data_dir: PurePath) -> None:
+        self._disk = disk
+        self._dir = data_dir
+
+    # --- the node's own
+
+    def load_key(self) -> PrivateKey | None:
+        """This node's key; None on the very first start.  Raises StoreDamaged."""
+        path = self._dir / "node.key"
+        pem = self._disk.read(path)
+        if pem is None:
+            return None
+        try:
+            return PrivateKey.from_pem(pem)
+        except KeyDamaged as error:
+            raise _damaged(
+                path, error, "Put it back from a backup, or delete the data directory to join anew."
+            ) from None
+
+    def save_key(self, key: PrivateKey) -> None:
+        self._disk.write(self._dir / "node.key", key.pem(), private=True)
+
+    def next_generation(self, now_unix_s: float) -> int:
+        """Count this start, on disk first: higher than at every start before.
+
+        Datagram keys hang on (node, generation), so a generation must never come twice, not even
+        after a data directory was put back from a backup.  Therefore it is one more than the last,
+        or the seconds of the wall clock where that is more.  Raises StoreDamaged.
+        """
+        path = self._dir / "generation"
+        data = self._disk.read(path)
+        last = 0
+        if data is not None:
+            text = data.strip()
+            if not (text.isdigit() and len(text) <= 18):
+                raise _damaged(path, "it is not a number", "Delete it: the clock stands in for it.")
+            last = int(text)
+        generation = max(last + 1, int(now_unix_s))
+        self._disk.write(path, b"%d\n" % generation, private=False)
+        return generation
+
+    # --- the mesh it is in
+
+    def current_mesh(self) -> MeshId | None:
+        """Which mesh this node is in; None if in none yet.  Raises StoreDamaged."""
+        mesh_file = self._read_mesh_file()
+        return MeshId(mesh_file.mesh) if mesh_file else None
+
+    def load_mesh(self, key: PrivateKey) -> MeshIdentity | None:
+        """Who this node is in its mesh, every file checked against the others.
+
+        None if it is in none yet.  Raises StoreDamaged.
+        """
+        mesh_file = self._read_mesh_file()
+        if mesh_file is None:
+            return None
+        folder = self._dir / mesh_file.mesh
+        ca_certificate_der = self._certificate(folder / "ca.crt")
+        certificate_der = self._certificate(folder / "node.crt")
+        authority = None
+        if mesh_file.founder:
+            path = folder / "ca.key"
+            try:
+                authority = Authority(PrivateKey.from_pem(self._need(path)), ca_certificate_der)
+            except (KeyDamaged, CertificateRefused) as error:
+                raise _damaged(path, error, "Put it back from a backup.") from None
+        try:
+            identity = MeshIdentity(
+                name=mesh_file.name,
+                mesh_name=mesh_file.mesh_name,
+                certificate_der=certificate_der,
+                ca_certificate_der=ca_certificate_der,
+                keyring=self._load_keyring(folder),
+                authority=authority,
+            )
+        except CertificateRefused as error:
+            raise _damaged(folder, error, _REJOIN) from None
+        certificate = identity.certificate
+        if identity.mesh != mesh_file.mesh:
+            raise _damaged(folder / "ca.crt", "it is of another mesh than mesh.json", _REJOIN)
+        if certificate.public_key != key.public:
+            raise _damaged(folder / "node.crt", "it is not for the key in node.key", _REJOIN)
+        if certificate.mesh != identity.mesh or not certificate.is_signed_by(identity.ca):
+            raise _damaged(folder / "node.crt", "it is not signed by this mesh's CA", _REJOIN)
+        return identity
+
+    def save_mesh(self, identity: MeshIdentity, members: bytes, tokens: TokenStore | None) -> None:
+        """Enter a mesh: write its folder whole, then `mesh.json`, then forget the former mesh."""
+        former = self._read_mesh_file()
+        mesh = identity.mesh
+        folder = self._dir / mesh
+        self._disk.write(folder / "ca.crt", to_pem(identity.ca_certificate_der), private=False)
+        if identity.authority is not None:
+            self._disk.write(folder / "ca.key", identity.authority.key.pem(), private=True)
+        self.save_certificate(mesh, identity.certificate_der)
+        self.save_keyring(mesh, identity.keyring)
+        self.save_members(mesh, members)
+        if tokens is not None:
+            self.save_tokens(mesh, tokens)
+        self._write_mesh_file(identity)
+        if former is not None and former.mesh != mesh:
+            self._delete_folder(former.mesh)
+
+    def save_name(self, identity: MeshIdentity) -> None:
+        """Note a new name of this node or of its mesh."""
+        self._write_mesh_file(identity)
+
+    def save_certificate(self, mesh: MeshId, certificate_der: bytes) -> None:
+        self._disk.write(self._dir / mesh / "node.crt", to_pem(certificate_der), private=False)
+
+    def save_keyring(self, mesh: MeshId, keyring: Keyring) -> None:
+        data = msgspec.json.encode(_KeyringFile(keyring.version, keyring.secrets))
+        self._disk.write(self._dir / mesh / "keyring.json", data, private=True)
+
+    def save_members(self, mesh: MeshId, members: bytes) -> None:
+        """Keep the signed member list, in the record's own bytes."""
+        self._disk.write(self._dir / mesh / "members", members, private=False)
+
+    def load_members(self, mesh: MeshId) -> bytes:
+        """What `save_members` kept.  Raises StoreDamaged if it is missing."""
+        return self._need(self._dir / mesh / "members")
+
+    def save_tokens(self, mesh: MeshId, tokens: TokenStore) -> None:
+        self._disk.write(self._dir / mesh / "tokens.json", tokens.to_bytes(), private=True)
+
+    def load_tokens(self, mesh: MeshId) -> TokenStore:
+        """The tokens given out; none if the file is missing.  Raises StoreDamaged."""
+        path = self._dir / mesh / "tokens.json"
+        data = self._disk.read(path)
+        if data is None:
+            return TokenStore(mesh)
+        try:
+            return TokenStore.from_bytes(mesh, data)
+        except TokensDamaged as error:
+            raise _damaged(
+                path, error, "Delete it: tokens given out before are then no longer good."
+            ) from None
+
+    def leave(self) -> None:
+        """Forget the mesh and this node's key: whoever joins next from here is a new node.
+
+        `mesh.json` goes first, so that a cut leaves a node without a mesh, not half of one.
+        """
+        mesh_file = self._read_mesh_file()
+        self._disk.delete(self._dir / "mesh.json")
+        self._disk.delete(self._dir / "node.key")
+        if mesh_file is not None:
+            self._delete_folder(mesh_file.mesh)
+
+    # --- inside
+
+    def _read_mesh_file(self) -> _MeshFile | None:
+        path = self._dir / "mesh.json"
+        data = self._disk.read(path)
+        if data is None:
+            return None
+        try:
+            mesh_file = msgspec.json.decode(data, type=_MeshFile)
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            raise _damaged(path, error, _REJOIN) from None
+        if mesh_file.format != FORMAT:
+            raise _damaged(
+                path, f"its format is {mesh_file.format}, not {FORMAT}", "Use a newer meshd."
+            )
+        if not is_key_id(mesh_file.mesh):
+            raise _damaged(path, "its mesh id is not one", _REJOIN)
+        return mesh_file
+
+    def _write_mesh_file(self, identity: MeshIdentity) -> None:
+        mesh_file = _MeshFile(
+            mesh=identity.mesh,
+            mesh_name=identity.mesh_name,
+            name=identity.name,
+            founder=identity.authority is not None,
+        )
+        data = msgspec.json.format(msgspec.json.encode(mesh_file), indent=2) + b"\n"
+        self._disk.write(self._dir / "mesh.json", data, private=False)
+
+    def _load_keyring(self, folder: PurePath) -> Keyring:
+        path = folder / "keyring.json"
+        try:
+            kept = msgspec.json.decode(self._need(path), type=_KeyringFile)
+            if kept.format != FORMAT:
+                raise ProtocolError(f"Its format is {kept.format}, not {FORMAT}.")
+            return Keyring.of(kept.version, kept.keys)
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            # The library's text may quote the file, which is secret.
+            raise _damaged(path, "it is not a keyring", _REJOIN) from None
+        except ProtocolError as error:
+            raise _damaged(path, error, _REJOIN) from None
+
+    def _certificate(self, path: PurePath) -> bytes:
+        try:
+            return from_pem(self._need(path))
+        except CertificateRefused as error:
+            raise _damaged(path, error, _REJOIN) from None
+
+    def _need(self, path: PurePath) -> bytes:
+        data = self._disk.read(path)
+        if data is None:
+            raise _damaged(path, "it is missing", _REJOIN)
+        return data
+
+    def _delete_folder(self, mesh: str) -> None:
+        # Secrets first.
+        for name in ("ca.key", "keyring.json", "tokens.json", "node.crt", "ca.crt", "members"):
+            self._disk.delete(self._dir / mesh / name)
+
+
+_REJOIN: Final = "Put it back from a backup, or delete the data directory and join the mesh again."
+
+
+def _damaged(path: PurePath, why: object, remedy: str) -> StoreDamaged:
+    return StoreDamaged(f"{path} cannot be used: {str(why).rstrip('.')}. {remedy}")
