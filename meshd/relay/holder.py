@@ -13,7 +13,7 @@ from typing import Protocol
 import trio
 
 from meshd.backends import Backend, BackendFailed, Backends, RunControl
-from meshd.errors import DialFailed, LimitExceeded, ProtocolError, StreamBroken
+from meshd.errors import DialFailed, LimitExceeded, MeshdError, ProtocolError, StreamBroken
 from meshd.http import Sweeper
 from meshd.ids import NodeId
 from meshd.inference import (
@@ -39,11 +39,15 @@ from meshd.routing.rates import Observation, RateBook
 AnswerItem = Delta | Usage | Embedding
 
 
+class SinkClosed(MeshdError):
+    """Whoever the answer was for went away while it was being written."""
+
+
 class AnswerSink(Protocol):
     """Where an answer goes."""
 
     async def emit(self, items: Sequence[AnswerItem]) -> None:
-        """Pass these on, in order; waiting is the backpressure."""
+        """Pass these on, in order; waiting is the backpressure.  Raises SinkClosed."""
         ...
 
 

@@ -127,17 +127,6 @@ class Admission:
             self._queued -= 1
         return self._admit(state, now)
 
-    def expired(self, now: float) -> list[Ticket]:
-        """Queued tickets whose patience is over; they are out."""
-        out: list[Ticket] = []
-        for state in self._lanes.values():
-            late = [t for t in state.queue if t.give_up_at <= now]
-            for ticket in late:
-                state.queue.remove(ticket)
-                self._queued -= 1
-            out += late
-        return out
-
     def _admit(self, state: _LaneState, now: float) -> list[Ticket]:
         admitted: list[Ticket] = []
         while state.queue and len(state.running) < state.slots:

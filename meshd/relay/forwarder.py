@@ -1,0 +1,241 @@
+"""A node as entry: carry a request's state machine out (trio shell of `relay/machine.py`)."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import msgspec
+import trio
+
+from meshd import limits
+from meshd.backends import BackendFailed, RunControl
+from meshd.http import Sweeper
+from meshd.ids import NodeId, RequestId
+from meshd.inference import Failure, FailureKind, Request
+from meshd.relay.budget import PoisonList, RetryBudget
+from meshd.relay.holder import AnswerItem, AnswerSink, Holder, Order, SinkClosed
+from meshd.relay.machine import (
+    Attempt,
+    Avoid,
+    Directive,
+    Fail,
+    Finish,
+    Pick,
+    Poison,
+    Relay,
+    State,
+)
+from meshd.relay.remote import RemoteHolders
+from meshd.routing.catalogue import Target
+from meshd.routing.demand import demand_of
+from meshd.routing.placement import Placement
+
+
+class ClientSink(AnswerSink, Protocol):
+    """The client's end of an exchange: one of `finish` and `fail` is called, once, last."""
+
+    def asking(self, target: Target, attempt: int) -> None:
+        """This holder is being asked now (headers name it)."""
+        ...
+
+    async def finish(self) -> None:
+        """The answer is whole."""
+        ...
+
+    async def fail(self, failure: Failure, *, in_stream: bool) -> None:
+        """There is no (whole) answer."""
+        ...
+
+
+class Exchange:
+    """One client request while it is under way at this entry."""
+
+    __slots__ = ("control", "relay", "request", "request_id", "watch")
+
+    def __init__(
+        self, request_id: RequestId, request: Request, relay: Relay, sweeper: Sweeper
+    ) -> None:
+        self.request_id = request_id
+        self.request = request
+        self.relay = relay
+        self.control: RunControl | None = None
+        self.watch = sweeper.watch(self._tick, relay.wake_at)
+
+    def client_gone(self) -> None:
+        """The client disconnected: end the attempt at once."""
+        self._abort(self.relay.client_gone())
+
+    def _tick(self) -> None:
+        self._abort(self.relay.tick(trio.current_time()))
+        self.watch.at = self.relay.wake_at
+
+    def _abort(self, reason: str | None) -> None:
+        if reason is not None and self.control is not None:
+            self.control.abort(reason)
+
+
+class _Tap:
+    """Between holder and client: keeps the state machine informed of what passes."""
+
+    __slots__ = ("exchange", "sink")
+
+    def __init__(self, exchange: Exchange, sink: ClientSink) -> None:
+        self.exchange, self.sink = exchange, sink
+
+    async def emit(self, items: Sequence[AnswerItem]) -> None:
+        exchange, relay = self.exchange, self.exchange.relay
+        relay.accept(items, trio.current_time())
+        # While the client is being written to, the holder's silence is the client's slowness.
+        exchange.watch.at = relay.deadline_at
+        await self.sink.emit(items)
+        relay.heard(trio.current_time())
+        exchange.watch.at = relay.wake_at
+
+    def heard(self) -> None:
+        """A frame without content came in."""
+        self.exchange.relay.heard(trio.current_time())
+        self.exchange.watch.at = self.exchange.relay.wake_at
+
+
+class Forwarder:
+    """Answers requests by whoever holds the model, retrying while nothing was delivered."""
+
+    def __init__(
+        self,
+        node: NodeId,
+        holder: Holder,
+        remotes: RemoteHolders,
+        placement: Placement,
+        sweeper: Sweeper,
+        *,
+        on_failure: Callable[[Target, Failure], None],
+        request_s: float = limits.REQUEST_S,
+        queue_wait_s: float = limits.QUEUE_WAIT_S,
+    ) -> None:
+        self._node = node
+        self._holder = holder
+        self._remotes = remotes
+        self._placement = placement
+        self._sweeper = sweeper
+        self._on_failure = on_failure
+        self._request_s = request_s
+        self._queue_wait_s = queue_wait_s
+        self._budget = RetryBudget()
+        self._poison = PoisonList()
+        self.counters: Counter[str] = Counter()
+        self.in_flight = 0
+
+    def open(self, request_id: RequestId, request: Request, deadline_s: float | None) -> Exchange:
+        """Begin an exchange; `run` it next.  `deadline_s` is the client's own, if it told one."""
+        now = trio.current_time()
+        self._budget.request(now)
+        relay = Relay(
+            deadline_at=now + min(deadline_s or self._request_s, self._request_s),
+            may_retry=self._may_retry,
+            queue_wait_s=self._queue_wait_s,
+        )
+        return Exchange(request_id, request, relay, self._sweeper)
+
+    async def run(self, exchange: Exchange, sink: ClientSink) -> None:
+        """See the exchange to its end; the sink has been finished or failed when this returns.
+
+        Raises SinkClosed if the client could not be written to.
+        """
+        self.in_flight += 1
+        self.counters["requests"] += 1
+        tap = _Tap(exchange, sink)
+        directives = self._start(exchange)
+        try:
+            while directives:
+                directive = directives.pop(0)
+                directives = await self._carry_out(directive, exchange, tap) + directives
+        except SinkClosed:
+            self.counters["client_gone"] += 1
+            raise
+        finally:
+            self._sweeper.unwatch(exchange.watch)
+            self.in_flight -= 1
+
+    def _start(self, exchange: Exchange) -> list[Directive]:
+        now = trio.current_time()
+        if len(self._poison) and self._poison.refused_for_s(_digest(exchange.request), now):
+            exchange.relay.state = State.DONE
+            return [Fail(_poisoned(), in_stream=False)]
+        return exchange.relay.start(now)
+
+    async def _carry_out(
+        self, directive: Directive, exchange: Exchange, tap: _Tap
+    ) -> list[Directive]:
+        match directive:
+            case Attempt():
+                return await self._attempt(directive, exchange, tap)
+            case Pick(exclude):
+                return self._pick(exclude, exchange)
+            case Finish():
+                self.counters["answered"] += 1
+                await tap.sink.finish()
+            case Fail(failure, in_stream):
+                self.counters["failed_in_stream" if in_stream else "failed"] += 1
+                await tap.sink.fail(failure, in_stream=in_stream)
+            case Avoid(target, failure):
+                self._placement.avoid(target, trio.current_time())
+                self._on_failure(target, failure)
+            case Poison():
+                self._poison.add(_digest(exchange.request), trio.current_time())
+        return []
+
+    def _pick(
+        self, exclude: frozenset[tuple[NodeId, str, str]], exchange: Exchange
+    ) -> list[Directive]:
+        now = trio.current_time()
+        request = exchange.request
+        choice = self._placement.choose(request.model, demand_of(request), exclude, now)
+        if choice is None:
+            return exchange.relay.picked(None, 0, False, now)
+        return exchange.relay.picked(choice.target, choice.others, not choice.local, now)
+
+    async def _attempt(self, attempt: Attempt, exchange: Exchange, tap: _Tap) -> list[Directive]:
+        target, relay = attempt.target, exchange.relay
+        if attempt.number > 1:
+            self.counters["retries"] += 1
+        order = Order(exchange.request, target.backend, target.model.name, attempt.wait_s)
+        exchange.control = RunControl()
+        exchange.watch.at = relay.wake_at
+        tap.sink.asking(target, attempt.number)
+        self._placement.dispatched(target)
+        try:
+            if target.node == self._node:
+                await self._holder.serve(order, tap, exchange.control)
+            else:
+                await self._remotes.serve(
+                    target.node, exchange.request_id, attempt, order, tap, exchange.control
+                )
+        except BackendFailed as e:
+            self.counters[f"attempt_{e.failure.kind}"] += 1
+            return relay.failed(e.failure, trio.current_time())
+        finally:
+            self._placement.returned(target)
+            exchange.control = None
+        self._placement.succeeded(target)
+        return relay.ended(trio.current_time())
+
+    def _may_retry(self, now: float) -> bool:
+        allowed = self._budget.may_retry(now)
+        if not allowed:
+            self.counters["retry_budget_spent"] += 1
+        return allowed
+
+
+def _digest(request: Request) -> bytes:
+    return hashlib.sha256(msgspec.msgpack.encode(request)).digest()
+
+
+def _poisoned() -> Failure:
+    return Failure(
+        FailureKind.BAD_REQUEST,
+        "this very request ended two engines a short while ago and is refused for ten minutes",
+        422,
+    )

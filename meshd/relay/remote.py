@@ -1,0 +1,133 @@
+"""Forwarded requests, entry's side: one attempt at another node (trio shell)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from meshd import limits
+from meshd.backends import BackendFailed, RunControl
+from meshd.errors import DialFailed, NotAdmitted, ProtocolError, StreamBroken
+from meshd.http import ClientResponse, HttpClient, Sweeper
+from meshd.ids import Address, NodeId, RequestId, short
+from meshd.inference import Failure, FailureKind, Load
+from meshd.ports import Alpn, ByteStream, Network
+from meshd.relay.holder import AnswerSink, Order
+from meshd.relay.machine import Attempt
+from meshd.wire.answer import AnswerFrame, AnswerReader, FrameKind, ServeRequest, encode_serve
+
+HEADERS = ((b"content-type", b"application/msgpack"), (b"x-meshd-forwarded", b"1"))
+
+
+class RemoteSink(AnswerSink, Protocol):
+    """A sink that also wants to know of frames without content."""
+
+    def heard(self) -> None:
+        """The holder gave a sign of life."""
+        ...
+
+
+class RemoteHolders:
+    """Connections to the other holders: a pool of mTLS links to each."""
+
+    def __init__(
+        self,
+        network: Network,
+        sweeper: Sweeper,
+        addresses: Callable[[NodeId], Sequence[Address]],
+        on_load: Callable[[NodeId, Load], None],
+        on_abandoned: Callable[[NodeId, RequestId], None],
+    ) -> None:
+        self._network = network
+        self._sweeper = sweeper
+        self._addresses = addresses
+        self._on_load = on_load
+        self._on_abandoned = on_abandoned
+        self._pools: dict[NodeId, HttpClient] = {}
+
+    async def serve(
+        self,
+        node: NodeId,
+        request_id: RequestId,
+        attempt: Attempt,
+        order: Order,
+        sink: RemoteSink,
+        control: RunControl,
+    ) -> None:
+        """Have the request served there; raises BackendFailed like `Holder.serve`."""
+        body = encode_serve(
+            ServeRequest(
+                # Each attempt is a run of its own at the holder.
+                request_id=f"{request_id}.{attempt.number}",
+                attempt=attempt.number,
+                wait_s=order.wait_s,
+                backend=order.backend,
+                model=order.model,
+                request=order.request,
+            )
+        )
+        try:
+            response = await self._pool(node).request(
+                "POST", "/mesh/v1/serve", HEADERS, body, on_stream=control.attach
+            )
+            await self._read(node, response, sink)
+        except (DialFailed, NotAdmitted) as e:
+            raise self._failed(node, FailureKind.UNREACHABLE, str(e)) from e
+        except StreamBroken as e:
+            if control.aborted is not None:
+                self._on_abandoned(node, RequestId(f"{request_id}.{attempt.number}"))
+            raise self._failed(node, FailureKind.HOLDER_LOST, str(e)) from e
+        except ProtocolError as e:
+            raise self._failed(node, FailureKind.BACKEND, str(e)) from e
+
+    def drop(self, node: NodeId, reason: str) -> None:
+        """Close every connection to a node, idle or not."""
+        if pool := self._pools.pop(node, None):
+            pool.close_all(reason)
+
+    def drop_all(self, reason: str) -> None:
+        """After a sleep, or at the end."""
+        for node in list(self._pools):
+            self.drop(node, reason)
+
+    async def _read(self, node: NodeId, response: ClientResponse, sink: RemoteSink) -> None:
+        if response.status != 200:
+            text = (await response.read(limits.KIB * 4)).decode(errors="replace")
+            raise ProtocolError(f"it answered {response.status}: {text}")
+        reader = AnswerReader()
+        last: AnswerFrame | None = None
+        try:
+            while data := await response.read_some():
+                frames = reader.feed(data)
+                if items := [item for frame in frames for item in frame.items]:
+                    await sink.emit(items)
+                else:
+                    sink.heard()
+                for frame in frames:
+                    if frame.kind is FrameKind.LOAD and frame.load is not None:
+                        self._on_load(node, frame.load)
+                    last = frame
+        except BaseException:
+            response.abort("the attempt is over")
+            raise
+        # The body was read to its end, so the connection goes back to the pool, also after "busy".
+        if last is not None and last.failure is not None:
+            raise BackendFailed(last.failure)
+        if last is None or last.kind is not FrameKind.END:
+            raise StreamBroken("the stream of frames ended without an end")
+
+    def _pool(self, node: NodeId) -> HttpClient:
+        pool = self._pools.get(node)
+        if pool is None:
+
+            async def dial() -> ByteStream:
+                return await self._network.dial_peer(
+                    node, self._addresses(node), Alpn.HTTP, limits.DIAL_S
+                )
+
+            pool = self._pools[node] = HttpClient(dial, host=node, sweeper=self._sweeper)
+        return pool
+
+    @staticmethod
+    def _failed(node: NodeId, kind: FailureKind, why: str) -> BackendFailed:
+        return BackendFailed(Failure(kind, f"node {short(node)}: {why}", 502))

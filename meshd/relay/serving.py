@@ -1,0 +1,122 @@
+"""Forwarded requests, holder's side: the HTTP end of the peer link (trio shell).
+
+`POST /mesh/v1/serve` answers with a chunked body of frames: first the load, then numbered deltas,
+a beat after every half second of silence (also while the request is queued, while the model loads
+and in prefill), and `end` or `error` last.  proto/peer.md has the rules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import trio
+
+from meshd import limits
+from meshd.backends import BackendFailed, RunControl
+from meshd.errors import ProtocolError, StreamBroken
+from meshd.http import Responder, ServerRequest, Sweeper, Watch
+from meshd.ids import NodeId
+from meshd.inference import Failure, FailureKind
+from meshd.relay.holder import AnswerItem, Holder, Order, SinkClosed
+from meshd.wire.answer import AnswerWriter, CancelRequest, ServeRequest, decode_cancel, decode_serve
+
+FRAMES = (b"content-type", b"application/x-meshd-frames")
+RunKey = tuple[NodeId, str]
+
+
+class PeerService:
+    """Serves what other members' entries forward to this node."""
+
+    def __init__(self, holder: Holder, sweeper: Sweeper) -> None:
+        self._holder = holder
+        self._sweeper = sweeper
+        self._runs: dict[RunKey, RunControl] = {}
+
+    async def handle(self, request: ServerRequest, responder: Responder) -> None:
+        """The handler of the peer HTTP server."""
+        node = request.remote.node
+        assert node is not None, "the peer port verifies everyone"
+        if request.method != "POST":
+            return await _plain(responder, 405, b"only POST is served here")
+        try:
+            if request.path == "/mesh/v1/serve":
+                return await self._serve(node, decode_serve(request.body), responder)
+            if request.path == "/mesh/v1/cancel":
+                self.cancel(node, decode_cancel(request.body))
+                return await _plain(responder, 200, b"ok")
+        except ProtocolError as e:
+            return await _plain(responder, 400, str(e).encode())
+        return await _plain(responder, 404, b"no such path on the peer port")
+
+    def cancel(self, node: NodeId, order: CancelRequest) -> None:
+        """The entry says that nobody waits for that answer any more."""
+        if run := self._runs.get((node, order.request_id)):
+            run.abort("cancelled by the node that asked")
+
+    def cut(self, node: NodeId, reason: str) -> None:
+        """A node was removed: end what it asked for."""
+        for (owner, _), run in list(self._runs.items()):
+            if owner == node:
+                run.abort(reason)
+
+    async def _serve(self, node: NodeId, asked: ServeRequest, responder: Responder) -> None:
+        key = (node, asked.request_id)
+        if key in self._runs:
+            return await _plain(responder, 409, b"that request is running here already")
+        control = self._runs[key] = RunControl()
+        # Resuming a broken link (`from_seq`) comes later: until then a closed link ends the run.
+        responder.on_disconnect = lambda: control.abort("the node that asked went away")
+        order = Order(asked.request, asked.backend, asked.model, asked.wait_s)
+        sink = _FrameSink(responder, self._sweeper)
+        try:
+            await responder.start(200, [FRAMES])
+            await self._run(order, sink, control)
+        except (StreamBroken, SinkClosed):
+            control.abort("the node that asked went away")
+        finally:
+            sink.close()
+            del self._runs[key]
+
+    async def _run(self, order: Order, sink: _FrameSink, control: RunControl) -> None:
+        try:
+            await self._holder.serve(order, sink, control)
+        except BackendFailed as e:
+            last = sink.writer.error(e.failure)
+        except trio.Cancelled:
+            # The daemon is going down: say so rather than cut the entry off.
+            failure = Failure(FailureKind.DRAINING, "the node was stopped", 503)
+            sink.responder.write_nowait(sink.writer.error(failure))
+            raise
+        else:
+            last = sink.writer.end()
+        await sink.responder.write(sink.writer.load(self._holder.load()) + last)
+        await sink.responder.finish()
+
+
+class _FrameSink:
+    """Encodes an answer into frames, with beats in the silences."""
+
+    def __init__(self, responder: Responder, sweeper: Sweeper) -> None:
+        self.responder = responder
+        self.writer = AnswerWriter()
+        self._sweeper = sweeper
+        self._watch: Watch = sweeper.watch(self._beat, trio.current_time() + limits.BEAT_S)
+
+    async def emit(self, items: Sequence[AnswerItem]) -> None:
+        self._watch.at = trio.current_time() + limits.BEAT_S
+        try:
+            await self.responder.write(self.writer.items(items))
+        except StreamBroken as e:
+            raise SinkClosed(str(e)) from e
+
+    def close(self) -> None:
+        self._sweeper.unwatch(self._watch)
+
+    def _beat(self) -> None:
+        # If a write is under way the link is not silent, and False here is right.
+        self.responder.write_nowait(self.writer.beat())
+        self._watch.at = trio.current_time() + limits.BEAT_S
+
+
+async def _plain(responder: Responder, status: int, body: bytes) -> None:
+    await responder.send(status, [(b"content-type", b"text/plain")], body)

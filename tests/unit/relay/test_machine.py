@@ -1,0 +1,237 @@
+"""The relay's state machine, event by event."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from meshd import limits
+from meshd.ids import NodeId
+from meshd.inference import Delta, Failure, FailureKind, ModelInfo, Usage
+from meshd.relay.machine import Attempt, Avoid, Fail, Finish, Pick, Poison, Relay, State
+from meshd.routing.catalogue import Target
+
+
+def target(name: str) -> Target:
+    return Target(NodeId(name * 26), "engine", "llama.cpp", 1, ModelInfo("tiny"))
+
+
+A, B, C = target("a"), target("b"), target("c")
+
+
+def relay(*, deadline_at: float = 100.0, may_retry: Callable[[float], bool] | None = None) -> Relay:
+    return Relay(deadline_at=deadline_at, may_retry=may_retry or (lambda now: True))
+
+
+def failure(kind: FailureKind, status: int = 502, wait_s: float | None = None) -> Failure:
+    return Failure(kind, f"it was {kind}", status, retry_after_s=wait_s)
+
+
+def asked(machine: Relay, holder: Target, *, others: int = 1, remote: bool = True) -> Attempt:
+    (attempt,) = machine.picked(holder, others, remote, 0.0)
+    assert isinstance(attempt, Attempt)
+    return attempt
+
+
+def test_a_whole_answer_finishes_once() -> None:
+    machine = relay()
+    assert machine.start(0.0) == [Pick(frozenset())]
+    assert asked(machine, A).number == 1
+    machine.accept([Delta(text="hel"), Delta(text="lo")], 1.0)
+    machine.accept([Delta(finish_reason="stop"), Usage(3, 2)], 1.1)
+    assert machine.ended(1.2) == [Finish()]
+    assert machine.state is State.DONE
+    assert machine.ended(1.3) == []
+
+
+def test_an_end_without_finish_reason_is_a_cut() -> None:
+    machine = relay()
+    machine.start(0.0)
+    asked(machine, A)
+    machine.accept([Delta(text="half")], 1.0)
+    avoid, fail = machine.ended(1.1)
+    assert isinstance(avoid, Avoid)
+    assert isinstance(fail, Fail)
+    assert fail.in_stream
+    assert fail.failure.kind == FailureKind.BROKEN
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        FailureKind.UNREACHABLE,
+        FailureKind.HOLDER_LOST,
+        FailureKind.BROKEN,
+        FailureKind.SILENT,
+        FailureKind.BACKEND,
+    ],
+)
+def test_a_failure_before_any_content_goes_to_the_next_holder(kind: FailureKind) -> None:
+    machine = relay()
+    machine.start(0.0)
+    asked(machine, A)
+    avoid, pick = machine.failed(failure(kind), 1.0)
+    assert avoid == Avoid(A, failure(kind))
+    assert pick == Pick(frozenset({A.key}))
+    assert asked(machine, B).number == 2
+
+
+def test_the_role_chunk_is_no_content() -> None:
+    machine = relay()
+    machine.start(0.0)
+    asked(machine, A)
+    machine.accept([Delta()], 1.0)
+    directives = machine.failed(failure(FailureKind.BROKEN), 1.1)
+    assert isinstance(directives[-1], Pick)
+
+
+def test_a_failure_after_content_ends_in_the_stream() -> None:
+    machine = relay()
+    machine.start(0.0)
+    asked(machine, A)
+    machine.accept([Delta(text="a")], 1.0)
+    directives = machine.failed(failure(FailureKind.HOLDER_LOST), 1.1)
+    assert directives[-1] == Fail(failure(FailureKind.HOLDER_LOST), in_stream=True)
+
+
+@pytest.mark.parametrize("kind", [FailureKind.BAD_REQUEST, FailureKind.CANCELLED])
+def test_what_another_holder_would_say_too_is_not_retried(kind: FailureKind) -> None:
+    machine = relay()
+    machine.start(0.0)
+    asked(machine, A)
+    assert machine.failed(failure(kind, 400), 1.0) == [Fail(failure(kind, 400), in_stream=False)]
+
+
+@pytest.mark.parametrize(
+    "kind", [FailureKind.NOT_FOUND, FailureKind.CONTEXT_OVERFLOW, FailureKind.UNSUPPORTED]
+)
+def test_a_holder_that_cannot_is_passed_over_without_blame(kind: FailureKind) -> None:
+    machine = relay(may_retry=lambda now: False)
+    machine.start(0.0)
+    asked(machine, A)
+    assert machine.failed(failure(kind, 404), 1.0) == [Pick(frozenset({A.key}))]
+
+
+def test_three_attempts_and_no_more() -> None:
+    machine = relay()
+    machine.start(0.0)
+    for holder in (A, B):
+        asked(machine, holder)
+        assert isinstance(machine.failed(failure(FailureKind.UNREACHABLE), 1.0)[-1], Pick)
+    assert asked(machine, C, others=5).number == limits.ATTEMPTS
+    last = machine.failed(failure(FailureKind.UNREACHABLE), 2.0)[-1]
+    assert isinstance(last, Fail)
+
+
+def test_two_dead_engines_make_a_request_poison() -> None:
+    machine = relay()
+    machine.start(0.0)
+    asked(machine, A)
+    assert isinstance(machine.failed(failure(FailureKind.BROKEN), 1.0)[-1], Pick)
+    asked(machine, B)
+    avoid, poison, fail = machine.failed(failure(FailureKind.BROKEN), 2.0)
+    assert isinstance(avoid, Avoid)
+    assert poison == Poison()
+    assert isinstance(fail, Fail)
+
+
+def test_a_spent_retry_budget_ends_it() -> None:
+    machine = relay(may_retry=lambda now: False)
+    machine.start(0.0)
+    asked(machine, A)
+    assert isinstance(machine.failed(failure(FailureKind.BACKEND), 1.0)[-1], Fail)
+
+
+def test_busy_is_no_attempt_and_the_others_are_asked_without_waiting() -> None:
+    machine = relay()
+    machine.start(0.0)
+    assert asked(machine, A, others=2).wait_s == 0.0
+    assert machine.failed(failure(FailureKind.BUSY, 503, 9.0), 0.1) == [Pick(frozenset({A.key}))]
+    second = asked(machine, B, others=1)
+    assert (second.wait_s, second.number) == (0.0, 1)
+
+
+def test_when_all_are_busy_it_queues_at_the_shortest_wait() -> None:
+    machine = relay()
+    machine.start(0.0)
+    for holder, wait_s in ((A, 9.0), (B, 2.0), (C, 5.0)):
+        asked(machine, holder)
+        directives = machine.failed(failure(FailureKind.BUSY, 503, wait_s), 0.1)
+    (queued,) = directives
+    assert queued == Attempt(B, 1, limits.QUEUE_WAIT_S)
+    (fail,) = machine.failed(failure(FailureKind.BUSY, 503, 60.0), 60.0)
+    assert isinstance(fail, Fail)
+    assert fail.failure.status == 503
+    assert fail.failure.retry_after_s is not None
+
+
+def test_a_lone_holder_may_queue_at_once() -> None:
+    machine = relay()
+    machine.start(0.0)
+    assert asked(machine, A, others=0).wait_s == limits.QUEUE_WAIT_S
+
+
+def test_a_queue_wait_never_outlives_the_deadline() -> None:
+    machine = relay(deadline_at=7.0)
+    machine.start(0.0)
+    assert asked(machine, A, others=0).wait_s == 7.0
+
+
+def test_nobody_to_ask_is_503_with_retry_after() -> None:
+    machine = relay()
+    machine.start(0.0)
+    (fail,) = machine.picked(None, 0, False, 0.0)
+    assert isinstance(fail, Fail)
+    assert (fail.failure.status, fail.failure.retry_after_s) == (503, 2.0)
+
+
+def test_a_silent_remote_holder_is_lost_and_the_next_one_asked() -> None:
+    machine = relay()
+    machine.start(0.0)
+    asked(machine, A)
+    machine.heard(1.0)
+    assert machine.tick(1.0 + limits.HOLDER_SILENT_S - 0.01) is None
+    reason = machine.tick(1.0 + limits.HOLDER_SILENT_S)
+    assert reason is not None
+    avoid, _pick = machine.failed(failure(FailureKind.CANCELLED), 2.6)
+    assert isinstance(avoid, Avoid)
+    assert avoid.failure.kind == FailureKind.HOLDER_LOST
+
+
+def test_a_local_holder_is_never_silent() -> None:
+    machine = relay()
+    machine.start(0.0)
+    asked(machine, A, remote=False)
+    assert machine.wake_at == machine.deadline_at
+    assert machine.tick(99.0) is None
+
+
+def test_the_deadline_aborts_and_is_told() -> None:
+    machine = relay(deadline_at=5.0)
+    machine.start(0.0)
+    asked(machine, A, remote=False)
+    assert machine.tick(5.0) is not None
+    assert machine.tick(5.1) is None, "aborted once"
+    (fail,) = machine.failed(failure(FailureKind.BROKEN), 5.2)
+    assert isinstance(fail, Fail)
+    assert fail.failure.kind == FailureKind.DEADLINE
+
+
+def test_a_client_that_left_ends_everything() -> None:
+    machine = relay()
+    machine.start(0.0)
+    asked(machine, A)
+    assert machine.client_gone() is not None
+    (fail,) = machine.failed(failure(FailureKind.HOLDER_LOST), 1.0)
+    assert isinstance(fail, Fail)
+    assert fail.failure.kind == FailureKind.CANCELLED
+
+
+def test_a_draining_holder_is_not_queued_at() -> None:
+    machine = relay()
+    machine.start(0.0)
+    asked(machine, A)
+    machine.failed(failure(FailureKind.DRAINING, 503), 0.1)
+    (fail,) = machine.picked(None, 0, False, 0.2)
+    assert isinstance(fail, Fail)
