@@ -29,10 +29,8 @@ import msgpack
 from meshd import limits
 from meshd.errors import LimitExceeded, ProtocolError
 
-INT_MIN: Final = -(2**63)
-INT_MAX: Final = 2**64 - 1
-
 _packer = msgpack.Packer(use_bin_type=True, use_single_float=False, autoreset=True)
+_AS_IT_IS: Final = frozenset({str, bytes, int, bool, type(None)})  # floats have to be looked at
 _float64 = struct.Struct(">d")
 
 _FIX_MAP: Final = 0x80
@@ -49,8 +47,11 @@ def pack(value: object) -> bytes:
     TypeError or ValueError for what the form cannot express (a bug on this side), LimitExceeded
     for more than `limits.MSGPACK_DEPTH` levels or `limits.MSGPACK_ITEMS` items.
     """
-    ordered, _ = _ordered(value, 0, 1)
-    packed: bytes = _packer.pack(ordered)
+    items_left = [limits.MSGPACK_ITEMS]
+    try:
+        packed: bytes = _packer.pack(_ordered(value, 1, items_left))
+    except OverflowError as error:
+        raise ValueError("an integer does not fit into 64 bits") from error
     return packed
 
 
@@ -72,38 +73,48 @@ def unpack(data: bytes, *, max_bytes: int) -> Any:
         raise ProtocolError(f"A message is not msgpack: {error}.") from error
 
 
-def _ordered(value: Any, items: int, depth: int) -> tuple[Any, int]:
-    """The value with its maps in order, and `items` plus the items seen in it."""
-    if value is None or isinstance(value, bool | str | bytes):
-        return value, items
-    if isinstance(value, int):
-        if not INT_MIN <= value <= INT_MAX:
-            raise ValueError(f"{value} does not fit into 64 bits")
-        return value, items
+def _ordered(value: Any, depth: int, items_left: list[int]) -> Any:
+    """The value with its maps in order; `items_left` is one counter shared by all levels."""
+    is_map = isinstance(value, dict)
+    if not is_map and not isinstance(value, (list, tuple)):
+        return _checked_scalar(value)
+    if depth > limits.MSGPACK_DEPTH:
+        raise _too_deep()
+    items_left[0] -= 2 * len(value) if is_map else len(value)
+    if items_left[0] < 0:
+        raise _too_many()
+    if not is_map:
+        return [
+            item if type(item) in _AS_IT_IS else _ordered(item, depth + 1, items_left)
+            for item in value
+        ]
+    for key in value:
+        if not isinstance(key, str):
+            raise TypeError(f"a map key must be text, not {type(key).__name__}")
+    ordered: dict[str, Any] = {}
+    for key in sorted(value):
+        item = value[key]
+        if type(item) not in _AS_IT_IS:
+            item = _ordered(item, depth + 1, items_left)
+        ordered[key] = item
+    return ordered
+
+
+def _checked_scalar(value: Any) -> Any:
     if isinstance(value, float):
         if not math.isfinite(value):
             raise ValueError(f"{value} is not a finite number")
-        return value, items
-    if not isinstance(value, dict | list | tuple):
-        raise TypeError(f"msgpack of the peer protocol has no form for {type(value).__name__}")
-    if depth > limits.MSGPACK_DEPTH:
-        raise LimitExceeded(f"A message is nested deeper than {limits.MSGPACK_DEPTH} levels.")
-    items += len(value) * (2 if isinstance(value, dict) else 1)
-    if items > limits.MSGPACK_ITEMS:
-        raise LimitExceeded(f"A message has more than {limits.MSGPACK_ITEMS} items.")
-    if isinstance(value, dict):
-        ordered_map: dict[str, Any] = {}
-        for key in value:
-            if not isinstance(key, str):
-                raise TypeError(f"a map key must be text, not {type(key).__name__}")
-        for key in sorted(value):
-            ordered_map[key], items = _ordered(value[key], items, depth + 1)
-        return ordered_map, items
-    ordered_list = []
-    for item in value:
-        item, items = _ordered(item, items, depth + 1)
-        ordered_list.append(item)
-    return ordered_list, items
+    elif value is not None and not isinstance(value, (str, bytes, int)):  # or a subclass: StrEnum
+        raise TypeError(f"the canonical form has no place for a {type(value).__name__}")
+    return value
+
+
+def _too_deep() -> LimitExceeded:
+    return LimitExceeded(f"A message is nested deeper than {limits.MSGPACK_DEPTH} levels.")
+
+
+def _too_many() -> LimitExceeded:
+    return LimitExceeded(f"A message has more than {limits.MSGPACK_ITEMS} items.")
 
 
 # --- reading: the survey
@@ -223,9 +234,9 @@ def _survey_map(data: bytes, at: int, count: int, items: int, depth: int) -> tup
 def _enter(items: int, depth: int) -> int:
     """Check the limits at the head of a container, before its contents are looked at."""
     if depth > limits.MSGPACK_DEPTH:
-        raise LimitExceeded(f"A message is nested deeper than {limits.MSGPACK_DEPTH} levels.")
+        raise _too_deep()
     if items > limits.MSGPACK_ITEMS:
-        raise LimitExceeded(f"A message has more than {limits.MSGPACK_ITEMS} items.")
+        raise _too_many()
     return items
 
 
