@@ -1,0 +1,95 @@
+"""The control socket's HTTP side: orders of the command line (trio shell of `meshd.control`).
+
+Who may speak is settled by the socket's mode (0600); what may be said is the table below.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol
+
+import msgspec
+
+from meshd import control
+from meshd.errors import DialFailed, MeshdError, Refused
+from meshd.http import Responder, ServerRequest
+
+JSON = (b"content-type", b"application/json")
+
+
+class Administrator(Protocol):
+    """What the daemon can be asked and told.  Raises Refused or DialFailed with a sentence."""
+
+    def status(self) -> control.StatusReport: ...
+    def node_rows(self) -> list[control.NodeRow]: ...
+    def model_rows(self) -> list[control.ModelRow]: ...
+    async def findings(self) -> list[control.Finding]: ...
+    async def create_token(self, order: control.TokenOrder) -> control.TokenMade: ...
+    async def pending(self) -> list[control.PendingRow]: ...
+    async def approve(self, order: control.ApproveOrder) -> control.Done: ...
+    async def set_drained(self, order: control.NodeOrder, drained: bool) -> control.Done: ...
+    async def leave(self) -> control.Done: ...
+    def stop(self) -> control.Done: ...
+    def reload_keys(self) -> control.Done: ...
+
+
+class AdminApi:
+    """Carries out `GET` and `POST /control/...`."""
+
+    def __init__(self, admin: Administrator) -> None:
+        self._admin = admin
+        self._routes: dict[tuple[str, str], Callable[[bytes], Awaitable[Any]]] = {
+            ("GET", "/control/status"): self._now(admin.status),
+            ("GET", "/control/nodes"): self._now(admin.node_rows),
+            ("GET", "/control/models"): self._now(admin.model_rows),
+            ("GET", "/control/doctor"): lambda _: admin.findings(),
+            ("GET", "/control/pending"): lambda _: admin.pending(),
+            ("POST", "/control/token"): self._token,
+            ("POST", "/control/approve"): self._approve,
+            ("POST", "/control/drain"): lambda body: self._drain(body, True),
+            ("POST", "/control/undrain"): lambda body: self._drain(body, False),
+            ("POST", "/control/leave"): lambda _: admin.leave(),
+            ("POST", "/control/stop"): self._now(admin.stop),
+            ("POST", "/control/keys/reload"): self._now(admin.reload_keys),
+        }
+
+    async def handle(self, request: ServerRequest, responder: Responder) -> None:
+        """The handler of the control socket's HTTP server."""
+        route = self._routes.get((request.method, request.path))
+        if route is None:
+            await _problem(responder, 404, f"no order is called {request.method} {request.path}")
+            return
+        try:
+            result = await route(request.body)
+        except msgspec.MsgspecError as e:
+            await _problem(responder, 400, f"the order cannot be read: {e}")
+        except Refused as e:
+            await _problem(responder, 409, str(e))
+        except DialFailed as e:
+            await _problem(responder, 503, str(e))
+        except MeshdError as e:
+            await _problem(responder, 500, str(e))
+        else:
+            await responder.send(200, [JSON], msgspec.json.encode(result))
+
+    @staticmethod
+    def _now(ask: Callable[[], Any]) -> Callable[[bytes], Awaitable[Any]]:
+        async def route(_body: bytes) -> Any:
+            return ask()
+
+        return route
+
+    async def _token(self, body: bytes) -> control.TokenMade:
+        order = msgspec.json.decode(body or b"{}", type=control.TokenOrder)
+        return await self._admin.create_token(order)
+
+    async def _approve(self, body: bytes) -> control.Done:
+        return await self._admin.approve(msgspec.json.decode(body, type=control.ApproveOrder))
+
+    async def _drain(self, body: bytes, drained: bool) -> control.Done:
+        order = msgspec.json.decode(body or b"{}", type=control.NodeOrder)
+        return await self._admin.set_drained(order, drained)
+
+
+async def _problem(responder: Responder, status: int, sentence: str) -> None:
+    await responder.send(status, [JSON], msgspec.json.encode(control.Problem(sentence)))

@@ -1,0 +1,174 @@
+"""From a decoded call to bytes on the client's connection (trio shell).
+
+Two sinks for the relay: one streams what comes in the dialect's form, one collects and sends a
+whole body.  Nothing is sent before there is something of the answer to send, so that a failure
+before it still gets a status of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from meshd.api.dialect import AnswerEncoder, Call, DialectError, HeaderPair
+from meshd.errors import StreamBroken
+from meshd.http import Responder
+from meshd.ids import NodeId, RequestId
+from meshd.inference import Delta, Embedding, Failure, FailureKind, Usage
+from meshd.relay.forwarder import ClientSink, Forwarder
+from meshd.relay.holder import AnswerItem, SinkClosed
+from meshd.routing.catalogue import Target
+
+ErrorBody = Callable[[Failure], tuple[int, list[HeaderPair], bytes]]
+NodeName = Callable[[NodeId], str]
+
+
+async def answer(
+    call: Call,
+    request_id: RequestId,
+    responder: Responder,
+    forwarder: Forwarder,
+    error_body: ErrorBody,
+    node_name: NodeName,
+) -> None:
+    """Answer one inference request; the response has been completed when this returns."""
+    # A streaming client's read timeout is between bytes; only a whole answer has it as deadline.
+    deadline_s = None if call.stream else call.deadline_s
+    exchange = forwarder.open(request_id, call.request, deadline_s)
+    responder.on_disconnect = exchange.client_gone
+    kind = _StreamingSink if call.stream else _WholeSink
+    sink = kind(call.encoder, request_id, responder, error_body, node_name)
+    try:
+        await forwarder.run(exchange, sink)
+    except SinkClosed:
+        exchange.client_gone()
+
+
+class _Sink(ClientSink):
+    """What both kinds share: who answers, and errors that have a status of their own."""
+
+    def __init__(
+        self,
+        encoder: AnswerEncoder,
+        request_id: RequestId,
+        responder: Responder,
+        error_body: ErrorBody,
+        node_name: NodeName,
+    ) -> None:
+        self._encoder = encoder
+        self._responder = responder
+        self._error_body = error_body
+        self._node_name = node_name
+        self._request_id = request_id
+        self._holder = b""
+        self._attempt = 0
+        self._usage: Usage | None = None
+
+    def asking(self, target: Target, attempt: int) -> None:
+        self._holder = self._node_name(target.node).encode("ascii", "replace")
+        self._attempt = attempt
+
+    def _headers(self, content_type: bytes) -> list[HeaderPair]:
+        return [(b"content-type", content_type), *self._meta()]
+
+    def _meta(self) -> list[HeaderPair]:
+        headers = [(b"x-request-id", self._request_id.encode())]
+        if self._holder:
+            headers.append((b"x-meshd-node", self._holder))
+        if self._attempt > 1:
+            headers.append((b"x-meshd-attempts", b"%d" % self._attempt))
+        return headers
+
+    async def _send_failure(self, failure: Failure) -> None:
+        """An answer that never began: the failure's own status and the dialect's own body."""
+        if failure.kind == FailureKind.CANCELLED and self._responder.disconnected:
+            return  # nobody is there to be told
+        status, headers, body = self._error_body(failure)
+        await self._send(status, [*headers, *self._meta()], body)
+
+    async def _send(self, status: int, headers: Sequence[HeaderPair], body: bytes) -> None:
+        try:
+            await self._responder.send(status, headers, body)
+        except StreamBroken as e:
+            raise SinkClosed(str(e)) from e
+
+
+class _StreamingSink(_Sink):
+    """SSE or NDJSON, as it comes."""
+
+    async def emit(self, items: Sequence[AnswerItem]) -> None:
+        encode = self._encoder.delta
+        pieces: list[bytes] = []
+        for item in items:
+            if type(item) is Delta:
+                pieces.append(encode(item))
+            elif type(item) is Usage:
+                self._usage = item
+        data = b"".join(pieces)
+        if data:
+            await self._write(data)
+
+    async def finish(self) -> None:
+        await self._write(self._encoder.end(self._usage))
+        await self._finish()
+
+    async def fail(self, failure: Failure, *, in_stream: bool) -> None:
+        if not self._responder.started:
+            await self._send_failure(failure)
+            return
+        await self._write(self._encoder.error(failure))
+        await self._finish()
+
+    async def _write(self, data: bytes) -> None:
+        responder = self._responder
+        try:
+            if not responder.started:
+                await responder.start(200, self._headers(self._encoder.content_type_stream))
+                data = self._encoder.start() + data
+            await responder.write(data)
+        except StreamBroken as e:
+            raise SinkClosed(str(e)) from e
+
+    async def _finish(self) -> None:
+        try:
+            await self._responder.finish()
+        except StreamBroken as e:
+            raise SinkClosed(str(e)) from e
+
+
+class _WholeSink(_Sink):
+    """One JSON body, when all of it is there."""
+
+    def __init__(
+        self,
+        encoder: AnswerEncoder,
+        request_id: RequestId,
+        responder: Responder,
+        error_body: ErrorBody,
+        node_name: NodeName,
+    ) -> None:
+        super().__init__(encoder, request_id, responder, error_body, node_name)
+        self._deltas: list[Delta] = []
+        self._embedding: Embedding | None = None
+
+    async def emit(self, items: Sequence[AnswerItem]) -> None:
+        for item in items:
+            if type(item) is Delta:
+                self._deltas.append(item)
+            elif type(item) is Usage:
+                self._usage = item
+            elif type(item) is Embedding:
+                self._embedding = item
+
+    async def finish(self) -> None:
+        try:
+            if self._embedding is not None:
+                body = self._encoder.embedding(self._embedding)
+            else:
+                body = self._encoder.whole(self._deltas, self._usage)
+        except DialectError as e:
+            await self._send(e.status, [*e.headers, *self._meta()], e.body)
+            return
+        await self._send(200, self._headers(self._encoder.content_type_whole), body)
+
+    async def fail(self, failure: Failure, *, in_stream: bool) -> None:
+        await self._send_failure(failure)
