@@ -147,7 +147,7 @@ class PrivateKey:
         return f"PrivateKey({self.public.id})"
 
 
-@lru_cache(maxsize=limits.MEMBERS)
+@lru_cache(maxsize=2 * limits.MEMBERS)
 def public_key(der: bytes) -> PublicKey:
     """Read a public key (SubjectPublicKeyInfo DER).
 

@@ -1,0 +1,389 @@
+"""The member list: who is in the mesh.  Pure.
+
+One numbered list, written whole by whoever holds the CA's key and signed with it, kept and passed
+on by every node.  A change is a new list with the next number: the functions below take a list and
+give a list.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import pairwise
+from typing import Annotated, Final
+
+import msgspec
+
+from meshd import limits
+from meshd.errors import LimitExceeded, ProtocolError, Refused
+from meshd.identity.certificates import CERTIFICATE_BACKDATE_S, CERTIFICATE_LIFE_S
+from meshd.identity.keys import PrivateKey, PublicKey, public_key
+from meshd.ids import Address, MeshId, NodeId, is_key_id, short
+from meshd.record.names import clean_name, free_name, is_name
+from meshd.wire.codec import pack, unpack
+
+SIGNATURE_CONTEXT: Final = b"meshd members 1"
+FORGET_REMOVED_S: Final = CERTIFICATE_LIFE_S + CERTIFICATE_BACKDATE_S
+"""A removed id may be forgotten after this: by then every certificate it ever had has ended."""
+
+
+_HOST = re.compile(rf"[A-Za-z0-9._:%-]{{1,{limits.HOST_CHARS}}}\Z")
+
+
+class NoSuchNode(Refused):
+    """What was typed names no member, or more than one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One member, as the mesh has it on record."""
+
+    public_key: PublicKey
+    name: str
+    addresses: tuple[Address, ...]
+    """Where it said it listens when it joined or last changed it: a hint, proves nothing."""
+    joined_unix_s: int
+    founder: bool = False
+    drained: bool = False
+    """It takes no new requests, by somebody's order."""
+    labels: tuple[str, ...] = ()
+
+    @property
+    def id(self) -> NodeId:
+        return self.public_key.node
+
+
+@dataclass(frozen=True)
+class MemberList:
+    """The whole list.  Checked when made: raises ProtocolError for one that breaks a rule."""
+
+    mesh: MeshId
+    mesh_name: str
+    version: int
+    members: tuple[Member, ...]
+    """In the order of their ids."""
+    removed: Mapping[NodeId, int] = field(default_factory=dict)
+    """Who was removed or left, and when (unix s): their keys never come back."""
+
+    def __post_init__(self) -> None:
+        ids = [member.id for member in self.members]
+        names = {member.name.casefold() for member in self.members}
+        rules = (
+            (is_key_id(self.mesh), "the mesh id is not one"),
+            (is_name(self.mesh_name), "the mesh's name is not one"),
+            (0 < self.version < 2**63, "the version is not a positive number"),
+            (len(ids) <= limits.MEMBERS, f"there are more than {limits.MEMBERS} members"),
+            (
+                len(ids) + len(self.removed) <= limits.MEMBERS_EVER,
+                f"there are more than {limits.MEMBERS_EVER} members and removed ids",
+            ),
+            (all(a < b for a, b in pairwise(ids)), "ids are out of order"),
+            (len(names) == len(ids), "two members have one name"),
+            (self.removed.keys().isdisjoint(ids), "a removed node is a member"),
+            (all(is_key_id(node) for node in self.removed), "a removed id is not one"),
+            (any(member.founder for member in self.members), "there is no founder"),
+            (all(_is_sound(member) for member in self.members), "a member's entry is not sound"),
+        )
+        for holds, what in rules:
+            if not holds:
+                raise ProtocolError(f"A member list is not valid: {what}.")
+
+    @cached_property
+    def by_id(self) -> dict[NodeId, Member]:
+        return {member.id: member for member in self.members}
+
+    @property
+    def founder(self) -> Member:
+        """Who admits."""
+        return next(member for member in self.members if member.founder)
+
+    def find(self, text: str) -> Member:
+        """The member with that name, id or beginning of an id.  Raises NoSuchNode."""
+        wanted = text.strip()
+        for member in self.members:
+            if wanted == member.id or wanted.casefold() == member.name.casefold():
+                return member
+        matching = [m for m in self.members if wanted and m.id.startswith(wanted)]
+        if len(matching) == 1:
+            return matching[0]
+        if matching:
+            names = ", ".join(f"{m.name} ({m.id[:12]})" for m in matching[:5])
+            raise NoSuchNode(f"{text!r} may be any of {names}: write more of the id.")
+        known = ", ".join(m.name for m in self.members[:20])
+        raise NoSuchNode(f"No node is called {text!r}; there are: {known}.")
+
+
+def _is_sound(member: Member) -> bool:
+    return (
+        is_name(member.name)
+        and len(member.addresses) <= limits.ADDRESSES_PER_NODE
+        and all(is_address(address) for address in member.addresses)
+        and len(member.labels) <= limits.LABELS_PER_NODE
+        and all(0 < len(label) <= limits.LABEL_CHARS for label in member.labels)
+        and 0 <= member.joined_unix_s < 2**53
+    )
+
+
+def is_address(address: Address) -> bool:
+    """Whether its host can be one (printable, short) and its port too."""
+    return _HOST.match(address.host) is not None and 0 < address.port < 65536
+
+
+# --- changes: a list in, the next list out
+
+
+def found(
+    mesh: MeshId,
+    mesh_name: str,
+    key: PublicKey,
+    *,
+    name: str,
+    addresses: Iterable[Address],
+    now_unix_s: float,
+) -> MemberList:
+    """The first list of a new mesh: its founder alone."""
+    founder = Member(key, clean_name(name), _some(addresses), int(now_unix_s), founder=True)
+    return MemberList(mesh, clean_name(mesh_name), 1, (founder,))
+
+
+def admit(
+    current: MemberList,
+    key: PublicKey,
+    *,
+    name: str,
+    addresses: Iterable[Address],
+    now_unix_s: float,
+    labels: tuple[str, ...] = (),
+) -> MemberList:
+    """With one more member; the same list if it is one already.
+
+    A name that is taken gets "-2", "-3", ...  Raises Refused for a removed key or a full mesh.
+    """
+    if key.node in current.by_id:
+        return current
+    if key.node in current.removed:
+        raise Refused(
+            f"Node {short(key.node)} was removed from this mesh. To let this machine in again, "
+            "start it with a fresh data directory, so that it has a new key."
+        )
+    current = _forget_removed(current, now_unix_s)
+    if (
+        len(current.members) >= limits.MEMBERS
+        or len(current.members) + len(current.removed) >= limits.MEMBERS_EVER
+    ):
+        raise Refused(f"The mesh is full: it has {len(current.members)} members.")
+    taken = [member.name for member in current.members]
+    member = Member(
+        key,
+        free_name(clean_name(name), taken),
+        _some(addresses),
+        int(now_unix_s),
+        labels=labels,
+    )
+    return _next(current, [*current.members, member])
+
+
+def remove(current: MemberList, node: NodeId, now_unix_s: float) -> MemberList:
+    """Without that member, for good; the same list if it is none.
+
+    Always fits: see `limits.MEMBERS_EVER`.  Raises Refused for the only founder.
+    """
+    member = current.by_id.get(node)
+    if member is None:
+        return current
+    if member.founder and sum(m.founder for m in current.members) == 1:
+        raise Refused(
+            f"{member.name} founded this mesh and alone can admit others: it cannot leave while "
+            "they are in."
+        )
+    rest = [m for m in current.members if m.id != node]
+    changed = _next(current, rest)
+    return replace(changed, removed={**current.removed, node: int(now_unix_s)})
+
+
+def set_drained(current: MemberList, node: NodeId, drained: bool) -> MemberList:
+    """With that member drained or not.  Raises NoSuchNode."""
+    return _change(current, replace(_get(current, node), drained=drained))
+
+
+def rename(current: MemberList, node: NodeId, name: str) -> MemberList:
+    """With another name for that member, made free as in `admit`.  Raises NoSuchNode."""
+    taken = [member.name for member in current.members if member.id != node]
+    return _change(current, replace(_get(current, node), name=free_name(clean_name(name), taken)))
+
+
+def set_addresses(current: MemberList, node: NodeId, addresses: Iterable[Address]) -> MemberList:
+    """With other addresses for that member.  Raises NoSuchNode."""
+    return _change(current, replace(_get(current, node), addresses=_some(addresses)))
+
+
+def set_labels(current: MemberList, node: NodeId, labels: Iterable[str]) -> MemberList:
+    """With other labels for that member.  Raises NoSuchNode, Refused for too many or too long."""
+    sorted_labels = tuple(sorted(set(labels)))
+    if len(sorted_labels) > limits.LABELS_PER_NODE or not all(
+        0 < len(label) <= limits.LABEL_CHARS for label in sorted_labels
+    ):
+        raise Refused(
+            f"A node has at most {limits.LABELS_PER_NODE} labels "
+            f"of 1 to {limits.LABEL_CHARS} characters."
+        )
+    return _change(current, replace(_get(current, node), labels=sorted_labels))
+
+
+def _get(current: MemberList, node: NodeId) -> Member:
+    member = current.by_id.get(node)
+    if member is None:
+        raise NoSuchNode(f"Node {short(node)} is no member of this mesh.")
+    return member
+
+
+def _change(current: MemberList, member: Member) -> MemberList:
+    if current.by_id[member.id] == member:
+        return current
+    return _next(current, [member if m.id == member.id else m for m in current.members])
+
+
+def _next(current: MemberList, members: list[Member]) -> MemberList:
+    return MemberList(
+        mesh=current.mesh,
+        mesh_name=current.mesh_name,
+        version=current.version + 1,
+        members=tuple(sorted(members, key=lambda member: member.id)),
+        removed={n: at for n, at in current.removed.items() if n not in {m.id for m in members}},
+    )
+
+
+def _forget_removed(current: MemberList, now_unix_s: float) -> MemberList:
+    """Only where room is short: forget removed ids whose certificates have all ended."""
+    if len(current.members) + len(current.removed) < limits.MEMBERS_EVER:
+        return current
+    kept = {n: at for n, at in current.removed.items() if now_unix_s - at < FORGET_REMOVED_S}
+    return replace(current, removed=kept)
+
+
+def _some(addresses: Iterable[Address]) -> tuple[Address, ...]:
+    usable = dict.fromkeys(address for address in addresses if is_address(address))
+    return tuple(usable)[: limits.ADDRESSES_PER_NODE]
+
+
+# --- as bytes
+
+
+class _MemberWire(msgspec.Struct):
+    key: bytes
+    name: str
+    addresses: Annotated[list[tuple[str, int]], msgspec.Meta(max_length=limits.ADDRESSES_PER_NODE)]
+    joined: int
+    founder: bool
+    drained: bool
+    labels: list[str]
+
+
+class _ListWire(msgspec.Struct):
+    mesh: str
+    mesh_name: str
+    version: int
+    members: Annotated[list[_MemberWire], msgspec.Meta(max_length=limits.MEMBERS)]
+    removed: dict[str, int]
+
+
+class SignedMembers(msgspec.Struct, frozen=True):
+    """A member list and the CA's signature over it, as they travel and are kept.
+
+    `body` is passed on as it came, so that a list from a newer version loses nothing on its way.
+    """
+
+    body: bytes
+    signature: bytes
+
+    def to_bytes(self) -> bytes:
+        """One blob for disk and for the join protocol."""
+        return pack({"body": self.body, "signature": self.signature})
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> SignedMembers:
+        """Read what `to_bytes` wrote; nothing is verified.  Raises ProtocolError."""
+        fields = unpack(data, max_bytes=limits.MEMBER_LIST_BYTES + 256)
+        try:
+            return msgspec.convert(fields, cls, builtin_types=(bytes,))
+        except msgspec.ValidationError as error:
+            raise ProtocolError(f"A signed member list is not valid: {error}.") from error
+
+
+def sign(members: MemberList, ca: PrivateKey) -> SignedMembers:
+    """Sign a list with the mesh's key.
+
+    Raises Refused if it has grown larger than `limits.MEMBER_LIST_BYTES`.
+    """
+    if ca.public.mesh != members.mesh:
+        raise ValueError("a member list is signed by its own mesh's key")
+    try:
+        body = pack(_to_wire(members))
+    except LimitExceeded:
+        body = b""
+    if not 0 < len(body) <= limits.MEMBER_LIST_BYTES:
+        raise Refused("The mesh is full: its member list would be too large to travel.")
+    return SignedMembers(body, ca.sign(SIGNATURE_CONTEXT, body))
+
+
+def verify(signed: SignedMembers, ca: PublicKey) -> MemberList:
+    """The list, if it is signed by this mesh's key.  Raises ProtocolError.
+
+    The signature is checked before anything inside is looked at.
+    """
+    if len(signed.body) > limits.MEMBER_LIST_BYTES:
+        raise LimitExceeded(
+            f"A member list of {len(signed.body)} bytes is over the limit of "
+            f"{limits.MEMBER_LIST_BYTES}."
+        )
+    if not ca.verify(SIGNATURE_CONTEXT, signed.body, signed.signature):
+        raise ProtocolError("A member list is not signed by this mesh's authority.")
+    fields = unpack(signed.body, max_bytes=limits.MEMBER_LIST_BYTES)
+    try:
+        wire = msgspec.convert(fields, _ListWire, builtin_types=(bytes,))
+    except msgspec.ValidationError as error:
+        raise ProtocolError(f"A member list is not valid: {error}.") from error
+    if wire.mesh != ca.mesh:
+        raise ProtocolError("A member list is of another mesh than its signature.")
+    return MemberList(
+        mesh=MeshId(wire.mesh),
+        mesh_name=wire.mesh_name,
+        version=wire.version,
+        members=tuple(_member(member) for member in wire.members),
+        removed={NodeId(node): at for node, at in wire.removed.items()},
+    )
+
+
+def _to_wire(members: MemberList) -> dict[str, object]:
+    return {
+        "mesh": members.mesh,
+        "mesh_name": members.mesh_name,
+        "version": members.version,
+        "members": [
+            {
+                "key": member.public_key.der,
+                "name": member.name,
+                "addresses": [[address.host, address.port] for address in member.addresses],
+                "joined": member.joined_unix_s,
+                "founder": member.founder,
+                "drained": member.drained,
+                "labels": list(member.labels),
+            }
+            for member in members.members
+        ],
+        "removed": dict(members.removed),
+    }
+
+
+def _member(wire: _MemberWire) -> Member:
+    return Member(
+        public_key=public_key(wire.key),
+        name=wire.name,
+        addresses=tuple(Address(host, port) for host, port in wire.addresses),
+        joined_unix_s=wire.joined,
+        founder=wire.founder,
+        drained=wire.drained,
+        labels=tuple(wire.labels),
+    )
