@@ -40,3 +40,17 @@ class NotAdmitted(MeshdError):
 
 class Refused(MeshdError):
     """A well-formed request that the other side will not carry out; the text says why."""
+
+
+class DiskFailed(MeshdError, OSError):
+    """A file could not be read or written; the text says which, why, and what is left of it.
+
+    `errno` is the system's.
+    """
+
+    def __init__(self, errno: int, sentence: str) -> None:
+        super().__init__(errno, sentence)
+        self.sentence = sentence
+
+    def __str__(self) -> str:
+        return self.sentence

@@ -214,7 +214,11 @@ class Clock(Protocol):
 
 
 class Disk(Protocol):
-    """Small files: config, keys, lists.  Paths are absolute.  Errors are OSError."""
+    """Small files: config, keys, lists.  Paths are absolute.
+
+    Errors are `meshd.errors.DiskFailed`, which is an OSError and a sentence for the reader.  Calls
+    block; those that write wait for the disk.
+    """
 
     def read(self, path: PurePath) -> bytes | None:
         """The file's bytes, None if there is no such file."""
@@ -227,17 +231,31 @@ class Disk(Protocol):
         """
         ...
 
-    def append(self, path: PurePath, data: bytes) -> None: ...
+    def append(self, path: PurePath, data: bytes) -> None:
+        """Add to the end of a private file; after a power loss a part of it may be missing."""
+        ...
 
     def delete(self, path: PurePath) -> None:
         """No error if it is not there."""
         ...
 
+    def folder(self, path: PurePath) -> None:
+        """Make this folder and those above it, 0700; no error if it is there.
+
+        Raises OSError if it is somebody else's, or others may write in it.
+        """
+        ...
+
     def lock(self, path: PurePath) -> int | None:
         """Take the data directory's lock for the life of this process.
 
-        None when taken; else the pid of the holder (0 if it is not known).
+        None when taken; else the pid of the holder (0 if it is not known).  It ends with the
+        process, however that ends, or with `unlock`.
         """
+        ...
+
+    def unlock(self, path: PurePath) -> None:
+        """Give up a lock that this process took; no error if it did not."""
         ...
 
 
@@ -259,8 +277,17 @@ class EngineProcess(Protocol):
     pid: int
     url: str
 
+    @property
+    def last_words(self) -> str:
+        """The end of what it said on stderr."""
+        ...
+
     async def wait(self) -> int:
-        """Until it has ended; the exit code (negative: the signal)."""
+        """Until it has ended; the exit code (negative: the signal).
+
+        Somebody must be in here as long as it lives: this also takes what the engine says, which
+        would otherwise block when the pipe is full.  Cancelling it kills the engine.
+        """
         ...
 
     def terminate(self) -> None: ...
@@ -278,6 +305,13 @@ class Engines(Protocol):
 
         It exits by itself when this process dies, however it dies.  Raises `meshd.errors.Refused`
         with the engine's last words if it does not come up.
+        """
+        ...
+
+    async def digest(self, gguf: PurePath) -> str:
+        """The identity of that model's bytes: "gguf-" and hex SHA-256 of the file.
+
+        Takes about a second per GiB, in a thread.  Raises OSError.
         """
         ...
 

@@ -1,0 +1,185 @@
+"""Files that survive a power cut, and say so when they cannot be written."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import itertools
+import os
+import stat
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path, PurePath
+
+from meshd.errors import DiskFailed
+
+PRIVATE = 0o600
+PUBLIC = 0o644
+FOLDER = 0o700
+
+_WHY = {
+    errno.ENOSPC: "the disk is full; free some space",
+    errno.EDQUOT: "this user's disk quota is used up; free some space",
+    errno.EFBIG: "the system limits the size of files (ulimit -f)",
+    errno.EACCES: "this user may not; see who owns it",
+    errno.EPERM: "this user may not; see who owns it",
+    errno.EROFS: "the disk is read-only",
+    errno.ENOTDIR: "something on the way to it is not a folder",
+    errno.EISDIR: "it is a folder",
+    errno.EIO: "the disk reports an error",
+    errno.EMFILE: "too many open files (ulimit -n)",
+    errno.ENFILE: "too many open files on this machine",
+    errno.ELOOP: "it is a symbolic link, or links in a circle",
+    errno.ENAMETOOLONG: "its name is too long",
+}
+
+
+class FileDisk:
+    """`meshd.ports.Disk`, real."""
+
+    def __init__(self) -> None:
+        self._locks: dict[PurePath, int] = {}
+        """Open descriptors that hold the locks; the system lets go of them with the process."""
+        self._numbers = itertools.count()
+
+    def read(self, path: PurePath) -> bytes | None:
+        with _explained("cannot read", path):
+            try:
+                return Path(path).read_bytes()
+            except FileNotFoundError:
+                return None
+
+    def write(self, path: PurePath, data: bytes, *, private: bool) -> None:
+        self.folder_of(path)
+        aside = path.with_name(f".{path.name}.{os.getpid()}.{next(self._numbers)}.new")
+        with _explained("cannot write", path, "what was in it is unchanged"):
+            try:
+                with suppress(FileNotFoundError):
+                    os.unlink(aside)  # of a process long gone that had this pid
+                descriptor = os.open(
+                    aside,
+                    os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW,
+                    PRIVATE if private else PUBLIC,
+                )
+                with os.fdopen(descriptor, "wb", buffering=0) as file:
+                    _write_all(file.fileno(), data)
+                    _sync(file.fileno())
+                os.rename(aside, path)
+            except BaseException:
+                with suppress(OSError):
+                    os.unlink(aside)
+                raise
+            _sync_folder(path.parent)
+
+    def append(self, path: PurePath, data: bytes) -> None:
+        self.folder_of(path)
+        with _explained("cannot add to", path):
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, PRIVATE)
+            try:
+                _write_all(descriptor, data)
+            finally:
+                os.close(descriptor)
+
+    def delete(self, path: PurePath) -> None:
+        with _explained("cannot delete", path):
+            try:
+                os.unlink(path)
+            except FileNotFoundError:
+                return
+            _sync_folder(path.parent)
+
+    def folder(self, path: PurePath) -> None:
+        with _explained("cannot make the folder", path):
+            missing = [path]
+            while not os.path.isdir(missing[-1]):
+                missing.append(missing[-1].parent)
+            for folder in reversed(missing[:-1]):
+                with suppress(FileExistsError):
+                    os.mkdir(folder, FOLDER)
+                _sync_folder(folder.parent)
+            found = os.stat(path)
+        if found.st_uid not in (os.geteuid(), 0):
+            raise DiskFailed(
+                errno.EACCES,
+                f"{path} belongs to another user (uid {found.st_uid}): run meshd as that user, "
+                "or name another --data-dir",
+            )
+        if stat.S_IMODE(found.st_mode) & 0o022:
+            raise DiskFailed(
+                errno.EACCES,
+                f"others may write into {path}: type chmod go-w {path}",
+            )
+
+    def folder_of(self, path: PurePath) -> None:
+        """Make the folder of a file if it is missing; whose it is does not matter here."""
+        if not os.path.isdir(path.parent):
+            self.folder(path.parent)
+
+    def lock(self, path: PurePath) -> int | None:
+        if path in self._locks:
+            return os.getpid()
+        self.folder_of(path)
+        with _explained("cannot lock", path):
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, PRIVATE)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                holder = os.read(descriptor, 32).strip()
+                os.close(descriptor)
+                return int(holder) if holder.isdigit() else 0
+            except BaseException:
+                os.close(descriptor)
+                raise
+            # The file stays for ever: deleting it would let two processes lock two files.
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, b"%d\n" % os.getpid(), 0)
+            self._locks[path] = descriptor
+        return None
+
+    def unlock(self, path: PurePath) -> None:
+        descriptor = self._locks.pop(path, None)
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+@contextmanager
+def _explained(what: str, path: PurePath, rest: str = "") -> Iterator[None]:
+    """Turn the system's error into a sentence."""
+    try:
+        yield
+    except DiskFailed:
+        raise
+    except OSError as error:
+        number = error.errno or 0
+        why = _WHY.get(number) or error.strerror or str(error)
+        sentence = f"{what} {path}: {why}" + (f" ({rest})" if rest else "")
+        raise DiskFailed(number, sentence) from error
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    """Write all of it: a write cut short (a full disk, a size limit) fails at the next try."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+def _sync(descriptor: int) -> None:
+    """Wait until it is on the medium.  On macOS fsync only reaches the drive's own cache."""
+    if sys.platform == "darwin":
+        with suppress(OSError):  # network disks have no such call
+            fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
+            return
+    os.fsync(descriptor)
+
+
+def _sync_folder(path: PurePath) -> None:
+    """Make a rename, a new file or a deletion in this folder durable."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        _sync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # some file systems cannot sync a folder
+            raise
+    finally:
+        os.close(descriptor)
