@@ -24,6 +24,7 @@ HTTP_CONNECTIONS: Final = 2048
 HTTP_IDLE_S: Final = 75.0
 HTTP_HEAD_S: Final = 10.0
 HTTP_BODY_STALL_S: Final = 30.0
+HTTP_BODY_S: Final = 600.0  # 32 MiB at 0.5 Mbit/s
 HTTP_SEND_STALL_S: Final = 30.0
 HTTP_POOL_IDLE_PER_HOST: Final = 64
 HTTP_POOL_IDLE_S: Final = 4.0  # llama.cpp says keep-alive timeout=5
@@ -54,6 +55,9 @@ PEER_HANDSHAKE_S: Final = 5.0
 MEMBERS: Final = 1024
 ADDRESSES_PER_NODE: Final = 16
 NAME_CHARS: Final = 64
+TEXT_CHARS: Final = 1024  # a sentence for a person, in a refusal
+REQUEST_ID_CHARS: Final = 128
+KEY_MATERIAL_BYTES: Final = 256  # a public key, or one key of the keyring
 
 # --- pairing and tokens (DESIGN.md, "Trust")
 PAIRINGS_PENDING: Final = 3
@@ -111,7 +115,10 @@ BACKENDS: Final = 32
 MODELS_PER_BACKEND: Final = 1024
 PROBE_S: Final = 10.0
 PROBE_TIMEOUT_S: Final = 2.0
-ENGINE_START_S: Final = 60.0
+ENGINE_START_S: Final = 300.0  # Ollama gives a load as long
+ENGINE_STOP_S: Final = 2.0  # from SIGTERM to SIGKILL
+ENGINE_WORDS_BYTES: Final = 8 * KIB
+ENGINE_READY_BYTES: Final = 4 * KIB
 ENGINE_RESTART_MIN_S: Final = 0.5
 ENGINE_RESTART_MAX_S: Final = 30.0
 

@@ -1,0 +1,358 @@
+"""OpenAI's dialect: answers, encoded as SSE chunks and as whole bodies.  Pure.
+
+`delta` is on the data path once per token: the chunk around the text is built once per answer, and
+only the text itself is encoded.
+"""
+
+from __future__ import annotations
+
+import base64 as b64
+import struct
+from collections.abc import Sequence
+from typing import Any, Final
+
+import msgspec
+
+from meshd.api.dialect import NO_FINISH, DialectError, call_id
+from meshd.api.openai_error import error_body, failure_object
+from meshd.api.toolcalls import Collector
+from meshd.inference import Delta, Embedding, Failure, TokenLogprob, ToolCall, Usage
+
+FINGERPRINT: Final = "fp_meshd"
+SSE: Final = b"text/event-stream"
+JSON: Final = b"application/json"
+DONE: Final = b"data: [DONE]\n\n"
+KEEP_ALIVE: Final = b": keep-alive\n\n"
+
+_json: Final = msgspec.json.Encoder().encode
+_REASONS: Final = frozenset({"stop", "length", "tool_calls", "content_filter"})
+
+
+def finish_reason(reason: str, has_calls: bool) -> str:
+    """The reason in OpenAI's words; strict clients know no others than these four.
+
+    Ollama says "stop" after tool calls, OpenAI "tool_calls".  Other words (engines have many for
+    reaching the end: eos, stop_sequence, load) are "stop".
+    """
+    if has_calls and reason != "length":
+        return "tool_calls"
+    return reason if reason in _REASONS else "stop"
+
+
+def usage_object(usage: Usage) -> dict[str, int]:
+    return {
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+    }
+
+
+class _Encoder:
+    """What both streaming endpoints share: the frame around chunks, the end, errors."""
+
+    content_type_stream = SSE
+    content_type_whole = JSON
+    chunk_object = ""
+    whole_object = ""
+    id_prefix = ""
+
+    def __init__(
+        self,
+        request_id: str,
+        created: int,
+        model: str,
+        *,
+        include_usage: bool = False,
+        logprobs: bool = False,
+    ) -> None:
+        self._request_id = request_id
+        self._include_usage = include_usage
+        self._logprobs = logprobs
+        self._finish: str | None = None
+        self._head = {
+            "id": f"{self.id_prefix}{request_id}",
+            "object": self.chunk_object,
+            "created": created,
+            "model": model,
+            "system_fingerprint": FINGERPRINT,
+        }
+        # Every chunk is head + choices + tail; a chunk of nothing but text is prefix+text+suffix.
+        self._open = b"data: " + _json(self._head)[:-1] + b',"choices":['
+        self._close = b'],"usage":null}\n\n' if include_usage else b"]}\n\n"
+
+    def _chunk(self, choice: bytes) -> bytes:
+        return self._open + choice + self._close
+
+    def start(self) -> bytes:
+        return b""
+
+    def _finish_choice(self, reason: str) -> bytes:
+        raise NotImplementedError
+
+    def end(self, usage: Usage | None) -> bytes:
+        if self._finish is None:
+            return self.error(NO_FINISH)
+        last = self._chunk(self._finish_choice(self._finish))
+        if self._include_usage and usage is not None:
+            body = {**self._head, "choices": [], "usage": usage_object(usage)}
+            last += b"data: " + _json(body) + b"\n\n"
+        return last + DONE
+
+    def error(self, failure: Failure) -> bytes:
+        # No [DONE]: to clients that skip what they do not know, it would mean "whole".
+        return b"data: " + failure_object(failure) + b"\n\n"
+
+    def keep_alive(self) -> bytes:
+        return KEEP_ALIVE
+
+    def _whole(self, choice: dict[str, Any], usage: Usage | None) -> bytes:
+        body: dict[str, Any] = {**self._head, "object": self.whole_object, "choices": [choice]}
+        if usage is not None:
+            body["usage"] = usage_object(usage)
+        return _json(body)
+
+    def embedding(self, result: Embedding) -> bytes:
+        raise TypeError("this encoder answers with text")
+
+
+class ChatEncoder(_Encoder):
+    """Answers POST /v1/chat/completions."""
+
+    chunk_object = "chat.completion.chunk"
+    whole_object = "chat.completion"
+    id_prefix = "chatcmpl-"
+
+    def __init__(
+        self,
+        request_id: str,
+        created: int,
+        model: str,
+        *,
+        include_usage: bool = False,
+        logprobs: bool = False,
+    ) -> None:
+        super().__init__(request_id, created, model, include_usage=include_usage, logprobs=logprobs)
+        self._text_prefix = self._open + b'{"index":0,"delta":{"content":'
+        self._text_suffix = b'},"logprobs":null,"finish_reason":null}' + self._close
+        self._seen: dict[int, int] = {}
+        """Engine's index of a call -> the client's."""
+        self._named: set[int] = set()
+
+    def start(self) -> bytes:
+        return self._choice(b'{"role":"assistant","content":""}')
+
+    def delta(self, delta: Delta) -> bytes:
+        if not (delta.reasoning or delta.tool_calls or delta.logprobs or delta.finish_reason):
+            text = delta.text
+            return self._text_prefix + _json(text) + self._text_suffix if text else b""
+        return self._rich(delta)
+
+    def _rich(self, delta: Delta) -> bytes:
+        if delta.finish_reason is not None:
+            self._finish = delta.finish_reason
+        fields: dict[str, Any] = {}
+        if delta.reasoning:
+            fields["reasoning_content"] = delta.reasoning
+        if delta.text:
+            fields["content"] = delta.text
+        if delta.tool_calls:
+            fields["tool_calls"] = [self._fragment(call) for call in delta.tool_calls]
+        logprobs = b"null"
+        if self._logprobs and delta.logprobs:
+            logprobs = _json(logprobs_object(delta.logprobs))
+        elif not fields:
+            return b""
+        return self._choice(_json(fields), logprobs)
+
+    def _fragment(self, call: ToolCall) -> dict[str, Any]:
+        function: dict[str, Any] = {"arguments": call.arguments}
+        index = self._seen.get(call.index)
+        if index is not None:
+            if call.name and index not in self._named:
+                self._named.add(index)
+                function["name"] = call.name
+            return {"index": index, "function": function}
+        index = self._seen[call.index] = len(self._seen)
+        if call.name:
+            self._named.add(index)
+            function = {"name": call.name, "arguments": call.arguments}
+        return {
+            "index": index,
+            "id": call.id or call_id(self._request_id, call.index),
+            "type": "function",
+            "function": function,
+        }
+
+    def _choice(self, fields: bytes, logprobs: bytes = b"null", finish: bytes = b"null") -> bytes:
+        return self._chunk(
+            b'{"index":0,"delta":%b,"logprobs":%b,"finish_reason":%b}' % (fields, logprobs, finish)
+        )
+
+    def _finish_choice(self, reason: str) -> bytes:
+        word = finish_reason(reason, bool(self._seen))
+        return b'{"index":0,"delta":{},"logprobs":null,"finish_reason":%b}' % _json(word)
+
+    def whole(self, deltas: Sequence[Delta], usage: Usage | None) -> bytes:
+        collector = Collector(self._request_id)
+        logprobs: list[TokenLogprob] = []
+        reason = None
+        for delta in deltas:
+            collector.add(delta.tool_calls)
+            logprobs.extend(delta.logprobs)
+            reason = delta.finish_reason or reason
+        if reason is None:
+            raise unfinished()
+        text = "".join([delta.text for delta in deltas])
+        message: dict[str, Any] = {"role": "assistant", "content": text}
+        if reasoning := "".join([delta.reasoning for delta in deltas]):
+            message["reasoning_content"] = reasoning
+        if collector:
+            message["content"] = text or None
+            message["tool_calls"] = [
+                {
+                    "id": call.id,
+                    "type": "function",
+                    "function": {"name": call.name, "arguments": call.arguments},
+                }
+                for call in collector.calls()
+            ]
+        choice = {
+            "index": 0,
+            "message": message,
+            "logprobs": logprobs_object(logprobs) if self._logprobs and logprobs else None,
+            "finish_reason": finish_reason(reason, bool(collector)),
+        }
+        return self._whole(choice, usage)
+
+
+class CompletionEncoder(_Encoder):
+    """Answers POST /v1/completions.  Its form has no place for reasoning or tool calls."""
+
+    chunk_object = "text_completion"
+    whole_object = "text_completion"
+    id_prefix = "cmpl-"
+
+    def __init__(
+        self,
+        request_id: str,
+        created: int,
+        model: str,
+        *,
+        include_usage: bool = False,
+        logprobs: bool = False,
+    ) -> None:
+        super().__init__(request_id, created, model, include_usage=include_usage, logprobs=logprobs)
+        self._text_suffix = b',"index":0,"logprobs":null,"finish_reason":null}' + self._close
+        self._text_prefix = self._open + b'{"text":'
+        self._offset = 0
+        """Characters written so far: where the next token stands, for `text_offset`."""
+
+    def delta(self, delta: Delta) -> bytes:
+        if delta.finish_reason is not None:
+            self._finish = delta.finish_reason
+        text = delta.text
+        if not (self._logprobs and delta.logprobs):
+            self._offset += len(text)
+            return self._text_prefix + _json(text) + self._text_suffix if text else b""
+        logprobs = _json(old_logprobs_object(delta.logprobs, self._offset))
+        self._offset += len(text)
+        return self._chunk(
+            b'{"text":%b,"index":0,"logprobs":%b,"finish_reason":null}' % (_json(text), logprobs)
+        )
+
+    def _finish_choice(self, reason: str) -> bytes:
+        word = _json(finish_reason(reason, False))
+        return b'{"text":"","index":0,"logprobs":null,"finish_reason":%b}' % word
+
+    def whole(self, deltas: Sequence[Delta], usage: Usage | None) -> bytes:
+        logprobs: list[TokenLogprob] = []
+        reason = None
+        for delta in deltas:
+            logprobs.extend(delta.logprobs)
+            reason = delta.finish_reason or reason
+        if reason is None:
+            raise unfinished()
+        choice = {
+            "text": "".join([delta.text for delta in deltas]),
+            "index": 0,
+            "logprobs": old_logprobs_object(logprobs, 0) if self._logprobs and logprobs else None,
+            "finish_reason": finish_reason(reason, False),
+        }
+        return self._whole(choice, usage)
+
+
+class EmbeddingEncoder:
+    """Answers POST /v1/embeddings, which never streams."""
+
+    content_type_stream = JSON
+    content_type_whole = JSON
+
+    def __init__(self, model: str, *, base64: bool) -> None:
+        self._model = model
+        self._base64 = base64
+
+    def start(self) -> bytes:
+        return b""
+
+    def delta(self, delta: Delta) -> bytes:
+        raise TypeError("this encoder answers with vectors")
+
+    def end(self, usage: Usage | None) -> bytes:
+        raise TypeError("this encoder answers with vectors")
+
+    def error(self, failure: Failure) -> bytes:
+        return failure_object(failure)
+
+    def keep_alive(self) -> bytes:
+        return b""
+
+    def whole(self, deltas: Sequence[Delta], usage: Usage | None) -> bytes:
+        raise TypeError("this encoder answers with vectors")
+
+    def embedding(self, result: Embedding) -> bytes:
+        vectors: Sequence[object] = result.vectors
+        if self._base64:
+            vectors = [_packed(vector) for vector in result.vectors]
+        data = [
+            {"object": "embedding", "index": index, "embedding": vector}
+            for index, vector in enumerate(vectors)
+        ]
+        usage = {"prompt_tokens": result.prompt_tokens, "total_tokens": result.prompt_tokens}
+        return _json({"object": "list", "data": data, "model": self._model, "usage": usage})
+
+
+def _packed(vector: Sequence[float]) -> str:
+    """Little-endian float32, in base64: what OpenAI's SDKs ask for by themselves."""
+    return b64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode("ascii")
+
+
+def unfinished() -> DialectError:
+    """For a whole body of an answer that has no end."""
+    status, headers, body = error_body(NO_FINISH)
+    return DialectError(status, body, headers, NO_FINISH.message)
+
+
+def logprobs_object(tokens: Sequence[TokenLogprob]) -> dict[str, Any]:
+    """The `logprobs` of a chat choice."""
+    content = [
+        {**_token(token), "top_logprobs": [_token(top) for top in token.top]} for token in tokens
+    ]
+    return {"content": content, "refusal": None}
+
+
+def _token(token: TokenLogprob) -> dict[str, Any]:
+    return {"token": token.token, "logprob": token.logprob, "bytes": token.bytes}
+
+
+def old_logprobs_object(tokens: Sequence[TokenLogprob], offset: int) -> dict[str, Any]:
+    """The `logprobs` of a completion choice; `offset`: where the first token stands."""
+    offsets = []
+    for token in tokens:
+        offsets.append(offset)
+        offset += len(token.token)
+    return {
+        "tokens": [token.token for token in tokens],
+        "token_logprobs": [token.logprob for token in tokens],
+        "top_logprobs": [{top.token: top.logprob for top in token.top} for token in tokens],
+        "text_offset": offsets,
+    }
