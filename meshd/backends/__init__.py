@@ -1,0 +1,1 @@
+"""Engines of this node: found, watched, and spoken to, each in its own API."""
