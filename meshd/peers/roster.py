@@ -1,0 +1,69 @@
+"""Keeping every node's member list the newest there is (trio shell).
+
+The list is signed by the mesh's CA, so it does not matter who hands it on: whoever has a newer one
+pushes it, whoever learns that it is behind asks.
+"""
+
+from __future__ import annotations
+
+import structlog
+
+from meshd.errors import ProtocolError
+from meshd.ids import NodeId, short
+from meshd.peers.links import ControlLinks
+from meshd.peers.switchboard import Switchboard
+from meshd.record.members import SignedMembers
+from meshd.record.registry import MemberRegistry, RegistryChange
+from meshd.wire.control import Done, Hello, MemberListPush, MemberListRequest, Message
+
+log = structlog.get_logger()
+
+
+class Roster:
+    """Passes the member list around."""
+
+    def __init__(
+        self, registry: MemberRegistry, links: ControlLinks, switchboard: Switchboard
+    ) -> None:
+        self._registry = registry
+        self._links = links
+        self._versions: dict[NodeId, int] = {}
+        switchboard.answer(MemberListPush, self._pushed)
+        switchboard.answer(MemberListRequest, self._requested)
+        switchboard.on_greeted(self._greeted)
+        switchboard.on_linked(self._linked)
+        registry.subscribe(self._changed)
+
+    def _push(self) -> MemberListPush:
+        return MemberListPush(members=self._registry.signed.to_bytes())
+
+    def _greeted(self, node: NodeId, hello: Hello) -> None:
+        self._versions[node] = hello.members_version
+        if hello.members_version < self._registry.version:
+            self._links.notify(node, self._push())
+
+    def _linked(self, node: NodeId) -> None:
+        if self._versions.get(node, 0) < self._registry.version:
+            self._links.notify(node, self._push())
+        elif self._versions.get(node, 0) > self._registry.version:
+            # It is ahead: saying what we have makes it push (see `_requested`).
+            self._links.notify(node, MemberListRequest(have_version=self._registry.version))
+
+    def _changed(self, change: RegistryChange) -> None:
+        self._links.notify_all(self._push())
+
+    async def _pushed(self, node: NodeId, message: MemberListPush) -> Message | None:
+        try:
+            newer = self._registry.accept(SignedMembers.from_bytes(message.members))
+        except ProtocolError as e:
+            log.warning("member list refused", node=short(node), why=str(e))
+            return None
+        if newer:
+            log.info("member list", version=self._registry.version, told_by=short(node))
+        return None
+
+    async def _requested(self, node: NodeId, message: MemberListRequest) -> Message:
+        if message.have_version >= self._registry.version:
+            return Done(message="there is none newer")
+        self._links.notify(node, self._push())
+        return self._push()
