@@ -1,7 +1,12 @@
 """Frames and messages of the peer protocol: the codec of `proto/`.  Pure.
 
-`codec` (canonical msgpack) and `framing` (length-prefixed frames) are what the messages are made
-of.
+- `codec`: canonical msgpack; `framing`: length-prefixed frames
+- `control`: messages of the control link (ALPN `meshd/1`)
+- `answer`: forwarded requests and the frames of their answers (ALPN `http/1.1`)
+- `join`: messages of a newcomer (ALPN `meshd-join/1`)
+- `gossip`, `envelope`: datagrams, and what they are sealed in
+
+The messages are many and are imported from their modules; what they are made of is here.
 """
 
 from meshd.wire.codec import pack, unpack
