@@ -1,0 +1,219 @@
+"""What the command line asks and orders, answered from the parts of a running node.
+
+`Office` does what only the mesh's founder can do (or has it done there); everything else is read
+from memory.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import trio
+
+from meshd import __version__, control
+from meshd.backends import Backends
+from meshd.ids import Address, NodeId, short
+from meshd.record.members import Member
+from meshd.record.registry import MemberRegistry
+from meshd.relay.holder import Holder
+from meshd.routing.placement import Placement
+
+
+class Office(Protocol):
+    """What is decided for the whole mesh.  Raises Refused or DialFailed with a sentence."""
+
+    async def create_token(self, order: control.TokenOrder) -> control.TokenMade: ...
+    async def pending(self) -> list[control.PendingRow]: ...
+    async def approve(self, digits: str) -> control.Done: ...
+    async def set_drained(self, node: NodeId, drained: bool) -> control.Done: ...
+    async def leave(self) -> control.Done: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Presence:
+    """What membership knows of one other node."""
+
+    state: str
+    """alive | suspect | failed | left | asleep | unknown"""
+    seen_s: float | None = None
+    version: str = ""
+    addresses: Sequence[Address] = ()
+
+
+@dataclass(slots=True)
+class Sources:
+    """The parts that are read."""
+
+    node: NodeId
+    registry: MemberRegistry
+    backends: Backends
+    holder: Holder
+    placement: Placement
+    presence: Callable[[NodeId], Presence]
+    own_addresses: Callable[[], Sequence[Address]]
+    client_url: str
+    peer_port: int
+    counters: Sequence[Counter[str]] = ()
+    findings: Sequence[Callable[[], Awaitable[list[control.Finding]]]] = ()
+    started_at: float = field(default_factory=trio.current_time)
+
+
+class Administration:
+    """The `Administrator` of a running node."""
+
+    def __init__(
+        self,
+        sources: Sources,
+        office: Office,
+        stop: Callable[[], None],
+        reload_keys: Callable[[], int],
+    ) -> None:
+        self._sources = sources
+        self._office = office
+        self._stop = stop
+        self._reload_keys = reload_keys
+
+    # ---------------------------------------------------------------- what there is
+
+    def status(self) -> control.StatusReport:
+        of = self._sources
+        rows = self.node_rows()
+        return control.StatusReport(
+            version=__version__,
+            node=next(row for row in rows if row.state == "self"),
+            mesh=of.registry.mesh_name,
+            members_version=of.registry.version,
+            client_url=of.client_url,
+            peer_port=of.peer_port,
+            pid=os.getpid(),
+            uptime_s=round(trio.current_time() - of.started_at, 1),
+            nodes=rows,
+            backends=of.backends.rows(),
+            models=len(of.placement.catalogue.names()),
+            counters=_sum(of.counters),
+            problems=self._problems(rows),
+        )
+
+    def node_rows(self) -> list[control.NodeRow]:
+        return [self._node_row(member) for member in self._sources.registry.members()]
+
+    def model_rows(self) -> list[control.ModelRow]:
+        catalogue = self._sources.placement.catalogue
+        rows = []
+        for name in catalogue.names():
+            targets = catalogue.holders(name)
+            digests = {t.model.digest for t in targets if t.model.digest}
+            capabilities = {c for t in targets for c in t.model.capabilities}
+            copies = [
+                control.Copy(
+                    node=self._name(t.node),
+                    engine=t.engine,
+                    digest=t.model.digest,
+                    resident=t.model.resident,
+                    context_tokens=t.model.context_tokens,
+                    slots=t.slots,
+                )
+                for t in targets
+            ]
+            rows.append(control.ModelRow(name, max(1, len(digests)), sorted(capabilities), copies))
+        return rows
+
+    async def findings(self) -> list[control.Finding]:
+        found: list[control.Finding] = []
+        for check in self._sources.findings:
+            found += await check()
+        return found
+
+    # ---------------------------------------------------------------- what is ordered
+
+    async def create_token(self, order: control.TokenOrder) -> control.TokenMade:
+        return await self._office.create_token(order)
+
+    async def pending(self) -> list[control.PendingRow]:
+        return await self._office.pending()
+
+    async def approve(self, order: control.ApproveOrder) -> control.Done:
+        return await self._office.approve(order.digits)
+
+    async def set_drained(self, order: control.NodeOrder, drained: bool) -> control.Done:
+        node = self._sources.node
+        if order.node:
+            node = self._sources.registry.find(order.node).id
+        return await self._office.set_drained(node, drained)
+
+    async def leave(self) -> control.Done:
+        done = await self._office.leave()
+        self._stop()
+        return done
+
+    def stop(self) -> control.Done:
+        self._stop()
+        return control.Done("stopping: running requests get their time to finish")
+
+    def reload_keys(self) -> control.Done:
+        count = self._reload_keys()
+        return control.Done(f"{count} API key{'' if count == 1 else 's'} in force")
+
+    # ---------------------------------------------------------------- rows
+
+    def _node_row(self, member: Member) -> control.NodeRow:
+        of, node = self._sources, member.id
+        if node == of.node:
+            presence = Presence("self", 0.0, __version__, of.own_addresses())
+            load = of.holder.load()
+        else:
+            presence = of.presence(node)
+            load = of.placement.load_of(node)
+        inventory = of.placement.catalogue.inventory_of(node)
+        backends = inventory.backends if inventory else []
+        models = {m.name: m for b in backends for m in b.models}
+        warm = {m.name for b in backends for m in b.models if m.resident}
+        return control.NodeRow(
+            id=node,
+            name=member.name,
+            addresses=[str(a) for a in presence.addresses or member.addresses],
+            state=presence.state,
+            version=presence.version,
+            founder=member.founder,
+            drained=member.drained or load.draining,
+            models=len(models),
+            warm=len(warm),
+            running=load.running,
+            queued=load.queued,
+            slots=sum(b.slots for b in backends),
+            seen_s=presence.seen_s,
+            engines=[b.engine for b in backends],
+        )
+
+    def _name(self, node: NodeId) -> str:
+        member = self._sources.registry.get(node)
+        return member.name if member else short(node)
+
+    def _problems(self, rows: Sequence[control.NodeRow]) -> list[str]:
+        problems = []
+        for row in rows:
+            if row.state == "failed":
+                problems.append(
+                    f"{row.name} does not answer: is it on, and is UDP and TCP open to it?"
+                )
+            elif row.state == "suspect":
+                problems.append(f"{row.name} may be gone: it missed its probes")
+        problems += [
+            f"{backend.engine or 'the engine'} at {backend.url}: {backend.state}"
+            for backend in self._sources.backends.rows()
+            if backend.state != "serving"
+        ]
+        if not self._sources.placement.catalogue.names():
+            problems.append("no node offers a model: start Ollama or another engine, or use --gguf")
+        return problems
+
+
+def _sum(counters: Sequence[Mapping[str, int]]) -> dict[str, int]:
+    total: Counter[str] = Counter()
+    for counter in counters:
+        total.update(counter)
+    return dict(sorted(total.items()))
