@@ -34,6 +34,10 @@ class DialFailed(MeshdError):
     """No connection could be made: nobody listens, no route, timeout, or a failed handshake."""
 
 
+class ListenFailed(MeshdError):
+    """A port or socket cannot be listened on; the text says who has it and what to do."""
+
+
 class NotAdmitted(MeshdError):
     """The other side is not a member of this mesh, or says that we are not."""
 

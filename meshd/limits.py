@@ -38,6 +38,7 @@ JOIN_OPEN: Final = 16
 JOIN_PER_ADDRESS_PER_S: Final = 1.0
 JOIN_BURST: Final = 5
 JOIN_S: Final = 60.0
+JOIN_GOODBYE_S: Final = 2.0  # for a refusal to get out before the connection is cut
 STREAM_FRAME_BYTES: Final = 1 * MIB
 MSGPACK_DEPTH: Final = 16
 MSGPACK_ITEMS: Final = 65_536
@@ -76,7 +77,7 @@ MEMBERS_EVER: Final = 4096  # members and removed ids together, so that removing
 MEMBER_LIST_BYTES: Final = 768 * KIB  # travels whole in one control frame
 LABELS_PER_NODE: Final = 16
 LABEL_CHARS: Final = 64
-HOST_CHARS: Final = 255
+HOST_CHARS: Final = 128  # so that all of a newcomer's addresses fit into one join frame
 JOIN_ANSWER_BYTES: Final = 1 * MIB
 JOIN_SOURCES: Final = 1024
 

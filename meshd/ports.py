@@ -74,6 +74,7 @@ class ByteStream(Protocol):
     def abort(self, reason: str) -> None:
         """Close at once, without flushing.  Pending and later calls raise StreamAborted(reason).
 
+        The other side gets StreamBroken, not an orderly end.
         Idempotent and synchronous, so that a deadline or a disconnect seen by another task can end
         a wait without a cancel scope per wait.
         """
@@ -83,8 +84,16 @@ class ByteStream(Protocol):
         """Whether an idle stream is no longer worth a request: ended, broken, or unasked bytes."""
         ...
 
+    def close(self) -> None:
+        """Close in order (TLS close_notify, FIN), without waiting; idempotent.
+
+        The other side reads b"" behind what was sent.  If something is still unsent it is an
+        `abort`, so that a cut never looks like an end.
+        """
+        ...
+
     async def aclose(self) -> None:
-        """Close in order (TLS close_notify, FIN).  Idempotent."""
+        """`close`, as a checkpoint."""
         ...
 
 

@@ -1,0 +1,338 @@
+"""One client connection of the server.
+
+Theory of operation.  One task, the worker, reads, parses, runs the handler inline and reads again:
+a quick request costs no second task.  Somebody must notice that the client went away while a slow
+handler runs, so a request that has lasted `WATCH_AFTER_S` gets a second task, the watcher, which
+takes over reading.  It stays for the life of the connection but holds the read only while there is
+a point: when the worker wants to read and the watcher has the read, the worker waits for what the
+watcher gets; with that the read goes back to the worker and the watcher parks.
+
+Deadlines are one `Watch` whose meaning depends on the phase; see `_expire`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from enum import Enum, auto
+
+import trio
+
+from meshd import limits
+from meshd.errors import StreamBroken
+from meshd.http.baton import Baton
+from meshd.http.encode import CLOSE, CONTINUE, response_head
+from meshd.http.messages import Headers, Refusal, ServerRequest
+from meshd.http.requests import Admit, RequestLimits, RequestParser
+from meshd.http.responder import Responder
+from meshd.http.sweeper import Sweeper
+from meshd.ports import ByteStream
+
+Handler = Callable[[ServerRequest, Responder], Awaitable[None]]
+ErrorBody = Callable[[int, str], tuple[Headers, bytes]]
+
+WATCH_AFTER_S = 0.05
+"""A request younger than this is not watched for a disconnect."""
+LINGER_S = 2.0
+LINGER_BYTES = 4 * limits.MIB
+PIPELINE_BYTES = 64 * limits.KIB
+SEND_STEP_BYTES = 256 * limits.KIB
+"""The send-stall deadline is for one such step, so that a big answer may take longer than it."""
+
+
+def plain_error_body(status: int, message: str) -> tuple[Headers, bytes]:
+    """The body of an error that was met below any dialect."""
+    return [(b"content-type", b"text/plain; charset=utf-8")], message.encode() + b"\n"
+
+
+def _log_nothing(message: str, error: BaseException) -> None:
+    del message, error
+
+
+@dataclass(frozen=True, slots=True)
+class ServerOptions:
+    """How a server treats its clients.  Seconds and bytes; defaults from `limits`."""
+
+    request: RequestLimits = field(default_factory=RequestLimits)
+    connections: int = limits.HTTP_CONNECTIONS
+    idle_s: float = limits.HTTP_IDLE_S
+    head_s: float = limits.HTTP_HEAD_S
+    """From the first byte of a head to its end, however slowly it trickles."""
+    body_stall_s: float = limits.HTTP_BODY_STALL_S
+    body_s: float = limits.HTTP_BODY_S
+    send_stall_s: float = limits.HTTP_SEND_STALL_S
+    handshake_s: float = limits.PEER_HANDSHAKE_S
+    admit: Admit | None = None
+    """Asked about every head before the body is read; what it returns is sent instead."""
+    error_body: ErrorBody = plain_error_body
+    on_error: Callable[[str, BaseException], None] = _log_nothing
+    """Told of exceptions that a handler let out."""
+
+
+class _Phase(Enum):
+    IDLE = auto()
+    HEAD = auto()
+    BODY = auto()
+    SERVING = auto()
+    LINGERING = auto()
+
+
+class Connection:
+    """Serves one stream until either side ends it."""
+
+    def __init__(
+        self,
+        stream: ByteStream,
+        handler: Handler,
+        sweeper: Sweeper,
+        options: ServerOptions,
+        draining: Callable[[], bool],
+    ) -> None:
+        self._stream = stream
+        self._handler = handler
+        self._sweeper = sweeper
+        self._options = options
+        self.closing = draining
+        self._parser = RequestParser(options.request, stream.remote, options.admit)
+        self._phase = _Phase.IDLE
+        self._watch = sweeper.watch(self._expire)
+        self._watch.at = sweeper.now + options.idle_s
+        self._responder: Responder | None = None
+        self._stalled_at = math.inf  # when the send that is waiting will have waited too long
+        self._message_at = math.inf  # when the head or body that is arriving must be complete
+        self._nursery: trio.Nursery | None = None
+        # between the worker and the watcher
+        self._watcher_started = False
+        self._watcher_reads = False
+        self._worker_waits = False
+        self._ended = False
+        self._inbox: list[bytes] = []
+        self._arrived = Baton()
+        self._resume = Baton()
+
+    async def run(self) -> None:
+        """Serve; returns when the connection is closed."""
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                with suppress(StreamBroken):  # else nobody is left to be told
+                    await self._work()
+                nursery.cancel_scope.cancel()
+        finally:
+            self._sweeper.unwatch(self._watch)
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + 1):
+                await self._stream.aclose()
+
+    def close_if_idle(self) -> None:
+        """For draining: end it now if no request is in progress."""
+        if self._phase is _Phase.IDLE and self._nursery is not None:
+            self._nursery.cancel_scope.cancel()
+
+    # --- the worker
+
+    async def _work(self) -> None:
+        parser = self._parser
+        ready = parser.ready
+        while True:
+            while ready:
+                item = ready.popleft()
+                if type(item) is not ServerRequest:
+                    assert isinstance(item, Refusal)
+                    await self._refuse(item)
+                    return
+                if not await self._serve(item):
+                    return
+            if parser.done:
+                return
+            self._set_reading_phase()
+            if parser.wants_continue:
+                parser.wants_continue = False
+                await self.send(CONTINUE)
+            data = await self._read()
+            if not data:
+                return
+            parser.feed(data)
+
+    def _set_reading_phase(self) -> None:
+        now = self._sweeper.now
+        options = self._options
+        if self._parser.in_body:
+            if self._phase is not _Phase.BODY:
+                self._phase = _Phase.BODY
+                self._message_at = now + options.body_s
+            self._watch.at = min(self._message_at, now + options.body_stall_s)
+        elif self._parser.unfinished:
+            if self._phase is not _Phase.HEAD:
+                self._phase = _Phase.HEAD
+                self._message_at = now + options.head_s
+            self._watch.at = self._message_at
+        else:
+            self._phase = _Phase.IDLE
+            self._watch.at = now + options.idle_s
+            if self.closing():
+                self._watch.at = now
+
+    async def _serve(self, request: ServerRequest) -> bool:
+        """Answer one request; whether the connection goes on."""
+        responder = self._responder = Responder(self, request)
+        self._phase = _Phase.SERVING
+        self._watch.at = math.inf if self._watcher_reads else self._sweeper.now + WATCH_AFTER_S
+        try:
+            await self._handler(request, responder)
+        except Exception as error:  # a handler's bug must not end the daemon
+            if not (responder.disconnected or isinstance(error, StreamBroken)):
+                self._options.on_error(f"{request.method} {request.path}", error)
+            if responder.disconnected or responder.finished:
+                return False
+        if not responder.finished:
+            await self._unfinished(responder)
+        self._responder = None
+        return responder.keep_alive
+
+    async def _unfinished(self, responder: Responder) -> None:
+        """The handler ended without an end of its answer: never let that look like one."""
+        if responder.disconnected:
+            return
+        if responder.started:
+            self._stream.abort("the answer could not be completed")
+            raise StreamBroken("the answer could not be completed")
+        headers, body = self._options.error_body(500, "Internal error; the log says more.")
+        await responder.send(500, headers, body)
+
+    async def _refuse(self, refusal: Refusal) -> None:
+        self._phase = _Phase.SERVING
+        self._watch.at = math.inf
+        await self.send(self._refusal(refusal))
+        # Closing with bytes unread would reset the connection, and the client might lose the
+        # answer while it still sends its body; so what comes is read away for a moment.
+        self._phase = _Phase.LINGERING
+        self._watch.at = self._sweeper.now + LINGER_S
+        left = LINGER_BYTES
+        while left > 0 and (data := await self._read()):
+            left -= len(data)
+
+    def _refusal(self, refusal: Refusal) -> bytes:
+        headers, body = refusal.headers, refusal.body
+        if body is None:
+            headers, body = self._options.error_body(refusal.status, refusal.message)
+        framing = b"content-length: %d\r\n" % len(body)
+        head = response_head(refusal.status, headers, CLOSE, framing)
+        return head if refusal.head_only else head + body
+
+    # --- what a responder sends through
+
+    async def send(self, data: bytes) -> None:
+        """Hand it to the transport; waits while the client does not read, within the limit."""
+        stream = self._stream
+        try:
+            if len(data) <= SEND_STEP_BYTES:
+                if stream.send_nowait(data):
+                    if stream.unsent_bytes:
+                        await self._send_slowly(b"")
+                else:
+                    await self._send_slowly(data)
+                return
+            view = memoryview(data)
+            for at in range(0, len(data), SEND_STEP_BYTES):
+                await self._send_slowly(view[at : at + SEND_STEP_BYTES])
+        except StreamBroken:
+            self._gone()
+            raise
+
+    def send_nowait(self, data: bytes) -> bool:
+        """See `ByteStream.send_nowait`."""
+        try:
+            return self._stream.send_nowait(data)
+        except StreamBroken:
+            self._gone()
+            raise
+
+    async def _send_slowly(self, data: bytes | memoryview) -> None:
+        self._stalled_at = self._sweeper.now + self._options.send_stall_s
+        self._watch.at = min(self._watch.at, self._stalled_at)
+        try:
+            await self._stream.send_all(data)
+        finally:
+            self._stalled_at = math.inf
+
+    # --- deadlines
+
+    def _expire(self) -> None:
+        phase = self._phase
+        if phase is _Phase.SERVING:
+            if self._stalled_at <= self._sweeper.now:
+                self._stream.abort("the client did not read its answer for too long")
+                return
+            self._start_watching()
+            self._watch.at = self._stalled_at
+            return
+        if phase in (_Phase.HEAD, _Phase.BODY):
+            late = Refusal(408, "The request did not arrive in time.")
+            with suppress(StreamBroken):
+                self._stream.send_nowait(self._refusal(late))
+        assert self._nursery is not None
+        self._nursery.cancel_scope.cancel()
+
+    # --- reading, and noticing that the client went away
+
+    async def _read(self) -> bytes:
+        """What the client sent next; b"" when there is nothing more."""
+        if self._inbox:
+            return self._take_inbox()
+        if self._ended:
+            return b""
+        if not self._watcher_reads:
+            return await self._stream.receive_some()
+        self._worker_waits = True
+        try:
+            await self._arrived.wait()
+        finally:
+            self._worker_waits = False
+        return self._take_inbox()
+
+    def _take_inbox(self) -> bytes:
+        data = b"".join(self._inbox)
+        self._inbox.clear()
+        return data
+
+    def _start_watching(self) -> None:
+        if self._ended or self._watcher_reads or self._inbox:
+            return
+        self._watcher_reads = True
+        if self._watcher_started:
+            self._resume.wake()
+        else:
+            self._watcher_started = True
+            assert self._nursery is not None
+            self._nursery.start_soon(self._watch_client)
+
+    async def _watch_client(self) -> None:
+        while True:
+            data = b""
+            with suppress(StreamBroken):
+                data = await self._stream.receive_some()
+            if not data:
+                self._ended = True
+                self._watcher_reads = False
+                self._gone()
+            else:
+                self._inbox.append(data)
+            if self._worker_waits:
+                self._watcher_reads = False
+                self._worker_waits = False
+                self._arrived.wake()
+            elif self._inbox and sum(map(len, self._inbox)) >= PIPELINE_BYTES:
+                self._watcher_reads = False  # no more pipelining than this; the watch is lost
+            if self._ended:
+                return
+            if not self._watcher_reads:
+                await self._resume.wait()
+
+    def _gone(self) -> None:
+        """The client is no longer there to be answered."""
+        responder = self._responder
+        if responder is not None and not responder.finished:
+            responder.disconnect()
+            self._stream.abort("the client went away")

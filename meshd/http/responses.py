@@ -1,0 +1,176 @@
+"""Bytes of a server in, one response at a time out.  Pure: llhttp does the grammar.
+
+A response is complete by its own framing, never by hope: a body cut short of its Content-Length or
+of its last chunk is `StreamBroken`; only a body without either ends with the connection.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import httptools
+
+from meshd import limits
+from meshd.errors import LimitExceeded, ProtocolError, StreamBroken
+
+_SPECIAL = frozenset({b"content-length", b"transfer-encoding", b"keep-alive"})
+_BODILESS = frozenset({204, 304})
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseLimits:
+    """Bounds on the head of one response, interim ones and trailers included."""
+
+    head_bytes: int = limits.HTTP_HEAD_BYTES
+    headers: int = limits.HTTP_HEADERS
+
+
+class ResponseParser:
+    """The responses of one connection.
+
+    `expect` before each request; then `feed` until `head_complete`, and `feed` and `take` until
+    `complete`.
+    """
+
+    def __init__(self, bounds: ResponseLimits) -> None:
+        self._bounds = bounds
+        self._new_parser()
+        self.expect(head_only=False)
+
+    def _new_parser(self) -> None:
+        self._parser = httptools.HttpResponseParser(self)
+        # Old servers pad chunk sizes with blanks; that is harmless on this side.
+        self._parser.set_dangerous_leniencies(lenient_spaces_after_chunk_size=True)
+
+    def expect(self, *, head_only: bool) -> None:
+        """Forget the last response; the next one answers a HEAD request or another."""
+        self.status = 0
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.head_complete = False
+        self.complete = False
+        self.reusable = False
+        """Once complete: whether the connection may carry another request."""
+        self.keep_alive_s: float | None = None
+        """How long the server says that it keeps an idle connection."""
+        self._head_only = head_only
+        self._left = self._bounds.head_bytes
+        self._fed = 0
+        self._framed = False
+        self._chunks: list[bytes] = []
+
+    def feed(self, data: bytes) -> None:
+        """Take what arrived.  Raises ProtocolError (garbage) or LimitExceeded."""
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            raise ProtocolError("The server switched protocols without being asked.") from None
+        except httptools.HttpParserCallbackError as error:
+            if isinstance(error.__context__, ProtocolError):
+                raise error.__context__ from None
+            if not isinstance(error.__context__, _Surplus):
+                raise
+            self.reusable = False
+        except httptools.HttpParserError as error:
+            self.reusable = False
+            if not self.complete:
+                raise ProtocolError(
+                    f"The server's answer is not valid HTTP/1.1: {error}."
+                ) from None
+        if not self.head_complete:
+            self._fed += len(data)
+            if self._fed > 2 * self._bounds.head_bytes:
+                raise self._too_large()
+
+    def feed_eof(self) -> None:
+        """The connection ended.  Raises StreamBroken if the response must not end here."""
+        self.reusable = False
+        if self.complete:
+            return
+        if not self.head_complete:
+            raise StreamBroken("the connection ended before an answer came")
+        if self._framed:
+            raise StreamBroken("the connection ended in the middle of the answer")
+        self.complete = True
+
+    def take(self) -> bytes:
+        """The pieces of the body that have come since the last call."""
+        chunks = self._chunks
+        if len(chunks) == 1:
+            data = chunks[0]
+        elif chunks:
+            data = b"".join(chunks)
+        else:
+            return b""
+        chunks.clear()
+        return data
+
+    def _too_large(self) -> LimitExceeded:
+        return LimitExceeded(
+            f"The head of the server's answer is larger than {self._bounds.head_bytes} bytes."
+        )
+
+    # --- callbacks of llhttp
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._left -= len(name) + len(value)
+        if self._left < 0:
+            raise self._too_large()
+        if self.complete:
+            raise _Surplus
+        if self.head_complete:
+            return  # a trailer: bounded, and not believed
+        name = name.lower()
+        if name in _SPECIAL:
+            if name == b"keep-alive":
+                self.keep_alive_s = _keep_alive_s(value)
+            elif name == b"content-length" or b"chunked" in value.lower():
+                self._framed = True
+        headers = self.headers
+        headers.append((name, value.rstrip(b" \t")))
+        if len(headers) > self._bounds.headers:
+            raise LimitExceeded(
+                f"The server's answer has more than {self._bounds.headers} header fields."
+            )
+
+    def on_headers_complete(self) -> None:
+        if self.complete:
+            raise _Surplus
+        status = self._parser.get_status_code()
+        if status < 200:
+            return
+        self.status = status
+        self.head_complete = True
+        if status in _BODILESS:
+            self._framed = True
+        if self._head_only:
+            # llhttp cannot be told that no body follows, so it is replaced.
+            self.complete = True
+            self.reusable = self._framed and self._parser.should_keep_alive()
+            self._new_parser()
+
+    def on_body(self, data: bytes) -> None:
+        if self.complete:
+            raise _Surplus
+        self._chunks.append(data)
+
+    def on_message_complete(self) -> None:
+        if self.complete:
+            raise _Surplus
+        if not self.head_complete:  # 1xx: the answer is still to come
+            self.headers = []
+            self._framed = False
+            return
+        self.complete = True
+        self.reusable = self._parser.should_keep_alive()
+
+
+class _Surplus(Exception):
+    """Bytes behind a complete response: nobody asked for them."""
+
+
+def _keep_alive_s(value: bytes) -> float | None:
+    for part in value.split(b","):
+        key, _, number = part.partition(b"=")
+        if key.strip().lower() == b"timeout" and number.strip().isdigit():
+            return float(number)
+    return None
