@@ -29,6 +29,7 @@ async def answer(
     forwarder: Forwarder,
     error_body: ErrorBody,
     node_name: NodeName,
+    more_headers: Sequence[HeaderPair] = (),
 ) -> None:
     """Answer one inference request; the response has been completed when this returns."""
     # A streaming client's read timeout is between bytes; only a whole answer has it as deadline.
@@ -36,7 +37,7 @@ async def answer(
     exchange = forwarder.open(request_id, call.request, deadline_s)
     responder.on_disconnect = exchange.client_gone
     kind = _StreamingSink if call.stream else _WholeSink
-    sink = kind(call.encoder, request_id, responder, error_body, node_name)
+    sink = kind(call.encoder, request_id, responder, error_body, node_name, more_headers)
     try:
         await forwarder.run(exchange, sink)
     except SinkClosed:
@@ -53,11 +54,13 @@ class _Sink(ClientSink):
         responder: Responder,
         error_body: ErrorBody,
         node_name: NodeName,
+        more_headers: Sequence[HeaderPair],
     ) -> None:
         self._encoder = encoder
         self._responder = responder
         self._error_body = error_body
         self._node_name = node_name
+        self._more_headers = more_headers
         self._request_id = request_id
         self._holder = b""
         self._attempt = 0
@@ -71,7 +74,7 @@ class _Sink(ClientSink):
         return [(b"content-type", content_type), *self._meta()]
 
     def _meta(self) -> list[HeaderPair]:
-        headers = [(b"x-request-id", self._request_id.encode())]
+        headers = [(b"x-request-id", self._request_id.encode()), *self._more_headers]
         if self._holder:
             headers.append((b"x-meshd-node", self._holder))
         if self._attempt > 1:
@@ -108,29 +111,31 @@ class _StreamingSink(_Sink):
             await self._write(data)
 
     async def finish(self) -> None:
-        await self._write(self._encoder.end(self._usage))
-        await self._finish()
+        data = self._encoder.end(self._usage)
+        if not self._responder.started:
+            await self._write(b"")
+        await self._finish(data)
 
     async def fail(self, failure: Failure, *, in_stream: bool) -> None:
         if not self._responder.started:
             await self._send_failure(failure)
             return
-        await self._write(self._encoder.error(failure))
-        await self._finish()
+        await self._finish(self._encoder.error(failure))
 
     async def _write(self, data: bytes) -> None:
         responder = self._responder
         try:
-            if not responder.started:
-                await responder.start(200, self._headers(self._encoder.content_type_stream))
-                data = self._encoder.start() + data
-            await responder.write(data)
+            if responder.started:
+                await responder.write(data)
+            else:
+                headers = self._headers(self._encoder.content_type_stream)
+                await responder.start(200, headers, self._encoder.start() + data)
         except StreamBroken as e:
             raise SinkClosed(str(e)) from e
 
-    async def _finish(self) -> None:
+    async def _finish(self, data: bytes) -> None:
         try:
-            await self._responder.finish()
+            await self._responder.finish(data)
         except StreamBroken as e:
             raise SinkClosed(str(e)) from e
 
@@ -145,8 +150,9 @@ class _WholeSink(_Sink):
         responder: Responder,
         error_body: ErrorBody,
         node_name: NodeName,
+        more_headers: Sequence[HeaderPair],
     ) -> None:
-        super().__init__(encoder, request_id, responder, error_body, node_name)
+        super().__init__(encoder, request_id, responder, error_body, node_name, more_headers)
         self._deltas: list[Delta] = []
         self._embedding: Embedding | None = None
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import trio
 
-from meshd.backends import Backend, BackendFailed, Backends, RunControl
+from meshd.backends import Backend, BackendFailed, Backends, RunControl, failed
 from meshd.errors import DialFailed, LimitExceeded, MeshdError, ProtocolError, StreamBroken
 from meshd.http import Sweeper
 from meshd.ids import NodeId
@@ -122,6 +122,16 @@ class Holder:
             per_model=per_model,
         )
 
+    async def show(self, backend_id: str, model_name: str) -> dict[str, Any]:
+        """Ollama's /api/show body of a model here.  Raises BackendFailed."""
+        for backend, model in self._backends.holders(model_name):
+            if backend.id == backend_id:
+                try:
+                    return await backend.show(model)
+                except (DialFailed, StreamBroken, ProtocolError) as e:
+                    raise failed(FailureKind.UNREACHABLE, str(e), 502) from e
+        raise failed(FailureKind.NOT_FOUND, f"this node has no model {model_name!r}", 404)
+
     async def serve(self, order: Order, sink: AnswerSink, control: RunControl) -> None:
         """Run the request here.
 
@@ -129,7 +139,7 @@ class Holder:
         `control.abort` ends it at any point, also while it is queued.
         """
         if self.draining:
-            raise _failed(FailureKind.DRAINING, "this node is shutting down", 503)
+            raise failed(FailureKind.DRAINING, "this node is shutting down", 503)
         backend, model = self._find(order)
         lane = (backend.id, model.name)
         slots = self._slots_of(backend.id)
@@ -156,7 +166,7 @@ class Holder:
             self._sweeper.unwatch(watch)
             self._waiters.pop(ticket, None)
         if control.aborted is not None:
-            raise _failed(FailureKind.CANCELLED, control.aborted, 499)
+            raise failed(FailureKind.CANCELLED, control.aborted, 499)
         if waiter.aborted:
             raise _busy(1.0)
 
@@ -197,17 +207,15 @@ class Holder:
                 raise BackendFailed(hung[0]) from e
             raise
         except DialFailed as e:
-            raise _failed(FailureKind.UNREACHABLE, f"the engine cannot be reached: {e}", 502) from e
+            raise failed(FailureKind.UNREACHABLE, f"the engine cannot be reached: {e}", 502) from e
         except StreamBroken as e:
             if hung:
                 raise BackendFailed(hung[0]) from e
             if control.aborted is not None:
-                raise _failed(FailureKind.CANCELLED, control.aborted, 499) from e
-            raise _failed(FailureKind.BROKEN, f"the engine's answer broke off: {e}", 502) from e
+                raise failed(FailureKind.CANCELLED, control.aborted, 499) from e
+            raise failed(FailureKind.BROKEN, f"the engine's answer broke off: {e}", 502) from e
         except (LimitExceeded, ProtocolError) as e:
-            raise _failed(
-                FailureKind.BACKEND, f"the engine sent what is no answer: {e}", 502
-            ) from e
+            raise failed(FailureKind.BACKEND, f"the engine sent what is no answer: {e}", 502) from e
         finally:
             self._sweeper.unwatch(watch)
             run.observe(now)
@@ -216,7 +224,7 @@ class Holder:
         for backend, model in self._backends.holders(order.model):
             if backend.id == order.backend:
                 return backend, model
-        raise _failed(
+        raise failed(
             FailureKind.NOT_FOUND, f"this node has no model {order.model!r} (any more)", 404
         )
 
@@ -280,11 +288,5 @@ class _Run:
         )
 
 
-def _failed(kind: FailureKind, message: str, status: int) -> BackendFailed:
-    return BackendFailed(Failure(kind, message, status))
-
-
 def _busy(wait_s: float) -> BackendFailed:
-    return BackendFailed(
-        Failure(FailureKind.BUSY, "all slots are taken here", 503, retry_after_s=round(wait_s, 2))
-    )
+    return failed(FailureKind.BUSY, "all slots are taken here", 503, round(wait_s, 2))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
+
+import msgspec
 
 from meshd import limits
 from meshd.backends import BackendFailed, RunControl
@@ -14,9 +16,20 @@ from meshd.inference import Failure, FailureKind, Load
 from meshd.ports import Alpn, ByteStream, Network
 from meshd.relay.holder import AnswerSink, Order
 from meshd.relay.machine import Attempt
-from meshd.wire.answer import AnswerFrame, AnswerReader, FrameKind, ServeRequest, encode_serve
+from meshd.wire.answer import (
+    FORWARDED_HEADER,
+    SERVE_PATH,
+    SHOW_PATH,
+    AnswerFrame,
+    AnswerReader,
+    FrameKind,
+    ServeRequest,
+    ShowRequest,
+    encode_serve,
+    encode_show,
+)
 
-HEADERS = ((b"content-type", b"application/msgpack"), (b"x-meshd-forwarded", b"1"))
+HEADERS = ((b"content-type", b"application/msgpack"), (FORWARDED_HEADER, b"1"))
 
 
 class RemoteSink(AnswerSink, Protocol):
@@ -68,9 +81,13 @@ class RemoteHolders:
         )
         try:
             response = await self._pool(node).request(
-                "POST", "/mesh/v1/serve", HEADERS, body, on_stream=control.attach
+                "POST", SERVE_PATH, HEADERS, body, on_stream=control.attach
             )
             await self._read(node, response, sink)
+            control.detach()
+        except BackendFailed:
+            control.detach()
+            raise
         except (DialFailed, NotAdmitted) as e:
             raise self._failed(node, FailureKind.UNREACHABLE, str(e)) from e
         except StreamBroken as e:
@@ -79,6 +96,19 @@ class RemoteHolders:
             raise self._failed(node, FailureKind.HOLDER_LOST, str(e)) from e
         except ProtocolError as e:
             raise self._failed(node, FailureKind.BACKEND, str(e)) from e
+
+    async def show(self, node: NodeId, backend: str, model: str) -> dict[str, Any]:
+        """Ollama's /api/show body of a model there.  Raises BackendFailed."""
+        body = encode_show(ShowRequest(backend, model))
+        try:
+            response = await self._pool(node).request("POST", SHOW_PATH, HEADERS, body)
+            data = await response.read(limits.CONTROL_FRAME_BYTES)
+        except (DialFailed, NotAdmitted, StreamBroken, ProtocolError) as e:
+            raise self._failed(node, FailureKind.UNREACHABLE, str(e)) from e
+        if response.status != 200:
+            raise self._failed(node, FailureKind.BACKEND, data.decode(errors="replace"))
+        shown: dict[str, Any] = msgspec.json.decode(data)
+        return shown
 
     def drop(self, node: NodeId, reason: str) -> None:
         """Close every connection to a node, idle or not."""

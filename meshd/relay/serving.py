@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import msgspec
 import trio
 
 from meshd import limits
@@ -18,9 +19,20 @@ from meshd.http import Responder, ServerRequest, Sweeper, Watch
 from meshd.ids import NodeId
 from meshd.inference import Failure, FailureKind
 from meshd.relay.holder import AnswerItem, Holder, Order, SinkClosed
-from meshd.wire.answer import AnswerWriter, CancelRequest, ServeRequest, decode_cancel, decode_serve
+from meshd.wire.answer import (
+    CANCEL_PATH,
+    SERVE_PATH,
+    SHOW_PATH,
+    AnswerWriter,
+    CancelRequest,
+    ServeRequest,
+    decode_cancel,
+    decode_serve,
+    decode_show,
+)
 
 FRAMES = (b"content-type", b"application/x-meshd-frames")
+JSON = (b"content-type", b"application/json")
 RunKey = tuple[NodeId, str]
 
 
@@ -39,9 +51,11 @@ class PeerService:
         if request.method != "POST":
             return await _plain(responder, 405, b"only POST is served here")
         try:
-            if request.path == "/mesh/v1/serve":
+            if request.path == SERVE_PATH:
                 return await self._serve(node, decode_serve(request.body), responder)
-            if request.path == "/mesh/v1/cancel":
+            if request.path == SHOW_PATH:
+                return await self._show(request.body, responder)
+            if request.path == CANCEL_PATH:
                 self.cancel(node, decode_cancel(request.body))
                 return await _plain(responder, 200, b"ok")
         except ProtocolError as e:
@@ -77,6 +91,15 @@ class PeerService:
             sink.close()
             del self._runs[key]
 
+    async def _show(self, body: bytes, responder: Responder) -> None:
+        asked = decode_show(body)
+        try:
+            shown = await self._holder.show(asked.backend, asked.model)
+        except BackendFailed as e:
+            await _plain(responder, 502, e.failure.message.encode())
+        else:
+            await responder.send(200, [JSON], msgspec.json.encode(shown))
+
     async def _run(self, order: Order, sink: _FrameSink, control: RunControl) -> None:
         try:
             await self._holder.serve(order, sink, control)
@@ -85,12 +108,12 @@ class PeerService:
         except trio.Cancelled:
             # The daemon is going down: say so rather than cut the entry off.
             failure = Failure(FailureKind.DRAINING, "the node was stopped", 503)
-            sink.responder.write_nowait(sink.writer.error(failure))
+            if not sink.responder.disconnected:
+                sink.responder.write_nowait(sink.writer.error(failure))
             raise
         else:
             last = sink.writer.end()
-        await sink.responder.write(sink.writer.load(self._holder.load()) + last)
-        await sink.responder.finish()
+        await sink.responder.finish(sink.writer.load(self._holder.load()) + last)
 
 
 class _FrameSink:
@@ -113,6 +136,8 @@ class _FrameSink:
         self._sweeper.unwatch(self._watch)
 
     def _beat(self) -> None:
+        if self.responder.disconnected or self.responder.finished:
+            return
         # If a write is under way the link is not silent, and False here is right.
         self.responder.write_nowait(self.writer.beat())
         self._watch.at = trio.current_time() + limits.BEAT_S

@@ -114,6 +114,10 @@ class Placement:
         """It answered whole: no grudge."""
         self._avoided.pop(target.key, None)
 
+    def is_present(self, node: NodeId) -> bool:
+        """Whether membership has it among the living."""
+        return node not in self._absent
+
     def holders(self, model: str) -> list[Target]:
         """Present holders of a model."""
         return [t for t in self.catalogue.holders(model) if t.node not in self._absent]

@@ -26,6 +26,7 @@ from meshd.inference import Delta, Embedding, Failure, Load, Request, ToolCall, 
 
 SERVE_PATH: Final = "/mesh/v1/serve"
 CANCEL_PATH: Final = "/mesh/v1/cancel"
+SHOW_PATH: Final = "/mesh/v1/show"
 RESUME_PATH: Final = "/mesh/v1/resume"
 """Reserved: continuing a broken answer from an item number."""
 FORWARDED_HEADER: Final = b"x-meshd-forwarded"
@@ -380,6 +381,14 @@ class CancelRequest(msgspec.Struct, frozen=True):
     request_id: str
 
 
+class ShowRequest(msgspec.Struct, frozen=True):
+    """The body of `POST /mesh/v1/show`, answered with the JSON of Ollama's /api/show."""
+
+    backend: str
+    model: str
+
+
+_show_decoder = msgspec.msgpack.Decoder(ShowRequest)
 _serve_decoder = msgspec.msgpack.Decoder(ServeRequest)
 _cancel_decoder = msgspec.msgpack.Decoder(CancelRequest)
 
@@ -414,6 +423,16 @@ def decode_cancel(body: bytes) -> CancelRequest:
     order = _decode_body(_cancel_decoder, body)
     _check_request_id(order.request_id)
     return order
+
+
+def encode_show(asked: ShowRequest) -> bytes:
+    """The body that asks for a model's description."""
+    return _encode(asked)
+
+
+def decode_show(body: bytes) -> ShowRequest:
+    """Read it.  Raises ProtocolError."""
+    return _decode_body(_show_decoder, body)
 
 
 def _decode_body(decoder: msgspec.msgpack.Decoder[_T], body: bytes) -> _T:

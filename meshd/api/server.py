@@ -1,0 +1,199 @@
+"""The client port: OpenAI's and Ollama's API of the whole mesh (trio shell).
+
+Every list is answered at once from memory; every request is answered by whoever holds the model.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+
+from meshd import __version__
+from meshd.api import lists, ollama, openai
+from meshd.api.access import Access
+from meshd.api.answering import answer
+from meshd.api.body import BadField, read_object
+from meshd.api.dialect import Call, DialectError, HeaderPair, not_found
+from meshd.api.routes import Dialect, Match, Route, error_body, find
+from meshd.backends import BackendFailed
+from meshd.errors import MeshdError
+from meshd.http import Headers, Refusal, Responder, ServerRequest
+from meshd.ids import NodeId, RequestId
+from meshd.inference import Failure, FailureKind
+from meshd.ports import Clock, Entropy, Remote
+from meshd.relay.forwarder import Forwarder
+from meshd.routing.catalogue import Catalogue, Target
+from meshd.routing.placement import Placement
+
+JSON = (b"content-type", b"application/json; charset=utf-8")
+TEXT = (b"content-type", b"text/plain; charset=utf-8")
+REQUEST_ID_BYTES = 9
+
+ShowModel = Callable[[Target], Awaitable[dict[str, Any]]]
+
+
+class ClientApi:
+    """Handles what clients ask of this node."""
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        forwarder: Forwarder,
+        placement: Placement,
+        node_name: Callable[[NodeId], str],
+        show: ShowModel,
+        access: Callable[[], Access],
+        clock: Clock,
+        entropy: Entropy,
+    ) -> None:
+        """`access` is asked anew for each request, since keys and addresses change.
+
+        `show` gives the body of Ollama's /api/show for a target, awaitable.
+        """
+        self._name = name.encode("ascii", "replace")
+        self._forwarder = forwarder
+        self._placement = placement
+        self._catalogue: Catalogue = placement.catalogue
+        self._node_name = node_name
+        self._show = show
+        self._access = access
+        self._clock = clock
+        self._entropy = entropy
+        self.counters: Counter[str] = Counter()
+
+    def admit(self, method: str, path: str, headers: Headers, remote: Remote) -> Refusal | None:
+        """Decide from the head alone, before the body is read: `ServerOptions.admit`."""
+
+        def header(name: bytes) -> bytes | None:
+            return next((value for key, value in headers if key == name), None)
+
+        try:
+            self._access().check(method, path, header, remote)
+            find(method, path)
+        except DialectError as e:
+            self.counters["refused"] += 1
+            return Refusal(e.status, headers=[*e.headers, self._request_id()[1]], body=e.body)
+        return None
+
+    async def handle(self, request: ServerRequest, responder: Responder) -> None:
+        """The handler of the client port's HTTP server."""
+        request_id, id_header = self._request_id()
+        origin = request.header(b"origin")
+        cors = self._access().cors_headers(origin) if origin else []
+        try:
+            match = find(request.method, request.path)
+            if match.route in (Route.OPENAI_CALL, Route.OLLAMA_CALL):
+                await self._call(match, request, responder, request_id, cors)
+                return
+            if match.route is Route.PREFLIGHT:
+                status, headers, body = self._access().preflight(origin)
+            else:
+                status, headers, body = await self._list(match, request)
+            self.counters["lists"] += 1
+        except DialectError as e:
+            self.counters["refused"] += 1
+            status, headers, body = e.status, e.headers, e.body
+        await responder.send(
+            status, [*headers, id_header, (b"x-meshd-node", self._name), *cors], body
+        )
+
+    # ---------------------------------------------------------------- inference
+
+    async def _call(
+        self,
+        match: Match,
+        request: ServerRequest,
+        responder: Responder,
+        request_id: RequestId,
+        cors: list[HeaderPair],
+    ) -> None:
+        decode = openai.decode if match.dialect is Dialect.OPENAI else ollama.decode
+        call: Call = decode(
+            request.path,
+            request.body,
+            request.header,
+            request_id=request_id,
+            now_unix_s=self._clock.wall(),
+        )
+
+        def failed(failure: Failure) -> tuple[int, list[HeaderPair], bytes]:
+            return error_body(request.path, failure)
+
+        if not self._placement.catalogue.holders(call.request.model):
+            self.counters["unknown_model"] += 1
+            raise _refused(request.path, self._unknown(call.request.model))
+        await answer(call, request_id, responder, self._forwarder, failed, self._node_name, cors)
+
+    def _unknown(self, model: str) -> Failure:
+        return not_found(model, self._catalogue.near(model))
+
+    # ---------------------------------------------------------------- lists
+
+    async def _list(
+        self, match: Match, request: ServerRequest
+    ) -> tuple[int, list[HeaderPair], bytes]:
+        match match.route:
+            case Route.ROOT:
+                return 200, [TEXT], lists.ROOT_BODY
+            case Route.VERSION:
+                return 200, [JSON], lists.version(__version__)
+            case Route.OPENAI_MODELS:
+                return 200, [JSON], lists.openai_models(self._listing())
+            case Route.OLLAMA_TAGS:
+                return 200, [JSON], lists.ollama_tags(self._listing())
+            case Route.OLLAMA_PS:
+                return 200, [JSON], lists.ollama_ps(self._listing())
+            case Route.OPENAI_MODEL:
+                body = lists.openai_model(self._listing(), match.model)
+                if body is None:
+                    raise _refused(request.path, self._unknown(match.model))
+                return 200, [JSON], body
+            case _:
+                return await self._show_model(request)
+
+    def _listing(self) -> lists.Listing:
+        offers = [
+            lists.Offer(self._node_name(t.node), t.engine, t.model)
+            for t in self._catalogue.targets()
+            if self._placement.is_present(t.node)
+        ]
+        return lists.Listing(offers, self._catalogue.aliases())
+
+    async def _show_model(self, request: ServerRequest) -> tuple[int, list[HeaderPair], bytes]:
+        try:
+            body = read_object(request.body)
+        except BadField as e:
+            raise _refused(request.path, Failure(FailureKind.BAD_REQUEST, str(e), 400)) from None
+        name = body.get("model") or body.get("name")
+        if not isinstance(name, str) or not name:
+            raise _refused(request.path, Failure(FailureKind.BAD_REQUEST, "model is required", 400))
+        holders = self._placement.holders(name)
+        if not holders:
+            raise _refused(request.path, self._unknown(name))
+        shown = await self._shown(request.path, holders)
+        return 200, [JSON], msgspec.json.encode(shown)
+
+    async def _shown(self, path: str, holders: list[Target]) -> dict[str, Any]:
+        """What the first holder that answers says of its copy; this node's own comes first."""
+        last = "no node that has it answers"
+        for target in holders[:3]:
+            try:
+                return await self._show(target)
+            except BackendFailed as e:
+                last = e.failure.message
+            except MeshdError as e:
+                last = str(e)
+        raise _refused(path, Failure(FailureKind.UNREACHABLE, last, 503, retry_after_s=2.0))
+
+    def _request_id(self) -> tuple[RequestId, HeaderPair]:
+        request_id = RequestId(f"req_{self._entropy.token(REQUEST_ID_BYTES).hex()}")
+        return request_id, (b"x-request-id", request_id.encode())
+
+
+def _refused(path: str, failure: Failure) -> DialectError:
+    status, headers, body = error_body(path, failure)
+    return DialectError(status, body, headers)

@@ -1,0 +1,270 @@
+"""What is decided for the whole mesh: tokens, newcomers, drains, leaving, renewals (trio shell).
+
+The founder decides (it alone has the CA's key); every other node carries the order to it over the
+control link, so that any node may be asked.  When the record takes over, this file is what changes:
+its callers and the readers of the registry do not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import msgspec
+
+from meshd import control, limits
+from meshd.errors import DialFailed, MeshdError, ProtocolError, Refused
+from meshd.identity.keys import PublicKey
+from meshd.ids import Address, NodeId
+from meshd.peers.join_admit import FounderAdmitter
+from meshd.peers.join_server import JoinServer, Waiting
+from meshd.peers.links import ControlLinks
+from meshd.peers.switchboard import Switchboard
+from meshd.record import MemberRegistry
+from meshd.wire.control import (
+    AdmitReply,
+    AdmitRequest,
+    Approve,
+    Done,
+    Drain,
+    Leave,
+    Message,
+    PendingReply,
+    PendingRequest,
+    Renewed,
+    RenewRequest,
+    TokenCreate,
+    TokenCreated,
+)
+from meshd.wire.join import Admitted, JoinRefusal, JoinRequest, Reason
+
+M = TypeVar("M", bound=Message)
+
+ADMIT_S = 20.0
+ASK_S = 5.0
+
+
+class MeshOffice:
+    """Orders for the mesh, from this node's command line and from other members."""
+
+    def __init__(
+        self,
+        node: NodeId,
+        registry: MemberRegistry,
+        links: ControlLinks,
+        switchboard: Switchboard,
+        founder: FounderAdmitter | None,
+        join_addresses: Callable[[], Sequence[Address]],
+    ) -> None:
+        """`founder` is there where this node holds the CA's key."""
+        self._node = node
+        self._registry = registry
+        self._links = links
+        self._founder = founder
+        self._join_addresses = join_addresses
+        self._join_server: JoinServer | None = None
+        switchboard.answer(AdmitRequest, self._admit_asked)
+        switchboard.answer(TokenCreate, self._token_asked)
+        switchboard.answer(PendingRequest, self._pending_asked)
+        switchboard.answer(Approve, self._approve_asked)
+        switchboard.answer(Drain, self._drain_asked)
+        switchboard.answer(Leave, self._leave_asked)
+        switchboard.answer(RenewRequest, self._renew_asked)
+
+    def use_door(self, join_server: JoinServer) -> None:
+        """Where newcomers knock at this node."""
+        self._join_server = join_server
+
+    # ---------------------------------------------------------------- orders from this node
+
+    async def create_token(self, order: control.TokenOrder) -> control.TokenMade:
+        """A token that lets newcomers in."""
+        ttl_s = order.ttl_s if order.ttl_s is not None else limits.TOKEN_TTL_S
+        if self._founder is not None:
+            token = self._founder.create_token(ttl_s=ttl_s, uses=order.uses)
+            made = TokenCreated(
+                token=token.text, expires_unix_s=token.expires_unix_s, uses=token.uses
+            )
+        else:
+            made = await self._ask_founder(TokenCreate(ttl_s=ttl_s, uses=order.uses), TokenCreated)
+        addresses = [str(address) for address in self._join_addresses()]
+        return control.TokenMade(made.token, made.expires_unix_s, made.uses, addresses)
+
+    async def pending(self) -> list[control.PendingRow]:
+        """Who waits for consent, at whichever member."""
+        rows = self._pending_here()
+        for node in self._links.up():
+            try:
+                reply = await self._links.request(node, PendingRequest(), ASK_S)
+            except (DialFailed, Refused):
+                continue  # it is listed by whoever can be asked
+            if isinstance(reply, PendingReply):
+                rows += _rows(reply)
+        return rows
+
+    async def approve(self, digits: str) -> control.Done:
+        """Consent to the newcomer who shows these digits, at whichever member it waits."""
+        here = _plain(digits) in {row.digits for row in self._pending_here()}
+        if not here:
+            for node in self._links.up():
+                try:
+                    reply = await self._links.request(node, PendingRequest(), ASK_S)
+                except (DialFailed, Refused):
+                    continue
+                rows = _rows(reply) if isinstance(reply, PendingReply) else []
+                if _plain(digits) in {row.digits for row in rows}:
+                    done = await self._links.request(node, Approve(digits=digits), ASK_S)
+                    return control.Done(done.message if isinstance(done, Done) else "approved")
+        # Wrong digits are this member's to judge: they burn what waits here.
+        return control.Done(self._approve_here(digits))
+
+    async def set_drained(self, node: NodeId, drained: bool) -> control.Done:
+        """Give that node no new work, or again."""
+        if self._founder is None:
+            done = await self._ask_founder(Drain(node=node, on=drained), Done)
+            return control.Done(done.message)
+        return control.Done(self._drain(node, drained))
+
+    async def leave(self) -> control.Done:
+        """This node leaves the mesh for good."""
+        if self._founder is not None:
+            if len(self._registry.members()) > 1:
+                raise Refused(
+                    "this node founded the mesh and alone can admit others: it cannot leave while "
+                    "they are in. Let the others leave first."
+                )
+            return control.Done("left: the mesh of one is dissolved")
+        done = await self._ask_founder(Leave(node=self._node), Done)
+        return control.Done(done.message)
+
+    async def renew(self, key: PublicKey) -> bytes:
+        """A new certificate (DER) for this node's key."""
+        if self._founder is not None:
+            return self._founder.renew(key.der)
+        renewed = await self._ask_founder(RenewRequest(public_key=key.der), Renewed)
+        return renewed.certificate
+
+    # ---------------------------------------------------------------- `Admitter`
+
+    async def admit(self, request: JoinRequest) -> Admitted | JoinRefusal:
+        """Decide on a newcomer who knocked at this node: here or at the founder."""
+        if self._founder is not None:
+            return await self._founder.admit(request)
+        try:
+            reply = await self._links.request(
+                self._registry.founder, AdmitRequest(request=request.to_fields()), ADMIT_S
+            )
+            if isinstance(reply, AdmitReply) and reply.admitted is not None:
+                return Admitted.from_fields(reply.admitted)
+            if isinstance(reply, AdmitReply) and reply.refusal is not None:
+                return _refusal(reply.refusal)
+            raise ProtocolError(f"the founder answered with {type(reply).__name__}")
+        except DialFailed:
+            return JoinRefusal(
+                reason=Reason.FOUNDER_UNREACHABLE,
+                message=f"{self._founder_name()}, which founded this mesh and alone can admit "
+                "others, is not reachable now: start it and try again.",
+            )
+        except MeshdError as e:
+            return JoinRefusal(reason=Reason.FAILED, message=str(e))
+
+    # ---------------------------------------------------------------- orders from others
+
+    async def _admit_asked(self, node: NodeId, message: AdmitRequest) -> Message:
+        request = JoinRequest.from_fields(message.request)
+        outcome = await self._need_founder().admit(request, via=node)
+        if isinstance(outcome, Admitted):
+            return AdmitReply(admitted=outcome.to_fields())
+        return AdmitReply(refusal=msgspec.to_builtins(outcome, builtin_types=(bytes,)))
+
+    async def _token_asked(self, node: NodeId, message: TokenCreate) -> Message:
+        token = self._need_founder().create_token(ttl_s=message.ttl_s, uses=message.uses)
+        return TokenCreated(token=token.text, expires_unix_s=token.expires_unix_s, uses=token.uses)
+
+    async def _pending_asked(self, node: NodeId, message: PendingRequest) -> Message:
+        rows = [msgspec.to_builtins(row) for row in self._pending_here()]
+        return PendingReply(rows=rows[: limits.PAIRINGS_PENDING])
+
+    async def _approve_asked(self, node: NodeId, message: Approve) -> Message:
+        return Done(message=self._approve_here(message.digits))
+
+    async def _drain_asked(self, node: NodeId, message: Drain) -> Message:
+        return Done(message=self._drain(NodeId(message.node), message.on))
+
+    async def _leave_asked(self, node: NodeId, message: Leave) -> Message:
+        if message.node != node:
+            raise Refused("a node can only take itself off the list")
+        self._need_founder().remove(node)
+        return Done(message="left: this node is no member any more")
+
+    async def _renew_asked(self, node: NodeId, message: RenewRequest) -> Message:
+        key = self._registry.key_of(node)
+        if key is None or key.der != message.public_key:
+            raise Refused("a node can only renew its own certificate")
+        return Renewed(certificate=self._need_founder().renew(message.public_key))
+
+    # ---------------------------------------------------------------- inside
+
+    def _drain(self, node: NodeId, drained: bool) -> str:
+        member = self._need_founder().set_drained(node, drained)
+        if drained:
+            return f"{member.name} is drained: it finishes what it has and gets no new requests"
+        return f"{member.name} takes requests again"
+
+    def _pending_here(self) -> list[control.PendingRow]:
+        if self._join_server is None:
+            return []
+        return [_row(waiting) for waiting in self._join_server.pending()]
+
+    def _approve_here(self, digits: str) -> str:
+        if self._join_server is None:
+            raise Refused("nobody is waiting to be let in")
+        waiting = self._join_server.approve(digits)
+        if waiting.newcomer_agreed:
+            return f"{waiting.name} is being admitted"
+        return f"{waiting.name} is admitted as soon as its own screen is confirmed too"
+
+    def _need_founder(self) -> FounderAdmitter:
+        if self._founder is None:
+            raise Refused(f"{self._founder_name()} founded this mesh and decides on that")
+        return self._founder
+
+    async def _ask_founder(self, message: Message, kind: type[M]) -> M:
+        try:
+            answer = await self._links.request(self._registry.founder, message, ASK_S)
+        except DialFailed as e:
+            raise DialFailed(
+                f"{self._founder_name()}, which founded this mesh and decides on that, is not "
+                f"reachable now ({e}); start it and try again"
+            ) from e
+        if not isinstance(answer, kind):
+            raise ProtocolError(f"the founder answered with {type(answer).__name__}")
+        return answer
+
+    def _founder_name(self) -> str:
+        member = self._registry.get(self._registry.founder)
+        return member.name if member else "the founder"
+
+
+def _row(waiting: Waiting) -> control.PendingRow:
+    return control.PendingRow(
+        digits=waiting.digits,
+        name=waiting.name,
+        address=waiting.address,
+        waiting_s=round(waiting.waiting_s, 1),
+    )
+
+
+def _rows(reply: PendingReply) -> list[control.PendingRow]:
+    try:
+        return msgspec.convert(reply.rows, list[control.PendingRow])
+    except msgspec.ValidationError as e:
+        raise ProtocolError(f"a list of newcomers is malformed: {e}") from e
+
+
+def _refusal(fields: object) -> JoinRefusal:
+    return msgspec.convert(fields, JoinRefusal, builtin_types=(bytes,))
+
+
+def _plain(digits: str) -> str:
+    return "".join(c for c in digits if c.isdigit())
