@@ -24,7 +24,7 @@ from meshd.ports import Remote
 CheckKey = Callable[[bytes], str | None]
 """A presented key -> its id, None if it is not a valid one (`KeyStore.check`)."""
 
-_HOST: Final = re.compile(r"(?:\[([0-9A-Fa-f:.%]+)\]|([A-Za-z0-9._-]+))(?::\d{1,5})?\Z")
+_HOST: Final = re.compile(r"(?:\[([0-9A-Fa-f:.%]+)\]|([A-Za-z0-9._-]+))(?::[0-9]{1,5})?\Z")
 _HOST_SUFFIXES: Final = (".localhost", ".local", ".internal")
 # Ollama's default origins: pages of this machine, and the schemes of desktop and editor apps.
 _ORIGIN_HOSTS: Final = frozenset({"localhost", "127.0.0.1", "0.0.0.0", "::1"})

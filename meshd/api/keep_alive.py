@@ -8,7 +8,9 @@ from typing import Final
 from meshd.api.body import INT64_MAX, INT64_MIN, BadField
 
 # The durations of Go's time.ParseDuration: "5m", "1h30m", "-1s", "1.5h", and a bare "0".
-_DURATION: Final = re.compile(r"[-+]?(?:0|(?:(?:\d+(?:\.\d*)?|\.\d+)(?:ns|us|µs|μs|ms|s|m|h))+)\Z")
+_DURATION: Final = re.compile(
+    r"[-+]?(?:0|(?:(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:ns|us|µs|μs|ms|s|m|h))+)\Z"
+)
 _DURATION_CHARS: Final = 64
 
 

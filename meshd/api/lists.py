@@ -21,8 +21,8 @@ ROOT_BODY: Final = b"Ollama is running"
 """What clients that probe GET / look for."""
 
 OLLAMA_VERSION: Final = "0.12.11"
-"""The version of Ollama whose API this is (the one that brought logprobs).  Clients compare it: some
-refuse to talk to less than 0.6.4, some expect /v1/responses from 0.13.3 on."""
+"""The version of Ollama whose API this is: it brought logprobs.  Clients compare it; some refuse to
+talk to less than 0.6.4, some expect /v1/responses from 0.13.3 on."""
 
 _UNKNOWN_DIGEST: Final = "0" * 64  # Ollama's command line cuts the first twelve characters off
 _FOREVER: Final = "2300-01-01T00:00:00Z"  # as Ollama shows an unlimited keep_alive

@@ -142,8 +142,9 @@ def _chat(data: dict[str, Any], deadline_s: float | None, request_id: str, creat
     for field in ("functions", "function_call"):
         if getattr(body, field) is not None:
             raise BadField(f"{field} is not supported; use tools and tool_choice", field)
+    audio_field = "audio" if body.audio is not None else "modalities"
     if body.audio is not None or (body.modalities and "audio" in body.modalities):
-        raise BadField("audio is not supported", "modalities" if body.modalities else "audio")
+        raise BadField(f"{audio_field}: answers are text, not audio", audio_field)
     offered = tools(body.tools)
     json_mode, schema, schema_name = _format(body.response_format)
     logprobs = bool(body.logprobs)
