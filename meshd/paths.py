@@ -76,11 +76,6 @@ def resolve(
     )
 
 
-def with_data_dir(paths: Paths, places: Places, data_dir: PurePath | None) -> Paths:
-    """The same config file with the data directory that it named."""
-    return resolve(places, data_dir=data_dir or paths.data, config=paths.config)
-
-
 def _socket(places: Places, data: PurePath, *, own: bool) -> PurePath:
     """In the data directory, or, if that is too long for a socket, in the runtime directory.
 

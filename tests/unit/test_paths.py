@@ -7,7 +7,7 @@ from pathlib import Path, PurePath
 import pytest
 
 from meshd.machine.places import platform_places
-from meshd.paths import SOCKET_PATH_BYTES, Places, resolve, with_data_dir
+from meshd.paths import SOCKET_PATH_BYTES, Places, resolve
 
 LINUX = Places(
     config=PurePath("/home/ann/.config/meshd"),
@@ -53,10 +53,9 @@ def test_a_config_file_that_was_named_is_used() -> None:
 
 
 def test_a_config_file_can_move_the_data_and_stays_where_it_is() -> None:
-    moved = with_data_dir(resolve(LINUX), LINUX, PurePath("/srv/a"))
+    moved = resolve(LINUX, data_dir=PurePath("/srv/a"), config=resolve(LINUX).config)
     assert moved.config == resolve(LINUX).config
     assert moved.socket == PurePath("/srv/a/meshd.sock")
-    assert with_data_dir(resolve(LINUX), LINUX, None) == resolve(LINUX)
 
 
 def test_a_socket_whose_path_would_be_too_long_is_in_the_runtime_directory() -> None:

@@ -1,0 +1,102 @@
+"""The command line's side of the control socket: HTTP over a UNIX socket, see `meshd.control`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+import httpx
+import msgspec
+
+from meshd.cli.shell import NotRunning, how_to_start
+from meshd.control import Done, Problem
+from meshd.errors import MeshdError, Refused
+from meshd.paths import Paths
+
+ANSWER_S = 40.0
+"""Orders may go on to the founder, which may be slow to say that it is not reachable."""
+
+T = TypeVar("T")
+
+
+class ControlClient:
+    """Asks one daemon.  Raises NotRunning, Refused with the daemon's own sentence, MeshdError."""
+
+    def __init__(self, paths: Paths) -> None:
+        self.paths = paths
+        self._http = httpx.Client(
+            transport=httpx.HTTPTransport(uds=str(paths.socket)),
+            base_url="http://meshd",
+            timeout=httpx.Timeout(ANSWER_S, connect=5.0),
+            trust_env=False,
+        )
+
+    def get(self, path: str, kind: type[T]) -> T:
+        with self._explained():
+            return self._read(self._http.get(path), kind)
+
+    def post(self, path: str, kind: type[T], order: msgspec.Struct | None = None) -> T:
+        body = msgspec.json.encode(order if order is not None else {})
+        headers = {"content-type": "application/json"}
+        with self._explained():
+            return self._read(self._http.post(path, content=body, headers=headers), kind)
+
+    def order(self, path: str, order: msgspec.Struct | None = None) -> str:
+        """Give an order; what to show."""
+        return self.post(path, Done, order).message
+
+    def close(self) -> None:
+        self._http.close()
+
+    def _read(self, response: httpx.Response, kind: type[T]) -> T:
+        if response.is_success:
+            try:
+                return msgspec.json.decode(response.content, type=kind)
+            except msgspec.MsgspecError as error:
+                raise MeshdError(
+                    f"this meshd does not understand the one that runs ({error}): "
+                    "restart the daemon so that both are of one version"
+                ) from None
+        try:
+            problem = msgspec.json.decode(response.content, type=Problem)
+        except msgspec.MsgspecError:
+            raise MeshdError(
+                f"the daemon answered {response.status_code} to {response.request.url.path}: "
+                "restart it so that both are of one version"
+            ) from None
+        raise Refused(problem.error)
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except httpx.ConnectError as error:
+            if _is_permission(error):
+                raise MeshdError(
+                    f"the daemon on {self.paths.data} belongs to another user: "
+                    "run this as that user"
+                ) from None
+            raise NotRunning(
+                f"no meshd is running for {self.paths.data}; "
+                f"start it with: {how_to_start(self.paths)}"
+            ) from None
+        except httpx.TimeoutException:
+            raise MeshdError(
+                f"the daemon on {self.paths.data} does not answer (waited {ANSWER_S:g} s); "
+                "look at its log"
+            ) from None
+        except httpx.HTTPError as error:
+            raise MeshdError(
+                f"the daemon on {self.paths.data} closed the connection "
+                f"({error or type(error).__name__}); look at its log"
+            ) from None
+
+
+def _is_permission(error: BaseException) -> bool:
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, PermissionError) or "[Errno 13]" in str(cause):
+            return True
+        cause = cause.__cause__ or cause.__context__
+    return False

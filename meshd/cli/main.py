@@ -1,0 +1,104 @@
+"""The command `meshd`: what there is to type."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from meshd import __version__
+from meshd.cli import keys, orders
+from meshd.cli.shell import AsJson, ConfigFile, DataDir, command, find_paths, read_config, tell
+from meshd.cli.start import start
+from meshd.cli.tables import Column, Paper
+
+app = typer.Typer(
+    name="meshd",
+    help="One LLM endpoint on every machine: Ollama, llama.cpp, LM Studio, MLX, vLLM as one mesh.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,  # it would print local variables, tokens among them
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+token_app = typer.Typer(help="Tokens that let machines join.", no_args_is_help=True)
+key_app = typer.Typer(help="API keys of clients on other machines.", no_args_is_help=True)
+config_app = typer.Typer(help="The config file.", no_args_is_help=True)
+
+
+@command
+def paths(data_dir: DataDir = None, as_json: AsJson = False) -> None:
+    """Where everything is."""
+    rows = list(find_paths(data_dir).rows())
+    if as_json:
+        orders.print_json(dict(rows))
+        return
+    paper = Paper()
+    paper.table([Column("WHAT"), Column("WHERE", grows=True)], rows)
+    tell(paper.text())
+
+
+@command
+def version() -> None:
+    """The version of this command; `meshd status` tells the daemon's."""
+    tell(f"meshd {__version__}")
+
+
+@command
+def config_check(data_dir: DataDir = None, config: ConfigFile = None) -> None:
+    """Whether the config file and the environment can be used."""
+    _, found = read_config(data_dir, config)
+    tell(f"{found.config} can be used")
+
+
+@command
+def config_keys() -> None:
+    """All settings, as a table in Markdown."""
+    from meshd.config_text import settings_table
+
+    tell(settings_table().rstrip("\n"))
+
+
+@command
+def doctor(
+    data_dir: DataDir = None,
+    config: ConfigFile = None,
+    as_json: AsJson = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Leave out what takes seconds.")] = False,
+) -> None:
+    """Look for what is wrong, and say what to do about it.  Exit code 1 if something fails."""
+    from meshd.cli.doctor import examine
+
+    examine(data_dir, config, as_json=as_json, quick=quick)
+
+
+app.command("start")(start)
+app.command("status")(orders.status)
+app.command("nodes")(orders.nodes)
+app.command("models")(orders.models)
+app.command("approve")(orders.approve)
+app.command("drain")(orders.drain)
+app.command("undrain")(orders.undrain)
+app.command("leave")(orders.leave)
+app.command("stop")(orders.stop)
+app.command("doctor")(doctor)
+app.command("paths")(paths)
+app.command("version")(version)
+token_app.command("create")(orders.token_create)
+key_app.command("create")(keys.key_create)
+key_app.command("list")(keys.key_list)
+key_app.command("revoke")(keys.key_revoke)
+config_app.command("check")(config_check)
+config_app.command("keys")(config_keys)
+app.add_typer(token_app, name="token")
+app.add_typer(key_app, name="key")
+app.add_typer(config_app, name="config")
+
+
+def main() -> None:
+    """The entry point of the `meshd` script."""
+    app(prog_name="meshd")
+
+
+if __name__ == "__main__":
+    main()

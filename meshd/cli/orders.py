@@ -1,0 +1,231 @@
+"""Commands that ask the running daemon, or tell it something."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Any
+
+import msgspec
+import trio
+import typer
+
+from meshd import limits
+from meshd.cli import views
+from meshd.cli.control import ControlClient
+from meshd.cli.shell import (
+    FAILED,
+    OK,
+    AsJson,
+    DataDir,
+    UsageError,
+    command,
+    complain,
+    find_paths,
+    tell,
+)
+from meshd.cli.tables import Paper
+from meshd.cli.words import count, duration, parse_duration
+from meshd.control import (
+    ApproveOrder,
+    ModelRow,
+    NodeOrder,
+    NodeRow,
+    PendingRow,
+    StatusReport,
+    TokenMade,
+    TokenOrder,
+)
+from meshd.errors import Refused
+from meshd.machine.clock import SystemClock
+from meshd.machine.host import wait_until_gone
+
+WATCH_S = 1.0
+STOP_S = 3700.0
+"""How long `meshd stop` waits: longer than the longest drain that can be configured."""
+
+WhichNode = Annotated[
+    str, typer.Argument(help="Its name or id; this machine if not given.", show_default=False)
+]
+
+
+def client(data_dir: Any) -> ControlClient:
+    return ControlClient(find_paths(data_dir))
+
+
+def print_json(value: object) -> None:
+    tell(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
+
+
+@command
+def status(
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Show it again each second.")] = False,
+) -> None:
+    """How the mesh looks from here.  Exit code 1 if something is wrong."""
+    asked = client(data_dir)
+    if watch:
+        trio.run(_watch, asked, as_json)
+        return
+    report = asked.get("/control/status", StatusReport)
+    _show_status(report, as_json)
+    if report.problems:
+        raise typer.Exit(FAILED)
+
+
+def _show_status(report: StatusReport, as_json: bool) -> None:
+    if as_json:
+        print_json(report)
+        return
+    paper = Paper()
+    views.show_status(paper, report)
+    tell(paper.text())
+
+
+async def _watch(asked: ControlClient, as_json: bool) -> None:
+    clear = sys.stdout.isatty() and not as_json
+    while True:
+        report = await trio.to_thread.run_sync(asked.get, "/control/status", StatusReport)
+        if clear:
+            sys.stdout.write("\x1b[H\x1b[2J")
+        _show_status(report, as_json)
+        if not clear and not as_json:
+            tell()
+        await trio.sleep(WATCH_S)
+
+
+@command
+def nodes(data_dir: DataDir = None, as_json: AsJson = False) -> None:
+    """The members of the mesh."""
+    rows = client(data_dir).get("/control/nodes", list[NodeRow])
+    if as_json:
+        print_json(rows)
+        return
+    paper = Paper()
+    views.show_nodes(paper, rows)
+    tell(paper.text())
+
+
+@command
+def models(data_dir: DataDir = None, as_json: AsJson = False) -> None:
+    """The models of the mesh, and which nodes hold them."""
+    rows = client(data_dir).get("/control/models", list[ModelRow])
+    if as_json:
+        print_json(rows)
+        return
+    paper = Paper()
+    views.show_models(paper, rows)
+    tell(paper.text())
+
+
+@command
+def token_create(
+    data_dir: DataDir = None,
+    ttl: Annotated[
+        str, typer.Option("--ttl", help="How long it can be used: 30m, 24h, 7d.")
+    ] = "24h",
+    uses: Annotated[int, typer.Option("--uses", min=1, help="How many machines may use it.")] = 1,
+    as_json: AsJson = False,
+) -> None:
+    """Make a token that lets another machine join.
+
+    The token is all that goes to stdout, so it can be sent into a file.
+    """
+    try:
+        ttl_s = parse_duration(ttl)
+    except ValueError as error:
+        raise UsageError(f"--ttl: {error}") from None
+    if not 1 <= ttl_s <= limits.TOKEN_TTL_MAX_S:
+        raise UsageError(f"--ttl must be from 1s to {limits.TOKEN_TTL_MAX_S / 86400:g}d")
+    made = client(data_dir).post("/control/token", TokenMade, TokenOrder(ttl_s=ttl_s, uses=uses))
+    if as_json:
+        print_json(made)
+        return
+    tell(made.token)
+    left = duration(made.expires_unix_s - SystemClock().wall())
+    host = views.address(made.join_addresses[0]) if made.join_addresses else "THIS-MACHINE"
+    for line in (
+        "",
+        f"Good for {count(made.uses, 'machine')} and {left}. On the other machine type",
+        "",
+        f"    meshd start --join {host} --token -",
+        "",
+        "and paste the token when it asks; or, with the token in a file,",
+        "",
+        f"    meshd start --join {host} --token-file FILE",
+        "",
+    ):
+        print(line, file=sys.stderr)
+
+
+@command
+def approve(
+    digits: Annotated[
+        list[str] | None,
+        typer.Argument(help="The six digits on the newcomer's screen.", show_default=False),
+    ] = None,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Let a machine in whose six digits you see.  Without digits: who waits."""
+    given = "".join(digits or []).replace(" ", "").replace("-", "")
+    asked = client(data_dir)
+    if not given:
+        waiting = asked.get("/control/pending", list[PendingRow])
+        if as_json:
+            print_json(waiting)
+            return
+        paper = Paper()
+        views.show_pending(paper, waiting)
+        tell(paper.text())
+        return
+    if len(given) != limits.DIGITS or not given.isascii() or not given.isdigit():
+        raise UsageError(f"type the {limits.DIGITS} digits, like: meshd approve 123 456")
+    tell(asked.order("/control/approve", ApproveOrder(given)))
+
+
+@command
+def drain(node: WhichNode = "", data_dir: DataDir = None) -> None:
+    """Give a node no new requests; it finishes those that it has."""
+    tell(client(data_dir).order("/control/drain", NodeOrder(node)))
+
+
+@command
+def undrain(node: WhichNode = "", data_dir: DataDir = None) -> None:
+    """Give a node requests again."""
+    tell(client(data_dir).order("/control/undrain", NodeOrder(node)))
+
+
+@command
+def leave(
+    data_dir: DataDir = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Leave the mesh for good, and stop.  To come back, this machine must be let in again."""
+    asked = client(data_dir)
+    if not yes and sys.stdin.isatty():
+        report = asked.get("/control/status", StatusReport)
+        others = count(len(report.nodes) - 1, "other node")
+        if not typer.confirm(f"{report.node.name} leaves the mesh ({others}). Sure?"):
+            raise typer.Exit(FAILED)
+    tell(asked.order("/control/leave"))
+
+
+@command
+def stop(
+    data_dir: DataDir = None,
+    wait: Annotated[bool, typer.Option(help="Wait until it has ended.")] = True,
+) -> None:
+    """Stop the daemon: it finishes what it can, and stays a member."""
+    asked = client(data_dir)
+    report = asked.get("/control/status", StatusReport)
+    message = asked.order("/control/stop")
+    if not wait:
+        tell(message)
+        raise typer.Exit(OK)
+    running = report.node.running + report.node.queued
+    if running:
+        complain(f"{count(running, 'request')} may still finish; --no-wait does not wait for it")
+    if not wait_until_gone(report.pid, STOP_S):
+        raise Refused(f"meshd (pid {report.pid}) has not ended; look at its log")
+    tell(f"meshd has stopped (pid {report.pid})")

@@ -1,0 +1,167 @@
+"""The screen of `meshd start`: a terminal, or the log of a service."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+import trio
+
+from meshd.cli.views import address as short_address
+from meshd.cli.words import count, duration, grouped_digits, listed, plain
+from meshd.ids import short
+from meshd.machine.host import tell_service_manager
+from meshd.screen import SightedMesh
+
+
+class TerminalScreen:
+    """`meshd.screen.Screen` on stdout; the answer to its one question comes from stdin."""
+
+    def __init__(
+        self,
+        write: Callable[[str], None] | None = None,
+        read_line: Callable[[], str] | None = None,
+    ) -> None:
+        self._write_line = write or _print
+        self._read_line = read_line or _read_stdin_line
+
+    def founded(self, *, name: str, mesh: str, join_addresses: Sequence[str]) -> None:
+        host = short_address(join_addresses[0]) if join_addresses else "THIS-MACHINE"
+        self._say(
+            f"{name} has founded a mesh ({short(mesh)}). On the next machine type",
+            "",
+            f"    meshd start --join {host}",
+            "",
+            "Six digits come up there and here; say yes there, and here type",
+            "",
+            "    meshd approve DIGITS",
+            "",
+            "For a machine with nobody at its screen, make a token here: meshd token create",
+            "",
+        )
+
+    def meshes_in_sight(self, meshes: Sequence[SightedMesh]) -> None:
+        if not meshes:
+            return
+        self._say("There is a mesh on this network already. To join it, stop this and type", "")
+        for sighted in meshes:
+            where = short_address(sighted.address)
+            self._say(
+                f"    meshd start --join {where}    # {sighted.node}, mesh {short(sighted.mesh)}"
+            )
+        self._say("")
+
+    def joining(self, *, address: str, with_token: bool) -> None:
+        how = "with a token" if with_token else "by comparing digits"
+        self._say(f"Joining by way of {address}, {how} ...")
+
+    async def confirm_digits(self, *, digits: str, name: str, address: str) -> bool:
+        self._say(
+            "",
+            f"{name} ({address}) has been asked to let this machine in.",
+            f"Does a screen of your mesh show  {grouped_digits(digits)}  ? [y/N]",
+        )
+        # The thread is left behind if the pairing ends first; it holds nothing but its read.
+        answer = await trio.to_thread.run_sync(self._read_line, abandon_on_cancel=True)
+        if not answer:
+            self.warning(
+                "nobody is here to say yes: run this on a terminal, or join with a token "
+                "(meshd token create on a member)"
+            )
+        return answer.strip().lower() in ("y", "yes")
+
+    def waiting_for_approval(self, *, digits: str) -> None:
+        self._say(
+            f"Now type on a machine of that mesh:  meshd approve {grouped_digits(digits)}",
+            "Waiting ...",
+        )
+
+    def joined(self, *, name: str, mesh: str, members: Sequence[str]) -> None:
+        others = [member for member in members if member != name]
+        with_whom = f" with {listed(others)}" if others else ""
+        self._say(
+            f"{name} is a member of mesh {short(mesh)} now{with_whom}.",
+            "From now on `meshd start` is enough.",
+            "",
+        )
+
+    def newcomer(self, *, digits: str, name: str, address: str) -> None:
+        self._say(
+            "",
+            f"{name} ({address}) asks to join. If its screen shows  {grouped_digits(digits)}  type",
+            "",
+            f"    meshd approve {grouped_digits(digits)}",
+            "",
+        )
+
+    def admitted(self, *, name: str, address: str) -> None:
+        self._say(f"{name} ({address}) has joined.")
+
+    def serving(
+        self,
+        *,
+        name: str,
+        client_url: str,
+        peer_port: int,
+        nodes: int,
+        models: Sequence[str],
+        engines: Sequence[str],
+    ) -> None:
+        if engines:
+            have = f"{count(len(models), 'model')} here, from {listed(engines)}"
+        else:
+            have = "no engine here; `meshd doctor` tells what was looked for"
+        self._say(
+            f"{name} serves {client_url}  (OpenAI clients: {client_url}/v1)",
+            f"{have}; {count(nodes, 'node')} in the mesh, port {peer_port} for the others.",
+            "Ctrl-C stops it; `meshd status` shows the mesh.",
+        )
+        tell_service_manager("READY=1")
+
+    def draining(self, *, running: int, timeout_s: float) -> None:
+        tell_service_manager("STOPPING=1")
+        if running:
+            self._say(
+                f"Stopping: {count(running, 'request')} may finish within {duration(timeout_s)}. "
+                "Ctrl-C again ends at once."
+            )
+        else:
+            self._say("Stopping.")
+
+    def stopped(self, *, unfinished: int) -> None:
+        if unfinished:
+            self._say(f"Stopped; {count(unfinished, 'request')} did not finish.")
+        else:
+            self._say("Stopped.")
+
+    def warning(self, sentence: str) -> None:
+        self._say(f"Note: {sentence}")
+
+    def _say(self, *lines: str) -> None:
+        for line in lines:
+            self._write_line(plain(line))
+
+
+def _print(line: str) -> None:
+    try:
+        print(line, flush=True)
+    except (OSError, ValueError):
+        return  # the terminal is gone; the daemon goes on
+
+
+def _read_stdin_line() -> str:
+    """One line with its end, or what there is before the end of the input; "" for nothing at all.
+
+    Not by `sys.stdin`: a thread that waits within it holds its lock, and blocks the exit.
+    """
+    read = bytearray()
+    try:
+        while not read.endswith(b"\n"):
+            piece = os.read(sys.stdin.fileno(), 1024)
+            if not piece:
+                break
+            read += piece
+    except (OSError, ValueError):
+        pass
+    return read.decode("utf-8", "replace")

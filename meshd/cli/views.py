@@ -1,0 +1,215 @@
+"""Status, nodes and models as a person reads them.  Pure: structs in, printed on a Paper."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from meshd import limits
+from meshd.cli.tables import Cell, Column, Paper
+from meshd.cli.words import ago, count, duration, grouped_digits, listed, tokens
+from meshd.control import BackendRow, Finding, ModelRow, NodeRow, PendingRow, StatusReport
+from meshd.ids import short
+
+_STATE_MOODS = {
+    "suspect": "warn",
+    "asleep": "dim",
+    "unknown": "dim",
+    "left": "dim",
+    "failed": "bad",
+}
+
+
+def show_status(paper: Paper, report: StatusReport) -> None:
+    """The mesh at a glance: 80 columns are enough."""
+    here = report.node
+    paper.line(f"{here.name} serves {report.client_url}", "strong")
+    paper.line(
+        f"meshd {report.version}, mesh {short(report.mesh)}, {count(report.models, 'model')} on "
+        f"{count(len(report.nodes), 'node')}, up {duration(report.uptime_s)}, pid {report.pid}",
+        "dim",
+    )
+    paper.line()
+    paper.table(
+        [
+            Column("NODE", grows=True),
+            Column("STATE"),
+            Column("ADDRESS", grows=True),
+            Column("WARM", right=True),
+            Column("BUSY", right=True),
+            Column("WAITING", right=True),
+        ],
+        [
+            [
+                Cell(node.name, "strong" if node.state == "self" else ""),
+                state_cell(node),
+                address(node.addresses[0]) if node.addresses else "",
+                f"{node.warm}/{node.models}",
+                f"{node.running}/{node.slots}",
+                str(node.queued),
+            ]
+            for node in ordered(report.nodes)
+        ],
+    )
+    paper.line()
+    if report.backends:
+        show_backends(paper, report.backends)
+    else:
+        paper.line("No engine on this machine: requests go to the other nodes.", "dim")
+    if report.problems:
+        paper.line()
+        for problem in report.problems:
+            paper.item("!", problem, "warn")
+
+
+def show_backends(paper: Paper, backends: Sequence[BackendRow]) -> None:
+    paper.table(
+        [
+            Column("ENGINE HERE", grows=True),
+            Column("URL", grows=True),
+            Column("MODELS", right=True),
+            Column("SLOTS", right=True),
+            Column("STATE", grows=True),
+        ],
+        [
+            [
+                f"{backend.engine} {backend.version}".strip(),
+                backend.url,
+                str(backend.models),
+                str(backend.slots),
+                Cell(backend.state, "good" if backend.state == "serving" else "warn"),
+            ]
+            for backend in backends
+        ],
+    )
+
+
+def show_nodes(paper: Paper, nodes: Sequence[NodeRow]) -> None:
+    """Every member with all its addresses and engines."""
+    paper.table(
+        [
+            Column("NODE", grows=True),
+            Column("ID"),
+            Column("STATE"),
+            Column("VERSION"),
+            Column("ADDRESSES", grows=True),
+            Column("ENGINES", grows=True),
+        ],
+        [
+            [
+                Cell(node.name, "strong" if node.state == "self" else ""),
+                short(node.id),
+                state_cell(node),
+                node.version,
+                Cell([address(given) for given in node.addresses]),
+                Cell(node.engines),
+            ]
+            for node in ordered(nodes)
+        ],
+    )
+    founders = [node.name for node in nodes if node.founder]
+    if founders:
+        paper.line()
+        paper.line(f"{founders[0]} is the founder: it admits newcomers.", "dim")
+
+
+def show_models(paper: Paper, models: Sequence[ModelRow]) -> None:
+    """Every model once, with the nodes that hold it; `*` where it is in memory."""
+    if not models:
+        paper.line("No node of this mesh has a model.")
+        return
+    paper.table(
+        [
+            Column("MODEL", grows=True),
+            Column("NODES", grows=True),
+            Column("CONTEXT", right=True),
+            Column("CAN", grows=True),
+        ],
+        [
+            [
+                model.name,
+                Cell([f"{copy.node}{'*' if copy.resident else ''}" for copy in model.copies]),
+                _contexts(model),
+                ", ".join(model.capabilities),
+            ]
+            for model in models
+        ],
+    )
+    if any(copy.resident for model in models for copy in model.copies):
+        paper.line()
+        paper.line("* in memory now", "dim")
+    differing = [model.name for model in models if model.digests > 1]
+    if differing:
+        paper.line()
+        paper.item(
+            "!",
+            f"{listed(differing)}: not the same model on every node that has it. "
+            "See `meshd models --json` for the digests; pull it again on the nodes that differ.",
+            "warn",
+        )
+
+
+def show_pending(paper: Paper, waiting: Sequence[PendingRow]) -> None:
+    """Newcomers that wait for consent."""
+    if not waiting:
+        paper.line("Nobody waits to be let in.")
+        return
+    paper.table(
+        [
+            Column("DIGITS"),
+            Column("NAME", grows=True),
+            Column("ADDRESS", grows=True),
+            Column("WAITING", right=True),
+        ],
+        [
+            [
+                Cell(grouped_digits(row.digits), "strong"),
+                row.name,
+                row.address,
+                duration(row.waiting_s),
+            ]
+            for row in waiting
+        ],
+    )
+    paper.line()
+    paper.line("If the same digits stand on that machine's screen: meshd approve DIGITS")
+
+
+_FINDING_MARKS = {"ok": ("ok  ", "good"), "warn": ("warn", "warn"), "fail": ("FAIL", "bad")}
+
+
+def show_findings(paper: Paper, findings: Sequence[Finding]) -> None:
+    """What `meshd doctor` found, each with what to do about it."""
+    for finding in findings:
+        mark, mood = _FINDING_MARKS[finding.severity]
+        paper.item(mark, f"{finding.code}: {finding.what}", mood)
+        if finding.remedy and finding.severity != "ok":
+            for line in finding.remedy.splitlines():
+                paper.item("    ", line)
+
+
+def ordered(nodes: Sequence[NodeRow]) -> list[NodeRow]:
+    """This node first, then the others by name."""
+    return sorted(nodes, key=lambda node: (node.state != "self", node.name.lower(), node.id))
+
+
+def state_cell(node: NodeRow) -> Cell:
+    """Its state, and since when nothing was heard of it if that matters."""
+    if node.state in ("self", "alive"):
+        if node.drained:
+            return Cell("drained", "warn")
+        return Cell("here" if node.state == "self" else "alive", "good")
+    since = f" {ago(node.seen_s)}" if node.seen_s is not None else ""
+    return Cell(f"{node.state}{since}", _STATE_MOODS.get(node.state, ""))
+
+
+def address(text: str) -> str:
+    """Without the port that every node has if nobody chose another."""
+    return text.removesuffix(f":{limits.PEER_PORT}")
+
+
+def _contexts(model: ModelRow) -> str:
+    lengths = sorted({copy.context_tokens for copy in model.copies if copy.context_tokens > 0})
+    if not lengths:
+        return "?"
+    low, high = tokens(lengths[0]), tokens(lengths[-1])
+    return low if low == high else f"{low}-{high}"

@@ -1,0 +1,61 @@
+"""This process and this machine: limits, names, other processes, the service manager."""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+import socket
+from contextlib import suppress
+
+import psutil
+
+OPEN_FILES_WANTED = 16_384
+"""A connection of a client and one to an engine or node for each of the many streams."""
+
+
+def host_name() -> str:
+    """The short name of this machine, without `.local` or a domain."""
+    return (platform.node() or "meshd").split(".")[0] or "meshd"
+
+
+def open_files_limit() -> int:
+    """How many files and sockets this process may have open."""
+    return _shown(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+
+
+def raise_open_files_limit(wanted: int = OPEN_FILES_WANTED) -> int:
+    """Raise the soft limit as far as the hard one allows; what it is now.
+
+    macOS gives a shell 256.  Never lowers it.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    top = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < top:
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (top, hard))
+    return open_files_limit()
+
+
+def _shown(limit: int) -> int:
+    return OPEN_FILES_WANTED if limit == resource.RLIM_INFINITY else limit
+
+
+def wait_until_gone(pid: int, timeout_s: float) -> bool:
+    """Wait for a process of anybody's to end; False if it is still there after `timeout_s`."""
+    try:
+        psutil.Process(pid).wait(timeout_s)
+    except psutil.NoSuchProcess:
+        return True
+    except psutil.TimeoutExpired:
+        return False
+    return True
+
+
+def tell_service_manager(state: str) -> None:
+    """systemd's sd_notify: `READY=1`, `STOPPING=1`.  Nothing happens without one, ever."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if not address.startswith(("/", "@")):
+        return
+    with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+        sender.sendto(state.encode(), "\0" + address[1:] if address[0] == "@" else address)
