@@ -201,6 +201,10 @@ class Network(Protocol):
         """Plain TCP, for engines.  Raises DialFailed."""
         ...
 
+    def host_name(self) -> str:
+        """What this machine is called, without a domain."""
+        ...
+
     def interface_addresses(self) -> list[str]:
         """This machine's usable IP addresses, best first (no loopback unless nothing else)."""
         ...

@@ -71,11 +71,14 @@ class Administration:
         office: Office,
         stop: Callable[[], None],
         reload_keys: Callable[[], int],
+        forget: Callable[[], None],
     ) -> None:
+        """`forget` deletes what this node keeps of its mesh, after it has left."""
         self._sources = sources
         self._office = office
         self._stop = stop
         self._reload_keys = reload_keys
+        self._forget = forget
 
     # ---------------------------------------------------------------- what there is
 
@@ -147,6 +150,7 @@ class Administration:
 
     async def leave(self) -> control.Done:
         done = await self._office.leave()
+        self._forget()
         self._stop()
         return done
 

@@ -20,10 +20,10 @@ from meshd.api.dialect import Call, DialectError, HeaderPair, not_found
 from meshd.api.routes import Dialect, Match, Route, error_body, find
 from meshd.backends import BackendFailed
 from meshd.errors import MeshdError
-from meshd.http import Headers, Refusal, Responder, ServerRequest
+from meshd.http import Headers, Responder, ServerRequest
 from meshd.ids import NodeId, RequestId
 from meshd.inference import Failure, FailureKind
-from meshd.ports import Clock, Entropy, Remote
+from meshd.ports import Clock, Entropy
 from meshd.relay.forwarder import Forwarder
 from meshd.routing.catalogue import Catalogue, Target
 from meshd.routing.placement import Placement
@@ -65,18 +65,14 @@ class ClientApi:
         self._entropy = entropy
         self.counters: Counter[str] = Counter()
 
-    def admit(self, method: str, path: str, headers: Headers, remote: Remote) -> Refusal | None:
+    def admit(self, request: ServerRequest) -> tuple[int, Headers, bytes] | None:
         """Decide from the head alone, before the body is read: `ServerOptions.admit`."""
-
-        def header(name: bytes) -> bytes | None:
-            return next((value for key, value in headers if key == name), None)
-
         try:
-            self._access().check(method, path, header, remote)
-            find(method, path)
+            self._access().check(request.method, request.path, request.header, request.remote)
+            find(request.method, request.path)
         except DialectError as e:
             self.counters["refused"] += 1
-            return Refusal(e.status, headers=[*e.headers, self._request_id()[1]], body=e.body)
+            return e.status, [*e.headers, self._request_id()[1]], e.body
         return None
 
     async def handle(self, request: ServerRequest, responder: Responder) -> None:

@@ -14,6 +14,7 @@ from meshd.errors import DialFailed, NotAdmitted, Refused
 from meshd.ids import Address, NodeId
 from meshd.machine import sockets
 from meshd.machine.datagrams import UdpDatagrams
+from meshd.machine.host import host_name
 from meshd.machine.interfaces import interface_addresses
 from meshd.machine.listeners import PeerListener, SocketListener, listen_unix
 from meshd.machine.streams import SocketStream, TlsStream, do_handshake
@@ -46,8 +47,11 @@ class RealNetwork:
     # --- listening
 
     async def listen_peers(self, port: int) -> Listener:
-        """TCP now; the same port number of UDP is bound with it, for `listen_datagrams`."""
-        self._member()
+        """TCP now; the same port number of UDP is bound with it, for `listen_datagrams`.
+
+        A newcomer listens before it has credentials, to know its port; whoever knocks by then is
+        turned away in the handshake.
+        """
         tcp, udp = sockets.bind_pair(port)
         self._udp[tcp.getsockname()[1]] = udp
         return PeerListener(tcp, self._member)
@@ -98,6 +102,9 @@ class RealNetwork:
             sock = await sockets.connect(address, peer=False)
             return SocketStream(sock, Remote(address=address))
         raise DialFailed(f"{address} did not answer within {timeout_s:g} s.")
+
+    def host_name(self) -> str:
+        return host_name()
 
     def interface_addresses(self) -> list[str]:
         return interface_addresses()

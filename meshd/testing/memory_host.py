@@ -132,13 +132,15 @@ class MemoryHost:
             raise Refused("This node is in no mesh yet: it has no certificate to show.")
         return self._credentials
 
+    def host_name(self) -> str:
+        return self.name
+
     def interface_addresses(self) -> list[str]:
         return list(self.addresses)
 
     # --- listening
 
     async def listen_peers(self, port: int) -> Listener:
-        self.credentials()
         return self._listen("", port, peers=True)
 
     async def listen_clients(self, host: str, port: int) -> Listener:

@@ -1,0 +1,236 @@
+"""How a node comes to be in a mesh: it founds one, is in one already, or joins one (trio shell).
+
+Runs once, before anything of the node does.  What it returns is on disk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from pathlib import PurePath
+
+from meshd import limits
+from meshd.errors import Refused
+from meshd.identity import (
+    GOSSIP_KEY_BYTES,
+    KEY_SEED_BYTES,
+    SERIAL_BYTES,
+    Authority,
+    IdentityStore,
+    Keyring,
+    MeshIdentity,
+    PrivateKey,
+    Token,
+    TokenStore,
+    parse_token,
+    show_digits,
+)
+from meshd.ids import Address, parse_address
+from meshd.peers.join_client import (
+    Joined,
+    Newcomer,
+    PairingOffer,
+    join_by_pairing,
+    join_with_token,
+)
+from meshd.ports import Ports
+from meshd.record import MemberRegistry, SignedMembers, found, sign
+from meshd.screen import Screen, SightedMesh
+
+Browse = Callable[[], Awaitable[Sequence[SightedMesh]]]
+"""Look around by mDNS for a few seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Who a node is, once it is in a mesh."""
+
+    key: PrivateKey
+    identity: MeshIdentity
+    registry: MemberRegistry
+    generation: int
+    store: IdentityStore
+    tokens: TokenStore
+    """Empty where this node is not the founder."""
+    reached_at: Address | None = None
+    """Where the member that let us in just now was reached."""
+
+
+class Entrance:
+    """The way into a mesh for the node on one data directory."""
+
+    def __init__(
+        self,
+        ports: Ports,
+        data_dir: PurePath,
+        screen: Screen,
+        *,
+        name: str,
+        addresses: Sequence[Address],
+        browse: Browse,
+    ) -> None:
+        """`name` is what this machine would like to be called; `addresses` where it listens."""
+        self._ports = ports
+        self._store = IdentityStore(ports.disk, data_dir)
+        self._screen = screen
+        self._name = name
+        self._addresses = addresses
+        self._browse = browse
+
+    async def enter(self, join: str, token_text: str) -> Standing:
+        """Found a mesh, go on in the one this node is in, or join one.
+
+        `join` is HOST[:PORT], "auto" or empty.  Raises Refused (JoinRefused with a reason),
+        DialFailed, NotAdmitted, TokenUnreadable, StoreDamaged or OSError, each with a sentence.
+        """
+        token = parse_token(token_text) if token_text and join else None
+        key = self._store.load_key()
+        identity = self._store.load_mesh(key) if key is not None else None
+        if key is None:
+            key = PrivateKey.from_random(self._ports.entropy.token(KEY_SEED_BYTES))
+            self._store.save_key(key)
+        reached_at: Address | None = None
+        if identity is None:
+            if join:
+                reached_at = await self._join(key, join, token)
+            else:
+                self._found(key)
+                await self._tell_of_others()
+        elif join:
+            reached_at = await self._join_again(key, identity, join, token)
+        return self._standing(key, reached_at)
+
+    # ---------------------------------------------------------------- founding
+
+    def _found(self, key: PrivateKey) -> None:
+        entropy, now_unix_s = self._ports.entropy, self._ports.clock.wall()
+        authority = Authority.found(
+            seed=entropy.token(KEY_SEED_BYTES),
+            serial=entropy.token(SERIAL_BYTES),
+            now_unix_s=now_unix_s,
+        )
+        members = found(
+            authority.mesh,
+            self._name,
+            key.public,
+            name=self._name,
+            addresses=self._addresses,
+            now_unix_s=now_unix_s,
+        )
+        certificate = authority.issue(
+            key.public, serial=entropy.token(SERIAL_BYTES), now_unix_s=now_unix_s
+        )
+        identity = MeshIdentity(
+            name=members.founder.name,
+            mesh_name=members.mesh_name,
+            certificate_der=certificate,
+            ca_certificate_der=authority.certificate_der,
+            keyring=Keyring.generate(entropy.token(GOSSIP_KEY_BYTES)),
+            authority=authority,
+        )
+        signed = sign(members, authority.key)
+        self._store.save_mesh(identity, signed.to_bytes(), TokenStore(authority.mesh))
+        self._screen.founded(
+            name=identity.name,
+            mesh=identity.mesh_name,
+            join_addresses=[str(address) for address in self._addresses],
+        )
+
+    async def _tell_of_others(self) -> None:
+        if sighted := await self._browse():
+            self._screen.meshes_in_sight(sighted)
+
+    # ---------------------------------------------------------------- joining
+
+    async def _join_again(
+        self, key: PrivateKey, identity: MeshIdentity, join: str, token: Token | None
+    ) -> Address | None:
+        """`--join` at a node that is in a mesh: fine from a mesh of one, else only if the same."""
+        if token is not None and token.mesh == identity.mesh:
+            self._screen.warning(f"this node is in {identity.mesh_name} already; going on")
+            return None
+        signed = SignedMembers.from_bytes(self._store.load_members(identity.mesh))
+        registry = MemberRegistry(identity.ca, signed)
+        ever_shared = len(registry.members()) > 1 or bool(registry.current.removed)
+        if identity.authority is not None and not ever_shared:
+            return await self._join(key, join, token)
+        if token is None and join != "auto":
+            self._screen.warning(
+                f"this node is in {identity.mesh_name} already, so --join is not needed; going on"
+            )
+            return None
+        raise Refused(
+            f"this node is a member of {identity.mesh_name}. To join another mesh, start it, run "
+            "`meshd leave`, and start it again with --join."
+        )
+
+    async def _join(self, key: PrivateKey, join: str, token: Token | None) -> Address:
+        address = await self._find(join, token)
+        self._screen.joining(address=str(address), with_token=token is not None)
+        newcomer = Newcomer(key, self._name, list(self._addresses))
+        network, entropy = self._ports.network, self._ports.entropy
+        if token is not None:
+            joined = await join_with_token(network, entropy, address, token, newcomer)
+        else:
+            joined = await join_by_pairing(network, entropy, address, newcomer, self._confirm)
+        self._save(joined)
+        return address
+
+    async def _confirm(self, offer: PairingOffer) -> bool:
+        digits = show_digits(offer.digits)
+        yes = await self._screen.confirm_digits(
+            digits=digits, name=offer.mesh_name, address=str(offer.host)
+        )
+        if yes:
+            self._screen.waiting_for_approval(digits=digits)
+        return yes
+
+    def _save(self, joined: Joined) -> None:
+        self._store.save_mesh(joined.identity, joined.members.to_bytes(), None)
+        registry = MemberRegistry(joined.identity.ca, joined.members)
+        self._screen.joined(
+            name=joined.identity.name,
+            mesh=joined.identity.mesh_name,
+            members=[member.name for member in registry.members()],
+        )
+
+    async def _find(self, join: str, token: Token | None) -> Address:
+        if join != "auto":
+            try:
+                return parse_address(join, limits.PEER_PORT)
+            except ValueError as e:
+                raise Refused(f"--join: {e}") from None
+        sighted = await self._browse()
+        if token is not None:
+            sighted = [mesh for mesh in sighted if mesh.mesh == token.mesh]
+        if not sighted:
+            raise Refused(
+                "no mesh is in sight: start meshd on the other machine first, or name it with "
+                "--join HOST"
+            )
+        if len({mesh.mesh for mesh in sighted}) > 1:
+            self._screen.meshes_in_sight(sighted)
+            raise Refused("more than one mesh is in sight: name the one to join with --join HOST")
+        return parse_address(sighted[0].address, limits.PEER_PORT)
+
+    # ---------------------------------------------------------------- standing
+
+    def _standing(self, key: PrivateKey, reached_at: Address | None) -> Standing:
+        identity = self._store.load_mesh(key)
+        assert identity is not None, "whoever entered is in a mesh"
+        mesh = identity.mesh
+        registry = MemberRegistry(
+            identity.ca,
+            SignedMembers.from_bytes(self._store.load_members(mesh)),
+            persist=lambda signed: self._store.save_members(mesh, signed.to_bytes()),
+        )
+        founder = identity.authority is not None
+        return Standing(
+            key=key,
+            identity=identity,
+            registry=registry,
+            generation=self._store.next_generation(self._ports.clock.wall()),
+            store=self._store,
+            tokens=self._store.load_tokens(mesh) if founder else TokenStore(mesh),
+            reached_at=reached_at,
+        )
