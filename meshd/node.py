@@ -1,14 +1,14 @@
 """One node, composed: ports in, nursery out.  The only file that knows everyone.
 
-    run_node     enter a mesh, then run until a signal or an order stops it
-    Node         the parts of a running node, wired together
+run_node     enter a mesh, then run until a signal or an order stops it
+Node         the parts of a running node, wired together
 """
 
 from __future__ import annotations
 
 import signal
-from collections.abc import Sequence
 from collections import Counter
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -51,8 +51,6 @@ from meshd.wire.answer import CancelRequest
 from meshd.wire.control import PROTOCOL_MAX, PROTOCOL_MIN, Cancel, Hello, LoadPush, Message
 
 log = logs.get("node")
-
-DRAIN_LOOK_S = 0.05
 
 
 async def run_node(
@@ -139,22 +137,14 @@ class Node:
         ports, standing = self._ports, self.standing
         self.addresses = AddressBook()
         self.switchboard = Switchboard(self.registry.mesh, self._hello)
-        self.links = ControlLinks(
-            ports.network, ports.entropy, self.switchboard, self.addresses.of
-        )
-        authority = standing.identity.authority
-        founder = authority and FounderAdmitter(
-            node=self.id,
-            authority=authority,
-            registry=self.registry,
-            tokens=standing.tokens,
-            keyring=lambda: standing.identity.keyring,
-            clock=ports.clock,
-            entropy=ports.entropy,
-            persist_tokens=lambda tokens: standing.store.save_tokens(self.registry.mesh, tokens),
-        )
+        self.links = ControlLinks(ports.network, ports.entropy, self.switchboard, self.addresses.of)
         self.office = MeshOffice(
-            self.id, self.registry, self.links, self.switchboard, founder, self._own_addresses
+            self.id,
+            self.registry,
+            self.links,
+            self.switchboard,
+            _founder(standing, ports),
+            self._own_addresses,
         )
         self.join_server = JoinServer(
             identity=lambda: standing.identity,
@@ -184,7 +174,7 @@ class Node:
             configured=config.backends,
             detect=config.detect,
             claims_dir=self._paths.claims,
-            on_change=lambda: self.inventories.changed(),
+            on_change=self._offer_changed,
         )
         for gguf in config.ggufs:
             self.backends.add_bundled(
@@ -225,7 +215,7 @@ class Node:
                 Alpn.HTTP: self.peer_http.serve_stream,
                 Alpn.JOIN: self.join_server.serve,
             },
-            on_bad=lambda source, why: self._bad.warning("refused on the mesh port", source, why=why),
+            on_bad=self._refused_at_door,
         )
 
     # ---------------------------------------------------------------- running
@@ -285,7 +275,6 @@ class Node:
             engines=[b.engine for b in self.backends.inventory().backends],
         )
         return clients
-'''
 
     async def _serve_control(
         self, nursery: trio.Nursery, client_url: str, counters: list[Counter[str]]
@@ -309,7 +298,11 @@ class Node:
             ],
         )
         administration = Administration(
-            sources, self.office, self._stop.set, self._reload_keys, forget=self.standing.store.leave
+            sources,
+            self.office,
+            stop=self._stop.set,
+            reload_keys=self._reload_keys,
+            forget=self.standing.store.leave,
         )
         server = HttpServer(AdminApi(administration).handle, self.sweeper)
         listener = await self._ports.network.listen_control(self._paths.socket)
@@ -321,12 +314,13 @@ class Node:
         self.holder.draining = True
         clients.drain()
         self.links.notify_all(LoadPush.of(self.holder.load()))
-        running = self.holder.admission.running + self.forwarder.in_flight
+        running = max(self.holder.in_flight.count, self.forwarder.in_flight.count)
         self._screen.draining(running=running, timeout_s=timeout_s)
         with trio.move_on_after(timeout_s):
-            while self.holder.admission.running or self.forwarder.in_flight:
-                await trio.sleep(DRAIN_LOOK_S)
-        self._screen.stopped(unfinished=self.forwarder.in_flight)
+            await self.forwarder.in_flight.until_none()
+            await self.holder.in_flight.until_none()
+        unfinished = max(self.holder.in_flight.count, self.forwarder.in_flight.count)
+        self._screen.stopped(unfinished=unfinished)
 
     # ---------------------------------------------------------------- who we are
 
@@ -412,6 +406,9 @@ class Node:
         self._versions.pop(node, None)
         self._heard.pop(node, None)
 
+    def _offer_changed(self) -> None:
+        self.inventories.changed()
+
     def _greeted(self, node: NodeId, hello: Hello) -> None:
         self._versions[node] = hello.version
 
@@ -438,6 +435,9 @@ class Node:
         self.peer_service.cancel(node, CancelRequest(message.request))
         return None
 
+    def _refused_at_door(self, source: str, why: str) -> None:
+        self._bad.warning("refused on the mesh port", source, why=why)
+
     def _newcomer(self, waiting: Waiting) -> None:
         self._screen.newcomer(
             digits=show_digits(waiting.digits), name=waiting.name, address=waiting.address
@@ -451,3 +451,21 @@ class Node:
         if target.node == self.id:
             return await self.holder.show(target.backend, target.model.name)
         return await self.remotes.show(target.node, target.backend, target.model.name)
+
+
+def _founder(standing: Standing, ports: Ports) -> FounderAdmitter | None:
+    """The founder's desk, where this node is the founder."""
+    authority = standing.identity.authority
+    if authority is None:
+        return None
+    mesh = standing.registry.mesh
+    return FounderAdmitter(
+        node=standing.key.public.node,
+        authority=authority,
+        registry=standing.registry,
+        tokens=standing.tokens,
+        keyring=lambda: standing.identity.keyring,
+        clock=ports.clock,
+        entropy=ports.entropy,
+        persist_tokens=lambda tokens: standing.store.save_tokens(mesh, tokens),
+    )

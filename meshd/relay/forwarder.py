@@ -17,6 +17,7 @@ from meshd.ids import NodeId, RequestId
 from meshd.inference import Failure, FailureKind, Request
 from meshd.relay.budget import PoisonList, RetryBudget
 from meshd.relay.holder import AnswerItem, AnswerSink, Holder, Order, SinkClosed
+from meshd.relay.in_flight import InFlight
 from meshd.relay.machine import (
     Attempt,
     Avoid,
@@ -126,7 +127,7 @@ class Forwarder:
         self._budget = RetryBudget()
         self._poison = PoisonList()
         self.counters: Counter[str] = Counter()
-        self.in_flight = 0
+        self.in_flight = InFlight()
 
     def open(self, request_id: RequestId, request: Request, deadline_s: float | None) -> Exchange:
         """Begin an exchange; `run` it next.  `deadline_s` is the client's own, if it told one."""
@@ -144,20 +145,19 @@ class Forwarder:
 
         Raises SinkClosed if the client could not be written to.
         """
-        self.in_flight += 1
         self.counters["requests"] += 1
         tap = _Tap(exchange, sink)
         directives = self._start(exchange)
-        try:
-            while directives:
-                directive = directives.pop(0)
-                directives = await self._carry_out(directive, exchange, tap) + directives
-        except SinkClosed:
-            self.counters["client_gone"] += 1
-            raise
-        finally:
-            self._sweeper.unwatch(exchange.watch)
-            self.in_flight -= 1
+        with self.in_flight:
+            try:
+                while directives:
+                    directive = directives.pop(0)
+                    directives = await self._carry_out(directive, exchange, tap) + directives
+            except SinkClosed:
+                self.counters["client_gone"] += 1
+                raise
+            finally:
+                self._sweeper.unwatch(exchange.watch)
 
     def _start(self, exchange: Exchange) -> list[Directive]:
         now = trio.current_time()

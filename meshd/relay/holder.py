@@ -28,6 +28,7 @@ from meshd.inference import (
     Request,
     Usage,
 )
+from meshd.relay.in_flight import InFlight
 from meshd.relay.watchdog import Watchdog, watchdog
 from meshd.routing.admission import Admission, Busy, Lane, Queued, Ticket
 from meshd.routing.catalogue import Target
@@ -87,6 +88,7 @@ class Holder:
     ) -> None:
         self.node = node
         self.draining = False
+        self.in_flight = InFlight()
         self.admission = Admission()
         self.rates = RateBook()
         self._backends = backends
@@ -147,9 +149,10 @@ class Holder:
         try:
             if isinstance(verdict, Busy):
                 raise _busy(verdict.wait_s)
-            if isinstance(verdict, Queued):
-                await self._wait_for_slot(ticket, control)
-            await self._run(order.request, backend, model, lane, sink, control)
+            with self.in_flight:
+                if isinstance(verdict, Queued):
+                    await self._wait_for_slot(ticket, control)
+                await self._run(order.request, backend, model, lane, sink, control)
         finally:
             for admitted in self.admission.done(ticket, trio.current_time()):
                 self._waiters.pop(admitted).event.set()

@@ -123,11 +123,11 @@ class Daemon:
     def status(self) -> control.StatusReport:
         """What `meshd status --json` prints."""
         self._last = msgspec.json.decode(
-            self.control("GET", "/control/status"), type=control.StatusReport
+            self.order("GET", "/control/status"), type=control.StatusReport
         )
         return self._last
 
-    def control(self, method: str, path: str, body: object = None) -> bytes:
+    def order(self, method: str, path: str, body: object = None) -> bytes:
         """One order over the control socket; raises httpx.HTTPError or DaemonFailed."""
         socket = str(paths_for(self.folder).socket)
         with httpx.Client(transport=httpx.HTTPTransport(uds=socket), timeout=30) as client:
@@ -139,7 +139,7 @@ class Daemon:
 
     def create_token(self, uses: int = 1) -> str:
         """A token for newcomers."""
-        made = self.control("POST", "/control/token", control.TokenOrder(uses=uses))
+        made = self.order("POST", "/control/token", control.TokenOrder(uses=uses))
         return msgspec.json.decode(made, type=control.TokenMade).token
 
     @property
