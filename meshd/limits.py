@@ -44,7 +44,9 @@ MSGPACK_DEPTH: Final = 16
 MSGPACK_ITEMS: Final = 65_536
 DATAGRAM_BYTES: Final = 1200  # Tailscale's MTU is 1280
 REPLAY_WINDOW_PACKETS: Final = 64
-GOSSIP_WORD_BYTES: Final = 896  # a member's word: fits into a datagram beside a ping and a suspicion
+GOSSIP_WORD_BYTES: Final = (
+    896  # a member's word: fits into a datagram beside a ping and a suspicion
+)
 GOSSIP_SIGNATURE_BYTES: Final = 80  # ECDSA P-256 and Ed25519 have 64, DER up to 72
 GOSSIP_STATE_BYTES: Final = 896 * KIB  # all that a member knows, in one control frame
 GOSSIP_RELAYED_PINGS: Final = 256  # pings on behalf of others, waiting for their acks

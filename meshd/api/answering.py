@@ -34,7 +34,7 @@ async def answer(
     """Answer one inference request; the response has been completed when this returns."""
     # A streaming client's read timeout is between bytes; only a whole answer has it as deadline.
     deadline_s = None if call.stream else call.deadline_s
-    exchange = forwarder.open(request_id, call.request, deadline_s)
+    exchange = forwarder.open(request_id, call.request, stream=call.stream, deadline_s=deadline_s)
     responder.on_disconnect = exchange.client_gone
     kind = _StreamingSink if call.stream else _WholeSink
     sink = kind(call.encoder, request_id, responder, error_body, node_name, more_headers)
@@ -155,6 +155,11 @@ class _WholeSink(_Sink):
         super().__init__(encoder, request_id, responder, error_body, node_name, more_headers)
         self._deltas: list[Delta] = []
         self._embedding: Embedding | None = None
+
+    def asking(self, target: Target, attempt: int) -> None:
+        super().asking(target, attempt)
+        self._deltas.clear()
+        self._usage = self._embedding = None
 
     async def emit(self, items: Sequence[AnswerItem]) -> None:
         for item in items:

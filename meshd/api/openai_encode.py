@@ -25,14 +25,15 @@ DONE: Final = b"data: [DONE]\n\n"
 KEEP_ALIVE: Final = b": keep-alive\n\n"
 
 _json: Final = msgspec.json.Encoder().encode
-_REASONS: Final = frozenset({"stop", "length", "tool_calls", "content_filter"})
+_REASONS: Final = frozenset({"stop", "length", "content_filter"})
 
 
 def finish_reason(reason: str, has_calls: bool) -> str:
     """The reason in OpenAI's words; strict clients know no others than these four.
 
-    Ollama says "stop" after tool calls, OpenAI "tool_calls".  Other words (engines have many for
-    reaching the end: eos, stop_sequence, load) are "stop".
+    Ollama says "stop" after tool calls, OpenAI "tool_calls", and that only where there are some:
+    clients then look for them.  Other words (engines have many for reaching the end: eos,
+    stop_sequence, load) are "stop".
     """
     if has_calls and reason != "length":
         return "tool_calls"

@@ -1,8 +1,7 @@
 """From a `Request` to the body of an OpenAI-compatible engine.  Pure.
 
 llama.cpp, LM Studio, vLLM, mlx-lm and whatever else speaks the dialect; `EngineKind` says where
-they
-differ.  What an engine would silently leave out, though it changes the answer, is refused as
+they differ.  What an engine would silently leave out, though it changes the answer, is refused as
 UNSUPPORTED: another holder may be able to do it.
 """
 

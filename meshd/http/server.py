@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import trio
 
-from meshd.errors import MeshdError, NotAdmitted, StreamBroken
+from meshd.errors import MeshdError, StreamBroken
 from meshd.http.connection import Connection, Handler, ServerOptions
 from meshd.http.encode import CLOSE, response_head
 from meshd.http.sweeper import Sweeper
@@ -71,7 +71,7 @@ class HttpServer:
         late.at = self._sweeper.now + self._options.handshake_s
         try:
             stream = await listener.handshake(stream)
-        except (StreamBroken, NotAdmitted) as error:
+        except MeshdError as error:
             self._options.on_error("a connection was not let in", error)
             stream.abort(str(error))
             return

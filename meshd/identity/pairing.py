@@ -133,6 +133,9 @@ class MemberPairing:
 
     id: int
     commitment: bytes
+    server_certificate_hash: bytes
+    """Of the certificate that the newcomer sees on this connection."""
+    ca: PublicKey
     nonce: bytes
     """The member's; may be sent now that the commitment is here."""
     name: str
@@ -162,9 +165,7 @@ class Pairings:
     Times are seconds on one clock that never jumps.
     """
 
-    def __init__(self, *, server_certificate_hash: Callable[[], bytes], ca: PublicKey) -> None:
-        self._server_certificate_hash = server_certificate_hash
-        self._ca = ca
+    def __init__(self) -> None:
         self._open: dict[int, MemberPairing] = {}
         self._begun_s: deque[float] = deque()
         self._next_id = 1
@@ -173,6 +174,8 @@ class Pairings:
         self,
         commitment: bytes,
         *,
+        server_certificate_hash: bytes,
+        ca: PublicKey,
         name: str,
         address: str,
         nonce: bytes,
@@ -200,6 +203,8 @@ class Pairings:
         pairing = MemberPairing(
             id=self._next_id,
             commitment=commitment,
+            server_certificate_hash=server_certificate_hash,
+            ca=ca,
             nonce=nonce,
             name=name,
             address=address,
@@ -223,8 +228,8 @@ class Pairings:
             raise ProtocolError("A newcomer's key and nonce are not what it committed to.")
         pairing.public_key = public_key
         pairing.digits = make_digits(
-            server_certificate_hash=self._server_certificate_hash(),
-            ca_public_key_der=self._ca.der,
+            server_certificate_hash=pairing.server_certificate_hash,
+            ca_public_key_der=pairing.ca.der,
             public_key_der=public_key.der,
             newcomer_nonce=nonce,
             member_nonce=pairing.nonce,

@@ -10,7 +10,7 @@ from pathlib import PurePath
 
 import trio
 
-from meshd.errors import DialFailed, NotAdmitted, Refused
+from meshd.errors import DialFailed, NotAdmitted
 from meshd.ids import Address, NodeId
 from meshd.machine import sockets
 from meshd.machine.datagrams import UdpDatagrams
@@ -22,7 +22,9 @@ from meshd.machine.tls import JOIN_NAME, PeerContexts, join_client_context, peer
 from meshd.machine.verdict import MAX_BYTES, read_verdict
 from meshd.ports import Alpn, ByteStream, Credentials, Datagrams, Listener, Remote
 
-_REFUSING_ALERTS = ("CERTIFICATE", "UNKNOWN_CA", "ACCESS_DENIED")
+_REFUSING_ALERTS = ("CERTIFICATE", "UNKNOWN_CA", "ACCESS_DENIED", "DECRYPT_ERROR")
+"""What OpenSSL says when it likes our certificate not; the last, when another CA of that name
+signed it."""
 
 
 class RealNetwork:
@@ -41,7 +43,7 @@ class RealNetwork:
 
     def _member(self) -> tuple[Credentials, PeerContexts]:
         if self._current is None:
-            raise Refused("This node is in no mesh yet: it has no certificate to show.")
+            raise NotAdmitted("This node is in no mesh yet: it has no certificate to show.")
         return self._current
 
     # --- listening

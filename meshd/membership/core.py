@@ -27,6 +27,7 @@ from meshd.membership.outbox import BUDGET_BYTES, Outbox
 from meshd.membership.own import Own, Sign
 from meshd.wire.gossip import (
     Ack,
+    Ask,
     Failed,
     Message,
     Nack,
@@ -143,7 +144,8 @@ class Core:
     def _tick(self, event: events.Tick, now: float) -> None:
         self._detector.tick(now)
         if not self._detector.paused:
-            self._ledger.expire(now)
+            for member in self._ledger.expire(now):
+                self._detector.last_call(member)
         self._meetings.tick(now)
         if now >= self._speak_at:
             self._say(WordKind.ALIVE, now)
@@ -193,6 +195,8 @@ class Core:
                 self._hear_word(message, now)
             elif isinstance(message, Suspect | Failed):
                 self._hear_opinion(message, event, now)
+            elif isinstance(message, Ask):
+                self._hear_ask(message, event)
             else:
                 late.append(message)  # so that an ack carries what the same packet brought about
         for request in late:
@@ -248,6 +252,16 @@ class Core:
         ):
             # The accuser missed our last word, and gossip may be done with it.
             self._outbox.send(event.sender, (event.address,), self._own.word)
+
+    def _hear_ask(self, ask: Ask, event: events.Received) -> None:
+        if ask.node == self.node:
+            word = self._own.word
+        elif member := self.members.get(ask.node):
+            word = member.word
+        else:
+            return
+        if word.version > ask.version:
+            self._outbox.send(event.sender, (event.address,), word)
 
     def _merged(self, event: events.Merged, now: float) -> None:
         """What the other side of an exchange knows.  Its `failed` counts as suspicion only: it may

@@ -18,6 +18,7 @@ from meshd.membership.probe import Probe, Relayed
 from meshd.wire.gossip import (
     SEQUENCE_END,
     Ack,
+    Ask,
     Failed,
     Message,
     Nack,
@@ -84,6 +85,16 @@ class Detector:
     def ping(self, member: Member) -> None:
         """A ping out of turn, whose only use is to tell a suspect that it is one."""
         self._send_ping(member, self._next_sequence())
+
+    def last_call(self, member: Member) -> None:
+        """Ask the suspect itself, and a few others, before it is declared failed."""
+        self.ping(member)
+        others = self._ledger.members.pick(
+            self._settings.indirect_probes,
+            lambda other: other.state is State.ALIVE and other is not member,
+        )
+        for other in others:
+            self._outbox.send(other.node, other.destinations(), Ask(member.node, member.version))
 
     # --- this node's own probe
 

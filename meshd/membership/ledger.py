@@ -43,7 +43,7 @@ class Ledger:
         self._settings = settings
         self._counters = counters
         self._deadlines: list[tuple[float, NodeId]] = []
-        """A heap; an entry counts only if the suspicion still ends then."""
+        """A heap of when to look at which suspicion; some are outdated and mean nothing."""
         self._touched: dict[NodeId, State | None] = {}
         """Members that changed during this event, with the state that they had before it."""
 
@@ -83,7 +83,7 @@ class Ledger:
             return
         if member.suspicion is not None and version == member.version:
             if member.suspicion.confirm(by):
-                heapq.heappush(self._deadlines, (member.suspicion.deadline, node))
+                self._await(member, member.suspicion)
                 self._outbox.broadcasts.add(node, Suspect(node, version, by))
             return
         before = member.state
@@ -122,16 +122,30 @@ class Ledger:
             return float("inf")
         return max(self._deadlines[0][0], self.frozen_until)
 
-    def expire(self, now: float) -> None:
-        """Declare failed whom nobody vouched for in time."""
+    def expire(self, now: float) -> list[Member]:
+        """Declare failed whom nobody vouched for in time; and say whose time is nearly up.
+
+        Those get a last call, one probe interval before: their refutation may have missed this
+        node, and only this one (gossip reaches everybody with a probability, and a large mesh has
+        many suspicions), which then would be the only one to hold a living member for dead.
+        """
+        called: list[Member] = []
         if now < self.frozen_until:
-            return
+            return called
         while self._deadlines and self._deadlines[0][0] <= now:
             _, node = heapq.heappop(self._deadlines)
             member = self.members.get(node)
-            if member is None or member.suspicion is None or member.suspicion.deadline > now:
-                continue  # refuted, or prolonged: then it has another entry
-            self.hear_failed(node, member.version, self.me, now)
+            if member is None or (suspicion := member.suspicion) is None:
+                continue  # refuted, gone, or failed
+            call_at = suspicion.deadline - self._settings.probe_interval_s
+            if not suspicion.called and call_at <= now:
+                suspicion.called = True
+                suspicion.deadline = max(suspicion.deadline, now + self._settings.probe_interval_s)
+                heapq.heappush(self._deadlines, (suspicion.deadline, node))
+                called.append(member)
+            elif suspicion.called and suspicion.deadline <= now:
+                self.hear_failed(node, member.version, self.me, now)
+        return called
 
     def freeze(self, until: float, now: float) -> None:
         """Judge nobody until then; and what was suspected before is suspected afresh.
@@ -143,8 +157,7 @@ class Ledger:
         for member in self.members:
             if member.suspicion is not None:
                 member.suspicion.restart(now)
-                self._deadlines.append((member.suspicion.deadline, member.node))
-        heapq.heapify(self._deadlines)
+                self._await(member, member.suspicion)
 
     # --- what changed
 
@@ -177,4 +190,9 @@ class Ledger:
                 settings.suspicion_max_s(size),
             )
             member.suspicion = suspicion
-            heapq.heappush(self._deadlines, (suspicion.deadline, member.node))
+            self._await(member, suspicion)
+
+    def _await(self, member: Member, suspicion: Suspicion) -> None:
+        """Note when to look at a suspicion next: at its last call, or else its end."""
+        early_s = 0.0 if suspicion.called else self._settings.probe_interval_s
+        heapq.heappush(self._deadlines, (suspicion.deadline - early_s, member.node))

@@ -14,7 +14,7 @@ from meshd.ids import NodeId
 class Suspicion:
     """One suspicion: since when, and who shares it."""
 
-    __slots__ = ("_by", "_max_s", "_min_s", "_wanted", "deadline", "started")
+    __slots__ = ("_by", "_max_s", "_min_s", "_wanted", "called", "deadline", "started")
 
     def __init__(self, now: float, by: NodeId, wanted: int, min_s: float, max_s: float) -> None:
         self.started = now
@@ -24,6 +24,8 @@ class Suspicion:
         self._min_s = min_s
         self._max_s = max_s
         self.deadline = now + timeout_s(0, wanted, min_s, max_s)
+        self.called = False
+        """Whether the last call has gone out (see `Ledger.expire`)."""
 
     @property
     def confirmations(self) -> int:
@@ -46,6 +48,7 @@ class Suspicion:
         """Begin anew, with no confirmation: after a sleep, what was seen before counts for less."""
         del self._by[1:]
         self.started = now
+        self.called = False
         self.deadline = now + timeout_s(0, self._wanted, self._min_s, self._max_s)
 
 

@@ -32,6 +32,14 @@ FORGET_REMOVED_S: Final = CERTIFICATE_LIFE_S + CERTIFICATE_BACKDATE_S
 _HOST = re.compile(rf"[A-Za-z0-9._:%-]{{1,{limits.HOST_CHARS}}}\Z")
 
 
+class RemovedNode(Refused):
+    """A key that was removed from the mesh asks to be let in again."""
+
+
+class MeshFull(Refused):
+    """The member list is as long as it may get."""
+
+
 class NoSuchNode(Refused):
     """What was typed names no member, or more than one."""
 
@@ -159,12 +167,12 @@ def admit(
 ) -> MemberList:
     """With one more member; the same list if it is one already.
 
-    A name that is taken gets "-2", "-3", ...  Raises Refused for a removed key or a full mesh.
+    A name that is taken gets "-2", "-3", ...  Raises RemovedNode or MeshFull.
     """
     if key.node in current.by_id:
         return current
     if key.node in current.removed:
-        raise Refused(
+        raise RemovedNode(
             f"Node {short(key.node)} was removed from this mesh. To let this machine in again, "
             "start it with a fresh data directory, so that it has a new key."
         )
@@ -173,7 +181,7 @@ def admit(
         len(current.members) >= limits.MEMBERS
         or len(current.members) + len(current.removed) >= limits.MEMBERS_EVER
     ):
-        raise Refused(f"The mesh is full: it has {len(current.members)} members.")
+        raise MeshFull(f"The mesh is full: it has {len(current.members)} members.")
     taken = [member.name for member in current.members]
     member = Member(
         key,
@@ -315,7 +323,7 @@ class SignedMembers(msgspec.Struct, frozen=True):
 def sign(members: MemberList, ca: PrivateKey) -> SignedMembers:
     """Sign a list with the mesh's key.
 
-    Raises Refused if it has grown larger than `limits.MEMBER_LIST_BYTES`.
+    Raises MeshFull if it has grown larger than `limits.MEMBER_LIST_BYTES`.
     """
     if ca.public.mesh != members.mesh:
         raise ValueError("a member list is signed by its own mesh's key")
@@ -324,7 +332,7 @@ def sign(members: MemberList, ca: PrivateKey) -> SignedMembers:
     except LimitExceeded:
         body = b""
     if not 0 < len(body) <= limits.MEMBER_LIST_BYTES:
-        raise Refused("The mesh is full: its member list would be too large to travel.")
+        raise MeshFull("The mesh is full: its member list would be too large to travel.")
     return SignedMembers(body, ca.sign(SIGNATURE_CONTEXT, body))
 
 

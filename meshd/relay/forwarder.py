@@ -39,7 +39,7 @@ class ClientSink(AnswerSink, Protocol):
     """The client's end of an exchange: one of `finish` and `fail` is called, once, last."""
 
     def asking(self, target: Target, attempt: int) -> None:
-        """This holder is being asked now (headers name it)."""
+        """This holder is being asked now (headers name it); what was kept of others is void."""
         ...
 
     async def finish(self) -> None:
@@ -129,13 +129,16 @@ class Forwarder:
         self.counters: Counter[str] = Counter()
         self.in_flight = InFlight()
 
-    def open(self, request_id: RequestId, request: Request, deadline_s: float | None) -> Exchange:
+    def open(
+        self, request_id: RequestId, request: Request, *, stream: bool, deadline_s: float | None
+    ) -> Exchange:
         """Begin an exchange; `run` it next.  `deadline_s` is the client's own, if it told one."""
         now = trio.current_time()
         self._budget.request(now)
         relay = Relay(
             deadline_at=now + min(deadline_s or self._request_s, self._request_s),
             may_retry=self._may_retry,
+            streaming=stream,
             queue_wait_s=self._queue_wait_s,
         )
         return Exchange(request_id, request, relay, self._sweeper)

@@ -94,6 +94,8 @@ class Relay:
 
     deadline_at: float
     may_retry: Callable[[float], bool]
+    streaming: bool = True
+    """False: the client gets one body at the end, so that until then nothing is delivered."""
     attempts_max: int = limits.ATTEMPTS
     repicks_max: int = limits.REPICKS
     queue_wait_s: float = limits.QUEUE_WAIT_S
@@ -147,7 +149,7 @@ class Relay:
             if isinstance(item, Delta):
                 if item.finish_reason is not None:
                     self.finish_seen = True
-                if not self.delivered and item.has_content():
+                if self.streaming and not self.delivered and item.has_content():
                     self.delivered = True
                     self.state = State.STREAMING
             elif isinstance(item, Embedding):
@@ -218,6 +220,7 @@ class Relay:
     def _ask(self, target: Target, wait_s: float, remote: bool, now: float) -> list[Directive]:
         self.state = State.ASKING
         self._target, self._remote = target, remote
+        self.finish_seen = False
         self._asked += 1
         self.attempts += 1
         # The dial has a limit of its own; silence counts from when it must have been heard.

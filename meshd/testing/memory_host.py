@@ -12,7 +12,7 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from meshd.errors import DialFailed, ListenFailed, NotAdmitted, Refused, StreamAborted
+from meshd.errors import DialFailed, ListenFailed, NotAdmitted, StreamAborted
 from meshd.http.baton import Baton
 from meshd.ids import Address, NodeId
 from meshd.machine.sockets import race
@@ -76,9 +76,9 @@ class MemoryListener:
         await trio.lowlevel.checkpoint()
         call = self._calls.pop(stream)
         if self.peers:
-            credentials = self._host.credentials()
-            call.acceptor_certificate = _der(credentials)
             try:
+                credentials = self._host.credentials()
+                call.acceptor_certificate = _der(credentials)
                 node = None
                 if call.alpn is not Alpn.JOIN:
                     node = _check(credentials, call.certificate)
@@ -129,7 +129,7 @@ class MemoryHost:
 
     def credentials(self) -> Credentials:
         if self._credentials is None:
-            raise Refused("This node is in no mesh yet: it has no certificate to show.")
+            raise NotAdmitted("This node is in no mesh yet: it has no certificate to show.")
         return self._credentials
 
     def host_name(self) -> str:
@@ -202,9 +202,10 @@ class MemoryHost:
         async def attempt(address: Address) -> MemoryStream:
             stream, call = await self._dial(address, alpn, _der(credentials))
             try:
-                found = _check(credentials, call.acceptor_certificate)
-                if found != node:
-                    raise NotAdmitted(f"{address} is another member ({found}, not {node}).")
+                if call.acceptor_certificate:
+                    found = _check(credentials, call.acceptor_certificate)
+                    if found != node:
+                        raise NotAdmitted(f"{address} is another member ({found}, not {node}).")
                 if call.refusal is not None:
                     raise NotAdmitted(f"{address} does not let this node in: {call.refusal}")
             except NotAdmitted as error:

@@ -166,7 +166,8 @@ class InventoryRequest(Message, frozen=True):
 class MemberListPush(Message, frozen=True):
     """The signed member list (proto/join.md): told when it changes, and asked for."""
 
-    members: Annotated[bytes, Meta(max_length=limits.MEMBER_LIST_BYTES)]
+    members: Annotated[bytes, Meta(max_length=limits.MEMBER_LIST_BYTES + 256)]
+    """With its signature around it."""
 
 
 class MemberListRequest(Message, frozen=True):

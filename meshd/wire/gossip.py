@@ -14,6 +14,7 @@ inside a word it is kept, because words are passed on byte for byte as their aut
 | 5 | `Word`       | p payload (packed map), s signature over p |
 | 6 | `Suspect`    | n node, g generation, i incarnation, b who says so |
 | 7 | `Failed`     | n, g, i, b |
+| 8 | `Ask`        | n, g, i |
 
 A word's payload: k kind, n node, g generation, i incarnation, h name, a addresses `[host, port]`,
 p protocol `[least, most, current]`, r inventory revision, l load `[running, queued, slots,
@@ -128,7 +129,17 @@ class Nack(msgspec.Struct, frozen=True):
     sequence: int
 
 
-Message = Ping | PingReq | Ack | Nack | Word | Suspect | Failed
+class Ask(msgspec.Struct, frozen=True):
+    """I am about to hold `node` for failed, and `version` is its last word I know.
+
+    Whoever knows a later one sends it; nobody else answers.
+    """
+
+    node: NodeId
+    version: Version
+
+
+Message = Ping | PingReq | Ack | Nack | Word | Suspect | Failed | Ask
 
 
 class Packet(msgspec.Struct, frozen=True):
@@ -147,6 +158,7 @@ _TYPES: Final[dict[type, int]] = {
     Word: 5,
     Suspect: 6,
     Failed: 7,
+    Ask: 8,
 }
 
 
@@ -198,6 +210,9 @@ def encode(message: Message) -> bytes:
     elif isinstance(message, Suspect | Failed):
         generation, incarnation = message.version
         fields = {"b": message.by, "g": generation, "i": incarnation, "n": message.node}
+    elif isinstance(message, Ask):
+        generation, incarnation = message.version
+        fields = {"g": generation, "i": incarnation, "n": message.node}
     elif isinstance(message, Ping):
         fields = {"n": message.target, "q": message.sequence}
     elif isinstance(message, PingReq):
@@ -333,6 +348,10 @@ def _read_failed(fields: dict[str, Any]) -> Failed:
     return Failed(_node(fields.get("n")), _version(fields), _node(fields.get("b")))
 
 
+def _read_ask(fields: dict[str, Any]) -> Ask:
+    return Ask(_node(fields.get("n")), _version(fields))
+
+
 _READERS: Final[dict[int, Callable[[dict[str, Any]], Message]]] = {
     1: _read_ping,
     2: _read_ping_req,
@@ -341,6 +360,7 @@ _READERS: Final[dict[int, Callable[[dict[str, Any]], Message]]] = {
     5: _read_word,
     6: _read_suspect,
     7: _read_failed,
+    8: _read_ask,
 }
 
 

@@ -274,6 +274,7 @@ def test_logprobs_of_completions_have_the_old_form_with_running_offsets() -> Non
         ("stop", False, "stop"),
         ("stop", True, "tool_calls"),
         ("tool_calls", True, "tool_calls"),
+        ("tool_calls", False, "stop"),
         ("length", False, "length"),
         ("length", True, "length"),
         ("load", False, "stop"),

@@ -86,6 +86,16 @@ def test_the_role_chunk_is_no_content() -> None:
     assert isinstance(directives[-1], Pick)
 
 
+def test_a_whole_answer_that_breaks_off_is_asked_for_again() -> None:
+    machine = Relay(deadline_at=100.0, may_retry=lambda now: True, streaming=False)
+    machine.start(0.0)
+    asked(machine, A)
+    machine.accept([Delta(text="a"), Delta(finish_reason="stop")], 1.0)
+    assert machine.failed(failure(FailureKind.HOLDER_LOST), 1.1)[-1] == Pick(frozenset({A.key}))
+    asked(machine, B)
+    assert not machine.finish_seen, "what the first holder said is void"
+
+
 def test_a_failure_after_content_ends_in_the_stream() -> None:
     machine = relay()
     machine.start(0.0)
