@@ -1,0 +1,308 @@
+"""How each type of vector is decoded and encoded by meshd.
+
+`read` turns bytes into the JSON form by meshd's decoders and typed messages, `write` turns the JSON
+form into bytes by its encoders: neither takes a short cut through the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from meshd import limits
+from meshd.ids import Address, MeshId, NodeId
+from meshd.inference import Delta, Embedding, Failure, Load, Usage
+from meshd.wire import answer, control, gossip, join
+from meshd.wire.codec import pack, unpack
+from meshd.wire.envelope import Envelope
+from meshd.wire.framing import FrameReader, frame
+from tests.conformance.jsonform import from_json, to_json
+
+Vector = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Form:
+    """One type of vector."""
+
+    read: Callable[[bytes, Vector], Any]
+    write: Callable[[Any, Vector], bytes]
+
+
+# --- values and frames
+
+
+def read_value(data: bytes, vector: Vector) -> Any:
+    return to_json(unpack(data, max_bytes=limits.CONTROL_FRAME_BYTES))
+
+
+def write_value(decoded: Any, vector: Vector) -> bytes:
+    return pack(from_json(decoded))
+
+
+def read_frames(data: bytes, vector: Vector) -> Any:
+    return to_json(FrameReader(vector["max_bytes"]).feed(data))
+
+
+def write_frames(decoded: Any, vector: Vector) -> bytes:
+    return b"".join(frame(payload) for payload in from_json(decoded))
+
+
+# --- control messages
+
+
+def read_control(data: bytes, vector: Vector) -> Any:
+    message, request_id = control.decode(data)
+    if isinstance(message, control.Unknown):
+        number, body = message.type, dict(message.body)
+    else:
+        number = next(n for n, kind in control.MESSAGES.items() if kind is type(message))
+        fields = [name for name in message.__struct_fields__ if name != "extra"]
+        body = {name: getattr(message, name) for name in fields}
+        body = {name: value for name, value in body.items() if value is not None} | message.extra
+    return {"type": number, "request_id": request_id, "body": to_json(body)}
+
+
+def write_control(decoded: Any, vector: Vector) -> bytes:
+    body = from_json(decoded["body"])
+    kind = control.MESSAGES.get(decoded["type"])
+    message: control.Message
+    if kind is None:
+        message = control.Unknown(type=decoded["type"], body=body)
+    else:
+        fields = set(kind.__struct_fields__) - {"extra"}
+        known = {name: body.pop(name) for name in fields & body.keys()}
+        message = kind(**known, extra=body)
+    return control.encode(message, decoded["request_id"])
+
+
+# --- joins
+
+
+def read_join(data: bytes, vector: Vector) -> Any:
+    message = join.decode_join(data)
+    number = next(n for n, kind in join.JOIN_MESSAGES.items() if kind is type(message))
+    body = {name: getattr(message, name) for name in message.__struct_fields__}
+    return {"type": number, "body": to_json(body)}
+
+
+def write_join(decoded: Any, vector: Vector) -> bytes:
+    kind = join.JOIN_MESSAGES[decoded["type"]]
+    return join.encode_join(kind(**from_json(decoded["body"])))
+
+
+# --- answers
+
+
+def read_answer(data: bytes, vector: Vector) -> Any:
+    reader = answer.AnswerReader(vector.get("after", 0))
+    return [_answer_frame(read) for read in reader.feed(data)]
+
+
+def _answer_frame(read: answer.AnswerFrame) -> dict[str, Any]:
+    payload: Any = None
+    match read.kind:
+        case answer.FrameKind.LOAD:
+            payload = read.load
+        case answer.FrameKind.ERROR:
+            payload = read.failure
+        case answer.FrameKind.END:
+            payload = answer.End(read.reason)
+        case answer.FrameKind.BEAT:
+            payload = None
+        case _ if read.items:
+            payload = read.items[0]
+            if isinstance(payload, Delta) and payload == Delta(payload.text):
+                payload = payload.text
+    return {"seq": read.seq, "kind": int(read.kind), "payload": msgspec.to_builtins(payload)}
+
+
+def write_answer(decoded: Any, vector: Vector) -> bytes:
+    writer = answer.AnswerWriter(vector.get("after", 0))
+    return b"".join(_write_answer_frame(writer, item) for item in decoded)
+
+
+def _write_answer_frame(writer: answer.AnswerWriter, decoded: Any) -> bytes:
+    payload = decoded["payload"]
+    match answer.FrameKind(decoded["kind"]):
+        case answer.FrameKind.DELTA:
+            delta = Delta(payload) if isinstance(payload, str) else msgspec.convert(payload, Delta)
+            return writer.items([delta])
+        case answer.FrameKind.USAGE:
+            return writer.items([msgspec.convert(payload, Usage)])
+        case answer.FrameKind.LOAD:
+            return writer.load(msgspec.convert(payload, Load))
+        case answer.FrameKind.BEAT:
+            return writer.beat()
+        case answer.FrameKind.END:
+            return writer.end(msgspec.convert(payload, answer.End).reason)
+        case answer.FrameKind.ERROR:
+            return writer.error(msgspec.convert(payload, Failure))
+        case answer.FrameKind.EMBEDDING:
+            return writer.items([msgspec.convert(payload, Embedding)])
+
+
+# --- forwarded requests
+
+
+def read_serve(data: bytes, vector: Vector) -> Any:
+    return msgspec.to_builtins(answer.decode_serve(data))
+
+
+def write_serve(decoded: Any, vector: Vector) -> bytes:
+    return answer.encode_serve(msgspec.convert(decoded, answer.ServeRequest))
+
+
+def read_cancel(data: bytes, vector: Vector) -> Any:
+    return msgspec.to_builtins(answer.decode_cancel(data))
+
+
+def write_cancel(decoded: Any, vector: Vector) -> bytes:
+    return answer.encode_cancel(msgspec.convert(decoded, answer.CancelRequest))
+
+
+# --- gossip
+
+_GOSSIP = {
+    1: gossip.Ping,
+    2: gossip.PingReq,
+    3: gossip.Ack,
+    4: gossip.Nack,
+    5: gossip.Word,
+    6: gossip.Suspect,
+    7: gossip.Failed,
+}
+_GOSSIP_NUMBERS = {kind: number for number, kind in _GOSSIP.items()}
+
+
+def read_gossip(data: bytes, vector: Vector) -> Any:
+    packet = gossip.decode_packet(data, max_bytes=limits.DATAGRAM_BYTES)
+    if packet.unknown != vector.get("unknown", 0):
+        raise AssertionError(f"{packet.unknown} messages of unknown type")
+    return [_gossip_message(message) for message in packet.messages]
+
+
+def _gossip_message(message: gossip.Message) -> Any:
+    body: dict[str, Any]
+    match message:
+        case gossip.Ping(sequence, target):
+            body = {"q": sequence, "n": target}
+        case gossip.PingReq(sequence, target, addresses):
+            body = {"q": sequence, "n": target, "a": [[a.host, a.port] for a in addresses]}
+        case gossip.Word(payload=payload, signature=signature):
+            body = {"p": payload, "s": signature}
+        case gossip.Ack(sequence) | gossip.Nack(sequence):
+            body = {"q": sequence}
+        case gossip.Suspect(node, version, by) | gossip.Failed(node, version, by):
+            body = {"n": node, "g": version[0], "i": version[1], "b": by}
+    return to_json([_GOSSIP_NUMBERS[type(message)], body])
+
+
+def write_gossip(decoded: Any, vector: Vector) -> bytes:
+    return gossip.encode_packet([_to_gossip(number, body) for number, body in from_json(decoded)])
+
+
+def _to_gossip(number: int, body: dict[str, Any]) -> gossip.Message:
+    match number:
+        case 1:
+            return gossip.Ping(body["q"], NodeId(body["n"]))
+        case 2:
+            addresses = tuple(Address(*pair) for pair in body["a"])
+            return gossip.PingReq(body["q"], NodeId(body["n"]), addresses)
+        case 3:
+            return gossip.Ack(body["q"])
+        case 4:
+            return gossip.Nack(body["q"])
+        case 5:
+            return gossip.decode_word(body["p"], body["s"])
+        case _:
+            kind = gossip.Suspect if number == 6 else gossip.Failed
+            return kind(NodeId(body["n"]), (body["g"], body["i"]), NodeId(body["b"]))
+
+
+def read_claim(data: bytes, vector: Vector) -> Any:
+    word = gossip.decode_word(data, b"")
+    profile, load = word.profile, word.profile.load
+    return {
+        "k": int(word.kind),
+        "n": word.node,
+        "g": word.version[0],
+        "i": word.version[1],
+        "h": profile.name,
+        "a": [[a.host, a.port] for a in profile.addresses],
+        "p": list(profile.protocol),
+        "r": profile.inventory,
+        "l": [load.running, load.queued, load.slots, load.draining],
+    }
+
+
+def write_claim(decoded: Any, vector: Vector) -> bytes:
+    profile = gossip.Profile(
+        decoded["h"],
+        tuple(Address(*pair) for pair in decoded["a"]),
+        tuple(decoded["p"]),
+        decoded["r"],
+        gossip.Load(*decoded["l"]),
+    )
+    version = (decoded["g"], decoded["i"])
+    kind = gossip.WordKind(decoded["k"])
+    return gossip.encode_claim(NodeId(decoded["n"]), version, kind, profile)
+
+
+# --- datagrams
+
+RECEIVER = NodeId("r" * 26)
+
+
+def _envelope(vector: Vector, me: str) -> Envelope:
+    context = vector["context"]
+    members = set(context["members"])
+    keys = {int(key_id): bytes.fromhex(key) for key_id, key in context["keys"].items()}
+    return Envelope(
+        MeshId(context["mesh"]),
+        NodeId(me),
+        context.get("generation", 1),
+        keys,
+        context["primary"],
+        members.__contains__,
+    )
+
+
+def read_datagram(data: bytes, vector: Vector) -> Any:
+    receiver = _envelope(vector, RECEIVER)
+    for earlier in vector["context"].get("opened_before", []):
+        receiver.open(bytes.fromhex(earlier))
+    sender, payload = receiver.open(data)
+    return {
+        "key_id": int.from_bytes(data[1:5], "big"),
+        "sender": sender,
+        "generation": int.from_bytes(data[31:39], "big"),
+        "counter": int.from_bytes(data[39:47], "big"),
+        "payload": to_json(payload),
+    }
+
+
+def write_datagram(decoded: Any, vector: Vector) -> bytes:
+    vector = vector | {"context": vector["context"] | {"generation": decoded["generation"]}}
+    vector["context"]["primary"] = decoded["key_id"]
+    sender = _envelope(vector, decoded["sender"])
+    for _ in range(decoded["counter"]):
+        sender.seal(b"")
+    return sender.seal(from_json(decoded["payload"]))
+
+
+FORMS = {
+    "value": Form(read_value, write_value),
+    "frames": Form(read_frames, write_frames),
+    "control": Form(read_control, write_control),
+    "join": Form(read_join, write_join),
+    "answer": Form(read_answer, write_answer),
+    "serve": Form(read_serve, write_serve),
+    "cancel": Form(read_cancel, write_cancel),
+    "gossip": Form(read_gossip, write_gossip),
+    "claim": Form(read_claim, write_claim),
+    "datagram": Form(read_datagram, write_datagram),
+}

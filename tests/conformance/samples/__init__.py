@@ -1,0 +1,1 @@
+"""What the vectors of proto/ are made of, by group."""

@@ -1,0 +1,166 @@
+"""Samples of forwarded requests and their answers (proto/peer.md)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from meshd.wire.codec import pack
+from meshd.wire.framing import frame
+from tests.conformance.forms import Vector
+from tests.conformance.samples.making import bad, good, readable
+
+
+def answers() -> list[Vector]:
+    def stream(name: str, *frames_: tuple[int, int, Any], **more: Any) -> Vector:
+        decoded = [{"seq": seq, "kind": kind, "payload": load} for seq, kind, load in frames_]
+        return good(name, "answer", decoded, **more)
+
+    def raw(*frames_: list[Any]) -> bytes:
+        return b"".join(frame(msgspec.msgpack.encode(item)) for item in frames_)
+
+    return [
+        stream("a whole answer",
+               (0, 3, {"running": 1, "slots": 1}), (0, 4, None), (1, 1, "Hel"), (2, 1, "lo"),
+               (3, 1, {"text": "!", "finish_reason": "stop"}),
+               (4, 2, {"prompt_tokens": 12, "completion_tokens": 3, "total_ns": 81000000}),
+               (4, 5, {"reason": "stop"})),
+        stream("text alone", (1, 1, " wörld")),
+        stream("an empty text", (1, 1, "")),
+        stream("reasoning", (1, 1, {"reasoning": "hm"})),
+        stream("fragments of a tool call",
+               (1, 1, {"tool_calls": [{"id": "call_1", "name": "weather", "arguments": "{\"ci"}]}),
+               (2, 1, {"tool_calls": [{"arguments": "ty\":1}"}, {"index": 1, "name": "time"}]})),
+        stream("log-probabilities", (1, 1, {
+            "text": "a", "logprobs": [
+                {"token": "a", "logprob": -0.25, "bytes": [97],
+                 "top": [{"token": "b", "logprob": -1.5}]}]})),
+        stream("a finish alone", (1, 1, {"finish_reason": "length"})),
+        stream("busy, with the load", (0, 3, {"running": 4, "queued": 9, "slots": 4}),
+               (0, 6, {"kind": "busy", "message": "No slot is free.", "status": 503,
+                       "retry_after_s": 2.0})),
+        stream("an engine that died in mid-answer", (1, 1, "Hel"),
+               (1, 6, {"kind": "broken", "message": "The engine closed the connection."})),
+        stream("draining", (0, 3, {"draining": True}),
+               (0, 6, {"kind": "draining", "message": "Going down.", "status": 503})),
+        stream("an end without a reason", (0, 5, {})),
+        stream("from item 7 on", (7, 1, "x"), (7, 5, {"reason": "stop"}), after=6),
+        readable("an embedding in one frame", "answer", [
+            {"seq": 1, "kind": 7,
+             "payload": {"vectors": [[0.5, -1.0], [0.25, 2.0]], "prompt_tokens": 7}}],
+            raw([1, 7, {"more": False, "prompt_tokens": 7,
+                        "vectors": [[0.5, -1.0], [0.25, 2.0]]}])),
+        readable("an embedding in two frames, whole with its last", "answer", [
+            {"seq": 1, "kind": 7, "payload": None},
+            {"seq": 2, "kind": 7,
+             "payload": {"vectors": [[0.5], [1.5]], "prompt_tokens": 7}}],
+            raw([1, 7, {"more": True, "prompt_tokens": 7, "vectors": [[0.5]]}],
+                [2, 7, {"more": False, "prompt_tokens": 7, "vectors": [[1.5]]}])),
+        readable("a kind of a later version, skipped", "answer", [
+            {"seq": 1, "kind": 1, "payload": "x"}],
+            raw([0, 200, {"new": True}], [1, 1, "x"])),
+        readable("keys of a later version, ignored", "answer", [
+            {"seq": 1, "kind": 1, "payload": {"finish_reason": "stop"}}],
+            raw([1, 1, {"finish_reason": "stop", "mood": "good"}])),
+        readable("text alone in a map", "answer", [{"seq": 1, "kind": 1, "payload": "x"}],
+                 raw([1, 1, {"text": "x"}])),
+        readable("not canonical, which readers of answers allow", "answer",
+                 [{"seq": 1, "kind": 1, "payload": "x"}],
+                 bytes.fromhex("00000008" + "93" + "cd0001" + "01" + "d90178")),
+    ]  # fmt: skip
+
+
+def bad_answers() -> list[Vector]:
+    def raw(name: str, *frames_: Any, error: str = "ProtocolError", **more: Any) -> Vector:
+        data = b"".join(frame(msgspec.msgpack.encode(item)) for item in frames_)
+        return bad(name, "answer", data, error, **more)
+
+    return [
+        raw("a gap", [1, 1, "a"], [3, 1, "b"]),
+        raw("a repeat", [1, 1, "a"], [1, 1, "a"]),
+        raw("items that begin at 0", [0, 1, "a"]),
+        raw("items that begin at 2", [2, 1, "a"]),
+        raw("a repeat after a resumption", [6, 1, "a"], after=6),
+        raw("usage without a number of its own", [1, 1, "a"], [1, 2, {}]),
+        raw("a beat with a number of its own", [1, 4, None]),
+        raw("a frame after the end", [0, 5, {}], [0, 4, None]),
+        raw("a frame after an error", [0, 6, {"kind": "busy", "message": ""}], [0, 4, None]),
+        raw("two items in a frame", [1, 1]),
+        raw("four items in a frame", [1, 1, "a", "b"]),
+        raw("a number that is text", ["1", 1, "a"]),
+        raw("a delta that is an integer", [1, 1, 5]),
+        raw("a delta that is nil", [1, 1, None]),
+        raw("text that is an integer", [1, 1, {"text": 5}]),
+        raw("tool calls that are a map", [1, 1, {"tool_calls": {}}]),
+        raw("a failure without a message", [0, 6, {"kind": "busy"}]),
+        raw("vectors of text", [1, 7, {"vectors": [["a"]], "prompt_tokens": 1, "more": False}]),
+        bad("garbage in a frame", "answer", "00000001c1", "ProtocolError"),
+        bad("text that is not UTF-8", "answer", "00000005" + "930101" + "a1ff", "ProtocolError"),
+        bad("an empty frame", "answer", "00000000", "ProtocolError"),
+        bad("a frame over the limit, refused by its head alone", "answer", "00100001",
+            "LimitExceeded"),
+        bad("nested without end", "answer", frame(b"\x93\x01\x01" + b"\x91" * 5000).hex(),
+            "ProtocolError"),
+    ]  # fmt: skip
+
+
+def forwarded() -> list[Vector]:
+    return [
+        good("a chat", "serve", {
+            "request_id": "req_0123456789abcdef.1", "backend": "ollama-11434",
+            "model": "llama3.2:latest",
+            "request": {"kind": "chat", "model": "llama3.2",
+                        "messages": [{"role": "user", "text": "hi"}]}}),
+        good("a chat with everything", "serve", {
+            "request_id": "req_0123456789abcdef.2", "attempt": 2, "deadline_s": 59.5,
+            "wait_s": 5.0, "backend": "", "model": "llama3.2:latest",
+            "request": {
+                "kind": "chat", "model": "llama3.2",
+                "messages": [
+                    {"role": "system", "text": "Be brief."},
+                    {"role": "user", "text": "What is this?",
+                     "images": [{"data": "aGk="}, {"data": "aG8=", "media_type": "image/jpeg"}]},
+                    {"role": "assistant", "reasoning": "hm", "tool_calls": [
+                        {"id": "c1", "name": "look", "arguments": "{}"}]},
+                    {"role": "tool", "text": "a cat", "tool_call_id": "c1", "name": "look"}],
+                "sampling": {"temperature": 0.5, "top_k": 40, "seed": 7, "max_tokens": 100,
+                             "stop": ["\n\n"]},
+                "tools": [{"type": "function", "function": {
+                    "name": "look", "parameters": {"type": "object", "properties": {}}}}],
+                "tool_choice": "auto", "json_mode": True, "json_schema": {"type": "object"},
+                "logprobs": True, "top_logprobs": 3, "think": "low", "keep_alive": "5m",
+                "options": {"num_ctx": 4096}, "extra": {"user": "u"}}}),
+        good("a completion", "serve", {
+            "request_id": "r.1", "backend": "b", "model": "m",
+            "request": {"kind": "completion", "model": "m", "prompt": "1 2", "suffix": "4",
+                        "raw": True}}),
+        good("an embedding", "serve", {
+            "request_id": "r.1", "backend": "b", "model": "m",
+            "request": {"kind": "embed", "model": "m", "inputs": ["a", "b"], "dimensions": 8,
+                        "truncate": False}}),
+        good("a cancel", "cancel", {"request_id": "req_0123456789abcdef.1"}),
+    ]  # fmt: skip
+
+
+def bad_forwarded() -> list[Vector]:
+    p = "ProtocolError"
+    chat = {"kind": "chat", "model": "m"}
+    whole = {"request_id": "r", "backend": "b", "model": "m", "request": chat}
+
+    def raw(name: str, value: Any, error: str = p) -> Vector:
+        return bad(name, "serve", pack(value), error)
+
+    return [
+        raw("an array", []),
+        raw("a key is missing", {k: v for k, v in whole.items() if k != "model"}),
+        raw("an empty id", whole | {"request_id": ""}),
+        raw("an id of 129 characters", whole | {"request_id": "r" * 129}),
+        raw("a kind that is not known", whole | {"request": chat | {"kind": "sing"}}),
+        raw("messages that are text", whole | {"request": chat | {"messages": "hi"}}),
+        raw("513 tools", whole | {"request": chat | {"tools": [{}] * 513}}, "LimitExceeded"),
+        bad("JSON", "serve", b'{"request_id": "r"}', p),
+        bad("nested without end", "serve", b"\x81\xa1x" + b"\x91" * 5000, p),
+        bad("an empty body", "cancel", b"", p),
+        bad("an id that is an integer", "cancel", pack({"request_id": 1}), p),
+    ]
