@@ -1,0 +1,93 @@
+"""The transports that one suite of tests runs over."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import trio
+
+from meshd.ids import Address
+from meshd.machine.network import RealNetwork
+from meshd.ports import Alpn, ByteStream, Credentials, Listener, Network
+from meshd.testing.network import MemoryNetwork
+from tests.unit.tiny_ca import TinyCa
+
+KINDS = ("plain", "tls", "memory", "memory peer", "memory slow")
+
+
+@dataclass
+class World:
+    """Two machines, and how this transport connects them."""
+
+    kind: str
+    near: Network
+    far: Network
+    listener: Listener
+    near_credentials: Credentials
+    far_credentials: Credentials
+    ca: TinyCa
+    streams: list[ByteStream] = field(default_factory=list)
+
+    @property
+    def is_peer(self) -> bool:
+        return self.kind in ("tls", "memory peer")
+
+    @property
+    def address(self) -> Address:
+        address = self.listener.address
+        assert address is not None
+        if self.kind == "tls":
+            return Address("127.0.0.1", address.port)
+        return address
+
+    async def dial(self) -> ByteStream:
+        if self.is_peer:
+            stream = await self.near.dial_peer(
+                self.far_credentials.node, [self.address], Alpn.CONTROL, 10
+            )
+        else:
+            stream = await self.near.dial_plain(self.address, 10)
+        self.streams.append(stream)
+        return stream
+
+    async def pair(self) -> tuple[ByteStream, ByteStream]:
+        """A connected pair: the dialler's end, the acceptor's end."""
+        accepted: list[ByteStream] = []
+
+        async def accept() -> None:
+            stream = await self.listener.accept()
+            accepted.append(await self.listener.handshake(stream))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(accept)
+            dialled = await self.dial()
+        self.streams.append(accepted[0])
+        return dialled, accepted[0]
+
+
+@asynccontextmanager
+async def open_world(kind: str) -> AsyncIterator[World]:
+    ca = TinyCa.new()
+    near_credentials, far_credentials = ca.credentials(), ca.credentials()
+    near: Network
+    far: Network
+    if kind.startswith("memory"):
+        memory = MemoryNetwork(latency_s=0.01 if kind == "memory slow" else 0.0)
+        near, far = memory.host("near"), memory.host("far")
+    else:
+        near, far = RealNetwork(), RealNetwork()
+    near.use(near_credentials)
+    far.use(far_credentials)
+    if kind in ("tls", "memory peer"):
+        listener = await far.listen_peers(0)
+    else:
+        listener = await far.listen_clients("0.0.0.0" if "memory" in kind else "127.0.0.1", 0)
+    world = World(kind, near, far, listener, near_credentials, far_credentials, ca)
+    try:
+        yield world
+    finally:
+        for stream in world.streams:
+            stream.abort("the test is over")
+        await listener.aclose()
