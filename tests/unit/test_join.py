@@ -1,0 +1,611 @@
+"""Joins as both sides see them, over streams in memory and in virtual time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from meshd import limits
+from meshd.errors import DialFailed, NotAdmitted, ProtocolError
+from meshd.identity import PrivateKey, Token, read_certificate
+from meshd.ids import Address
+from meshd.peers.join_client import (
+    Joined,
+    PairingOffer,
+    join_by_pairing,
+    join_with_token,
+)
+from meshd.peers.join_talk import JoinRefused
+from meshd.testing.entropy import SeededEntropy
+from meshd.wire.join import Admitted, JoinRefusal, JoinRequest, Reason
+from tests.joins import HOST, NOW_UNIX_S, JoinNetwork, Mesh, make_key, newcomer, node_of
+
+
+async def by_token(net: JoinNetwork, token: Token, who: Any = None, seed: str = "") -> Joined:
+    return await join_with_token(
+        net.network, SeededEntropy(f"joiner {seed}"), HOST, token, who or newcomer()
+    )
+
+
+async def refused_by_token(mesh: Mesh, token: Token, who: Any = None) -> JoinRefused:
+    """Join in vain; nothing at the member may have changed."""
+    before = mesh.snapshot()
+    async with trio.open_nursery() as nursery:
+        with pytest.raises(JoinRefused) as caught:
+            await by_token(mesh.network(nursery), token, who)
+    assert mesh.snapshot() == before
+    return caught.value
+
+
+# --- token
+
+
+async def test_a_token_gives_a_newcomer_all_that_a_member_needs(
+    autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    mesh = Mesh()
+    who = newcomer()
+    joined = await by_token(mesh.network(nursery), mesh.token(), who)
+    assert joined.identity.mesh == mesh.authority.mesh
+    assert joined.identity.mesh_name == "home"
+    assert joined.identity.name == "laptop"
+    assert joined.identity.keyring == mesh.identity.keyring
+    assert joined.identity.certificate.node == node_of(who)
+    assert joined.identity.certificate.not_after_unix_s > NOW_UNIX_S + 300 * 86_400
+    assert joined.members == mesh.registry.signed
+    member = mesh.registry.get(node_of(who))
+    assert member is not None
+    assert member.addresses == (Address("192.168.7.9", 11436),)
+    assert mesh.names == ["attic", "laptop"]
+    await trio.testing.wait_all_tasks_blocked()
+    assert mesh.endings == [None]
+
+
+async def test_an_admission_is_on_disk_before_the_newcomer_hears_of_it(
+    autojump_clock: MockClock,
+    nursery: trio.Nursery,
+) -> None:
+    mesh = Mesh()
+    joined = await by_token(mesh.network(nursery), mesh.token())
+    assert mesh.store.load_members(mesh.authority.mesh) == joined.members.to_bytes()
+    (row,) = mesh.store.load_tokens(mesh.authority.mesh).rows()
+    assert row.used_by == [joined.identity.certificate.node]
+
+
+async def test_a_join_works_when_every_byte_arrives_alone(
+    autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    mesh = Mesh()
+
+    def in_pieces(stream: Any) -> None:
+        stream.pieces = 1
+
+    joined = await by_token(mesh.network(nursery, tap=in_pieces), mesh.token())
+    assert joined.identity.name == "laptop"
+
+
+async def test_a_name_that_is_taken_gets_a_number(
+    autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    mesh = Mesh()
+    token = mesh.token(uses=3)
+    net = mesh.network(nursery)
+    for seed, expected in ((1, "attic-2"), (2, "attic-3")):
+        joined = await by_token(net, token, newcomer(seed, "Attic" if seed == 2 else "attic"))
+        assert joined.identity.name.lower() == expected
+
+
+async def test_a_used_token_is_refused_as_used(
+    autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    mesh = Mesh()
+    token = mesh.token()
+    await by_token(mesh.network(nursery), token, newcomer(1))
+    refused = await refused_by_token(mesh, token, newcomer(2))
+    assert refused.reason is Reason.USED_TOKEN
+    assert "used up" in str(refused)
+
+
+async def test_a_token_admits_the_same_machine_again_when_the_answer_was_lost(
+    autojump_clock: MockClock,
+    nursery: trio.Nursery,
+) -> None:
+    mesh = Mesh()
+    token = mesh.token()
+    first = await by_token(mesh.network(nursery), token, newcomer(1))
+    again = await by_token(mesh.network(nursery), token, newcomer(1), seed="again")
+    assert again.identity.name == first.identity.name
+    assert again.members == first.members
+    assert mesh.names == ["attic", "laptop"]
+
+
+async def test_an_expired_token_is_refused_as_expired(autojump_clock: MockClock) -> None:
+    mesh = Mesh()
+    token = mesh.token(ttl_s=100.0)
+    mesh.clock.jump_wall(101.0)
+    assert (await refused_by_token(mesh, token)).reason is Reason.EXPIRED_TOKEN
+
+
+async def test_a_token_that_was_never_given_out_is_refused_as_wrong(
+    autojump_clock: MockClock,
+) -> None:
+    mesh = Mesh()
+    unknown = Token(mesh.authority.mesh, "aaaaaaaa", bytes(16))
+    assert (await refused_by_token(mesh, unknown)).reason is Reason.WRONG_TOKEN
+
+
+async def test_a_wrong_secret_is_refused_as_wrong_even_if_the_token_is_used_or_expired(
+    autojump_clock: MockClock,
+    nursery: trio.Nursery,
+) -> None:
+    mesh = Mesh()
+    token = mesh.token(ttl_s=100.0)
+    await by_token(mesh.network(nursery), token, newcomer(1))
+    mesh.clock.jump_wall(101.0)
+    wrong = Token(token.mesh, token.id, bytes(16))
+    assert (await refused_by_token(mesh, wrong, newcomer(2))).reason is Reason.WRONG_TOKEN
+
+
+async def test_another_meshs_token_is_refused_before_anything_about_it_is_sent(
+    autojump_clock: MockClock,
+    nursery: trio.Nursery,
+) -> None:
+    mesh, other = Mesh(), Mesh("other")
+    token = other.token()
+    before = mesh.snapshot()
+    net = mesh.network(nursery)
+    with pytest.raises(JoinRefused) as caught:
+        await by_token(net, token)
+    assert caught.value.reason is Reason.OTHER_MESH
+    sent = bytes(net.dialled[0].sent)
+    assert token.id.encode() not in sent
+    assert newcomer().key.public.der not in sent
+    assert mesh.snapshot() == before
+
+
+async def test_who_shows_the_right_ca_but_a_foreign_certificate_hears_nothing_of_the_token(
+    autojump_clock: MockClock,
+    nursery: trio.Nursery,
+) -> None:
+    mesh, impostor = Mesh(), Mesh("impostor")
+    token = mesh.token()
+    net = mesh.network(nursery)
+    net.certificate = lambda: impostor.identity.certificate_der
+    with pytest.raises(NotAdmitted, match="not what it says"):
+        await by_token(net, token)
+    assert token.id.encode() not in bytes(net.dialled[0].sent)
+
+
+async def test_a_removed_key_is_not_let_in_again(
+    autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    mesh = Mesh()
+    await by_token(mesh.network(nursery), mesh.token(), newcomer(1))
+    mesh.founder.remove(node_of(newcomer(1)))
+    refused = await refused_by_token(mesh, mesh.token(), newcomer(1))
+    assert refused.reason is Reason.REMOVED
+    assert mesh.names == ["attic"]
+
+
+async def test_a_full_disk_at_the_founder_admits_nobody(autojump_clock: MockClock) -> None:
+    mesh = Mesh()
+    token = mesh.token()
+    mesh.disk.broken = "it has died"
+    async with trio.open_nursery() as nursery:
+        with pytest.raises(JoinRefused, match="could not write to its disk") as caught:
+            await by_token(mesh.network(nursery), token)
+    assert caught.value.reason is Reason.FAILED
+    assert mesh.names == ["attic"]
+    mesh.disk.broken = None
+    async with trio.open_nursery() as nursery:
+        await by_token(mesh.network(nursery), token, seed="again")
+    assert mesh.names == ["attic", "laptop"]
+
+
+async def test_nobody_at_the_address_is_a_failed_dial(
+    autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    mesh = Mesh()
+    with pytest.raises(DialFailed):
+        await join_with_token(
+            mesh.network(nursery).network,
+            SeededEntropy(1),
+            Address("192.168.7.200", 1),
+            mesh.token(),
+            newcomer(),
+        )
+
+
+class UnreachableFounder:
+    async def admit(self, request: JoinRequest) -> Admitted | JoinRefusal:
+        return JoinRefusal(
+            reason=Reason.FOUNDER_UNREACHABLE, message="founder attic is not reachable"
+        )
+
+
+async def test_the_newcomer_hears_that_the_founder_is_not_reachable(
+    autojump_clock: MockClock,
+    nursery: trio.Nursery,
+) -> None:
+    mesh = Mesh()
+    mesh.server = mesh.make_server(UnreachableFounder)
+    with pytest.raises(JoinRefused, match="founder attic is not reachable") as caught:
+        await by_token(mesh.network(nursery), mesh.token())
+    assert caught.value.reason is Reason.FOUNDER_UNREACHABLE
+
+
+class ThroughTheWire:
+    """The admitter of a member that is not the founder: all as maps, as on a control link."""
+
+    def __init__(self, mesh: Mesh, via: PrivateKey) -> None:
+        self.mesh, self.via = mesh, via
+
+    async def admit(self, request: JoinRequest) -> Admitted | JoinRefusal:
+        request = JoinRequest.from_fields(request.to_fields())
+        answer = await self.mesh.founder.admit(request, via=self.via.public.node)
+        if isinstance(answer, Admitted):
+            return Admitted.from_fields(answer.to_fields())
+        return JoinRefusal.from_fields(answer.to_fields())
+
+
+async def member_of(mesh: Mesh, nursery: trio.Nursery) -> Mesh:
+    """The same mesh as its second member serves it."""
+    joined = await by_token(mesh.network(nursery), mesh.token(), newcomer("member", "shed"))
+    member = Mesh()
+    member.identity = joined.identity
+    member.server = member.make_server(lambda: ThroughTheWire(mesh, newcomer("member").key))
+    return member
+
+
+async def test_a_member_that_is_not_the_founder_lets_in_through_it(
+    autojump_clock: MockClock,
+    nursery: trio.Nursery,
+) -> None:
+    mesh = Mesh()
+    member = await member_of(mesh, nursery)
+    joined = await by_token(member.network(nursery), mesh.token(), newcomer(2), seed="2")
+    assert joined.members == mesh.registry.signed
+    assert mesh.names == ["attic", "laptop", "shed"]
+
+
+async def test_a_join_is_refused_when_another_member_passes_it_on_than_the_one_it_was_made_with(
+    autojump_clock: MockClock,
+    nursery: trio.Nursery,
+) -> None:
+    mesh = Mesh()
+    member = await member_of(mesh, nursery)
+    member.server = member.make_server(lambda: mesh.founder)  # claims to be the founder's own
+    before = mesh.registry.version
+    token = mesh.token()
+    with pytest.raises(JoinRefused) as caught:
+        await by_token(member.network(nursery), token, newcomer(2), seed="2")
+    assert caught.value.reason is Reason.MALFORMED
+    assert mesh.registry.version == before
+
+
+async def test_a_removed_member_can_bring_in_nobody(
+    autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    mesh = Mesh()
+    member = await member_of(mesh, nursery)
+    mesh.founder.remove(node_of(newcomer("member")))
+    with pytest.raises(JoinRefused):
+        await by_token(member.network(nursery), mesh.token(), newcomer(2), seed="2")
+    assert mesh.names == ["attic"]
+
+
+async def test_a_founder_renews_a_members_certificate_and_nobody_elses(
+    autojump_clock: MockClock,
+) -> None:
+    mesh = Mesh()
+    mesh.clock.jump_wall(200 * 86_400)
+    renewed = read_certificate(mesh.founder.renew(mesh.key.public.der))
+    assert renewed.public_key == mesh.key.public
+    assert renewed.not_after_unix_s > mesh.identity.certificate.not_after_unix_s
+    with pytest.raises(Exception, match="is no member"):
+        mesh.founder.renew(make_key("stranger").public.der)
+
+
+# --- pairing
+
+
+async def by_pairing(net: JoinNetwork, confirm: Any, who: Any = None, seed: str = "") -> Joined:
+    return await join_by_pairing(
+        net.network, SeededEntropy(f"pairing {seed}"), HOST, who or newcomer(), confirm
+    )
+
+
+async def refused_by_pairing(net: JoinNetwork, confirm: Any, who: Any = None) -> JoinRefused:
+    with pytest.raises(JoinRefused) as caught:
+        await by_pairing(net, confirm, who)
+    return caught.value
+
+
+async def yes(offer: PairingOffer) -> bool:
+    return True
+
+
+async def test_both_screens_show_the_same_digits_and_both_consents_admit(
+    autojump_clock: MockClock,
+    nursery: trio.Nursery,
+) -> None:
+    mesh = Mesh()
+    seen: list[PairingOffer] = []
+
+    async def confirm(offer: PairingOffer) -> bool:
+        await trio.testing.wait_all_tasks_blocked()
+        (waiting,) = mesh.server.pending()
+        assert waiting.digits == offer.digits
+        assert waiting.name == "laptop"
+        assert not waiting.newcomer_agreed
+        assert mesh.shown == [waiting]
+        seen.append(offer)
+        assert mesh.server.approve(f"{offer.digits[:3]} {offer.digits[3:]}").name == "laptop"
+        return True
+
+    joined = await by_pairing(mesh.network(nursery), confirm)
+    assert seen[0].mesh_name == "home"
+    assert seen[0].mesh == mesh.authority.mesh
+    assert joined.identity.keyring == mesh.identity.keyring
+    assert mesh.names == ["attic", "laptop"]
+    assert mesh.server.pending() == []
+
+
+async def test_the_member_may_consent_after_the_newcomer(
+    autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    mesh = Mesh()
+
+    async def approve_later() -> None:
+        await trio.sleep(100)
+        (waiting,) = mesh.server.pending()
+        assert waiting.newcomer_agreed
+        mesh.server.approve(waiting.digits)
+
+    nursery.start_soon(approve_later)
+    await by_pairing(mesh.network(nursery), yes)
+    assert mesh.names == ["attic", "laptop"]
+
+
+async def test_nothing_secret_crosses_before_both_have_consented(
+    autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    mesh = Mesh()
+    received: list[bytes] = []
+
+    def tap(stream: Any) -> None:
+        inner = stream.receive_some
+
+        async def spying(max_bytes: int = 65536) -> bytes:
+            data = await inner(max_bytes)
+            received.append(data)
+            return bytes(data)
+
+        stream.receive_some = spying
+
+    async def confirm(offer: PairingOffer) -> bool:
+        await trio.sleep(10)
+        assert mesh.names == ["attic"]
+        crossed = b"".join(received)
+        assert mesh.identity.keyring.primary.secret not in crossed
+        assert mesh.registry.signed.body not in crossed
+        mesh.server.approve(offer.digits)
+        await trio.sleep(10)
+        crossed = b"".join(received)  # the member has consented, this side has not
+        assert mesh.identity.keyring.primary.secret not in crossed
+        assert mesh.names == ["attic"]
+        return True
+
+    await by_pairing(mesh.network(nursery, tap=tap), confirm)
+    assert mesh.identity.keyring.primary.secret in b"".join(received)
+
+
+async def test_a_no_at_the_newcomer_ends_it(
+    autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    mesh = Mesh()
+
+    async def no(offer: PairingOffer) -> bool:
+        await trio.testing.wait_all_tasks_blocked()
+        mesh.server.approve(offer.digits)
+        return False
+
+    refused = await refused_by_pairing(mesh.network(nursery), no)
+    assert refused.reason is Reason.PAIRING_REFUSED
+    await trio.testing.wait_all_tasks_blocked()
+    assert mesh.names == ["attic"]
+    assert mesh.server.pending() == []
+    (ending,) = mesh.endings
+    assert isinstance(ending, JoinRefused)
+    assert ending.reason is Reason.PAIRING_REFUSED
+
+
+async def test_wrong_digits_burn_every_commitment_that_waits(
+    autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    mesh = Mesh()
+    refusals: list[Reason] = []
+
+    async def wait_in_vain(seed: int) -> None:
+        refused = await refused_by_pairing(mesh.network(nursery), forever, newcomer(seed))
+        refusals.append(refused.reason)
+
+    async def forever(offer: PairingOffer) -> bool:
+        await trio.sleep_forever()
+        return True
+
+    async with trio.open_nursery() as two:
+        two.start_soon(wait_in_vain, 1)
+        two.start_soon(wait_in_vain, 2)
+        await trio.testing.wait_all_tasks_blocked()
+        shown = {waiting.digits for waiting in mesh.server.pending()}
+        wrong = next(d for d in ("000000", "111111", "222222") if d not in shown)
+        with pytest.raises(Exception, match="No waiting machine shows"):
+            mesh.server.approve(wrong)
+    assert refusals == [Reason.WRONG_DIGITS, Reason.WRONG_DIGITS]
+    for digits in shown:
+        with pytest.raises(Exception, match="No machine is waiting"):
+            mesh.server.approve(digits)
+    assert mesh.names == ["attic"]
+
+
+async def test_a_pairing_ends_after_five_minutes(
+    autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    mesh = Mesh()
+    refused = await refused_by_pairing(mesh.network(nursery), yes)
+    assert refused.reason is Reason.TIMED_OUT
+    assert trio.current_time() == pytest.approx(limits.PAIRING_S, abs=10)
+    assert mesh.server.pending() == []
+    assert mesh.names == ["attic"]
+
+
+async def test_only_three_may_wait_at_a_time(
+    autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    mesh = Mesh()
+
+    async def wait(seed: int) -> None:
+        await refused_by_pairing(mesh.network(nursery), yes, newcomer(seed))
+
+    async with trio.open_nursery() as three:
+        for seed in range(limits.PAIRINGS_PENDING):
+            three.start_soon(wait, seed)
+        await trio.testing.wait_all_tasks_blocked()
+        refused = await refused_by_pairing(mesh.network(nursery), yes, newcomer(9))
+        assert refused.reason is Reason.TOO_MANY_PENDING
+        assert len(mesh.server.pending()) == limits.PAIRINGS_PENDING
+
+
+async def test_dropping_a_pairing_and_trying_again_gives_only_so_many_guesses(
+    autojump_clock: MockClock,
+    nursery: trio.Nursery,
+) -> None:
+    mesh = Mesh()
+
+    async def no(offer: PairingOffer) -> bool:
+        return False
+
+    reasons = []
+    for number in range(limits.PAIRING_TRIES + 1):
+        await trio.sleep(2)  # so that it is not the rate of connections that is refused
+        refused = await refused_by_pairing(mesh.network(nursery), no, newcomer(number))
+        reasons.append(refused.reason)
+    assert reasons == [
+        *[Reason.PAIRING_REFUSED] * limits.PAIRING_TRIES,
+        Reason.TOO_MANY_PENDING,
+    ]
+
+
+async def test_a_newcomer_that_goes_away_gives_its_place_free(
+    autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    mesh = Mesh()
+
+    async def forever(offer: PairingOffer) -> bool:
+        await trio.sleep_forever()
+        return True
+
+    with trio.move_on_after(5):
+        await by_pairing(mesh.network(nursery), forever)
+    await trio.testing.wait_all_tasks_blocked()
+    assert mesh.server.pending() == []
+
+
+async def test_the_question_is_withdrawn_when_the_member_ends_the_pairing(
+    autojump_clock: MockClock,
+    nursery: trio.Nursery,
+) -> None:
+    mesh = Mesh()
+    withdrawn = trio.Event()
+
+    async def ask(offer: PairingOffer) -> bool:
+        try:
+            await trio.sleep_forever()
+        finally:
+            withdrawn.set()
+        return True
+
+    refused = await refused_by_pairing(mesh.network(nursery), ask)
+    assert refused.reason is Reason.TIMED_OUT
+    assert withdrawn.is_set()
+
+
+async def test_a_man_in_the_middle_shows_other_digits_on_each_screen(
+    autojump_clock: MockClock,
+    nursery: trio.Nursery,
+) -> None:
+    mesh, middle = Mesh(), Mesh("middle")
+    outer: list[PairingOffer] = []
+
+    async def say_yes_to_everything(offer: PairingOffer) -> bool:
+        outer.append(offer)
+        return True
+
+    def join_the_real_mesh() -> None:
+        async def run() -> None:
+            refused = await refused_by_pairing(
+                mesh.network(nursery), say_yes_to_everything, newcomer("evil")
+            )
+            assert refused.reason is Reason.WRONG_DIGITS
+
+        nursery.start_soon(run)
+
+    async def compare(offer: PairingOffer) -> bool:
+        join_the_real_mesh()
+        await trio.testing.wait_all_tasks_blocked()
+        (at_the_member,) = mesh.server.pending()
+        assert at_the_member.digits != offer.digits
+        with pytest.raises(Exception, match="No waiting machine shows"):
+            mesh.server.approve(offer.digits)  # the person types what the newcomer shows
+        return False
+
+    refused = await refused_by_pairing(middle.network(nursery), compare)
+    assert refused.reason is Reason.PAIRING_REFUSED
+    await trio.testing.wait_all_tasks_blocked()
+    assert mesh.names == ["attic"]
+
+
+async def test_pairing_refuses_a_member_whose_certificate_is_not_of_the_mesh_it_claims(
+    autojump_clock: MockClock,
+    nursery: trio.Nursery,
+) -> None:
+    mesh, impostor = Mesh(), Mesh("impostor")
+    net = mesh.network(nursery)
+    net.certificate = lambda: impostor.identity.certificate_der
+    with pytest.raises(NotAdmitted):
+        await by_pairing(net, yes)
+
+
+# --- what the newcomer does not take
+
+
+class Tampering:
+    """An admitter in the middle of whose answer something is exchanged."""
+
+    def __init__(self, mesh: Mesh, **changes: Any) -> None:
+        self.mesh, self.changes = mesh, changes
+
+    async def admit(self, request: JoinRequest) -> Admitted | JoinRefusal:
+        answer = await self.mesh.founder.admit(request)
+        assert isinstance(answer, Admitted)
+        return Admitted.from_fields({**answer.to_fields(), **self.changes})
+
+
+@pytest.mark.parametrize("field", ["certificate", "ca_certificate", "members", "keyring"], ids=str)
+async def test_an_answer_with_a_part_from_elsewhere_is_refused_whole(
+    autojump_clock: MockClock, nursery: trio.Nursery, field: str
+) -> None:
+    mesh, other = Mesh(), Mesh("other")
+    changes: dict[str, Any] = {
+        "certificate": other.identity.certificate_der,
+        "ca_certificate": other.authority.certificate_der,
+        "members": other.registry.signed.to_bytes(),
+        "keyring": [b"short"],
+    }
+    mesh.server = mesh.make_server(lambda: Tampering(mesh, **{field: changes[field]}))
+    with pytest.raises((ProtocolError, NotAdmitted)):
+        await by_token(mesh.network(nursery), mesh.token())
