@@ -183,14 +183,10 @@ async def one_dies(daemons: list[Daemon], victim: Daemon) -> tuple[list[Outcome]
             nursery.start_soon(ask, client, urls[outcome.entry], outcome)
         # The second wave must have reached its entries (they count requests) before the kill.
         wanted = {e: sum(o.entry == e for o in streams + waiting) for e in ("anna", "cara")}
-        before = {d.name: d for d in daemons}
-        for name, count in wanted.items():
-            await _until(
-                lambda name=name, count=count: (
-                    before[name].status().counters.get("requests", 0)  # type: ignore[misc]
-                    >= count + len(MODELS) * 4
-                )
-            )
+        for daemon in daemons:
+            if daemon.name in wanted:
+                total = wanted[daemon.name] + len(MODELS) * 4
+                await _until(partial(_has_taken, daemon, total))
         killed_at = trio.current_time()
         victim.kill()
     return streams + waiting, killed_at
