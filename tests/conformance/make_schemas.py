@@ -74,7 +74,7 @@ class Maker:
                 schema: Schema = {
                     "type": "object",
                     "not": {"required": ["$bin"]},
-                }  # bytes are no map
+                }
                 return schema | ({"additionalProperties": values} if values else {})
             case inspect.ListType():
                 return present(
