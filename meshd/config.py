@@ -29,6 +29,9 @@ from meshd.settings import (
 )
 from meshd.toml_lines import KeyPath, key_lines
 
+NEAR = 0.7
+"""How alike an unknown key and the one that is suggested for it must be: "prot" and "port"."""
+
 
 @dataclass(frozen=True, slots=True)
 class BackendConfig:
@@ -229,7 +232,7 @@ class _Loader:
         for key in table:
             if key not in known:
                 shown = _dotted((*path, key))
-                near = get_close_matches(key, known, 1)
+                near = get_close_matches(key, known, 1, NEAR)
                 advice = f'; did you mean "{_dotted((*path, near[0]))}"?' if near else ""
                 self.wrong((*path, key), f'unknown key "{shown}"{advice}')
 
@@ -326,7 +329,7 @@ class _Loader:
                 items = [item.strip() for item in given.split(",") if item.strip()]
                 self.outside_list(name, items, backends, ggufs)
             elif name.startswith("MESHD_") and name not in known:
-                near = get_close_matches(name, known, 1)
+                near = get_close_matches(name, known, 1, NEAR)
                 advice = f"; did you mean {near[0]}?" if near else ""
                 self.problems.append((0, f"{name}: unknown environment variable{advice}"))
 

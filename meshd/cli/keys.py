@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated
 
 import typer
@@ -29,7 +31,7 @@ def key_create(
     if len(name) > limits.NAME_CHARS or not name.isprintable():
         raise UsageError(f"a key's name has at most {limits.NAME_CHARS} characters")
     paths = find_paths(data_dir)
-    with _Editing(paths) as (disk, keys):
+    with _editing(paths) as (disk, keys):
         text, key, keys = keys.create(
             SystemEntropy().token(SECRET_BYTES), name, SystemClock().wall()
         )
@@ -70,28 +72,24 @@ def key_revoke(
 ) -> None:
     """Take a key back."""
     paths = find_paths(data_dir)
-    with _Editing(paths) as (disk, keys):
+    with _editing(paths) as (disk, keys):
         gone, keys = keys.revoke(key)
         disk.write(paths.keys, keys.dump(), private=True)
     _reload(paths)
     tell(f"key {gone.id} {f'({gone.name}) ' if gone.name else ''}opens nothing any more")
 
 
-class _Editing:
+@contextmanager
+def _editing(paths: Paths) -> Iterator[tuple[FileDisk, ApiKeys]]:
     """The key file, for one writer at a time: two commands at once must not lose a key."""
-
-    def __init__(self, paths: Paths) -> None:
-        self._path = paths.keys
-        self._lock = paths.keys.with_suffix(".lock")
-        self._disk = FileDisk()
-
-    def __enter__(self) -> tuple[FileDisk, ApiKeys]:
-        if self._disk.lock(self._lock) is not None:
-            raise Refused("another command is changing the keys; try again")
-        return self._disk, ApiKeys.parse(self._disk.read(self._path), self._path)
-
-    def __exit__(self, *_: object) -> None:
-        self._disk.unlock(self._lock)
+    disk = FileDisk()
+    lock = paths.keys.with_suffix(".lock")
+    if disk.lock(lock) is not None:
+        raise Refused("another command is changing the keys; try again")
+    try:
+        yield disk, ApiKeys.parse(disk.read(paths.keys), paths.keys)
+    finally:
+        disk.unlock(lock)
 
 
 def _reload(paths: Paths) -> None:

@@ -1,0 +1,222 @@
+"""Commands against a real control socket: what they send, what they show, how they end."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from meshd.control import (
+    ApproveOrder,
+    Done,
+    NodeOrder,
+    PendingRow,
+    Problem,
+    StatusReport,
+    TokenMade,
+    TokenOrder,
+)
+from meshd.machine.clock import SystemClock
+
+from .conftest import Typed, run_meshd
+from .daemon import NODES, FakeDaemon, report
+
+
+def test_a_healthy_mesh_is_shown_and_ends_with_0(daemon: FakeDaemon, type_in: Typed) -> None:
+    done = type_in("status")
+    assert done.exit_code == 0
+    assert done.stdout.startswith("studio serves http://127.0.0.1:11435\n")
+    for name in ("attic", "Anns-MacBook-Pro-16.local", "studio", "box", "ollama 0.9.3"):
+        assert name in done.stdout
+
+
+def test_a_degraded_mesh_says_why_and_ends_with_1(daemon: FakeDaemon, type_in: Typed) -> None:
+    daemon.answers["GET /control/status"] = report(problems=["box does not answer."])
+    done = type_in("status")
+    assert done.exit_code == 1
+    assert "! box does not answer." in done.stdout
+    assert type_in("status", "--json").exit_code == 1
+
+
+def test_the_status_as_json_is_the_report_as_it_is(daemon: FakeDaemon, type_in: Typed) -> None:
+    done = type_in("status", "--json")
+    assert msgspec.json.decode(done.stdout, type=StatusReport) == report()
+
+
+def test_fields_of_a_newer_daemon_are_ignored(daemon: FakeDaemon, type_in: Typed) -> None:
+    newer = json.loads(msgspec.json.encode(report()))
+    newer["moon"] = {"phase": 1}
+    daemon.answers["GET /control/status"] = json.dumps(newer).encode()
+    assert type_in("status").exit_code == 0
+
+
+@pytest.mark.parametrize("command", ["status", "nodes", "models", "approve", "stop", "drain"])
+def test_without_a_daemon_it_says_how_to_start_one(
+    command: str, type_in: Typed, data_dir: Path
+) -> None:
+    done = type_in(command)
+    assert done.exit_code == 2
+    assert done.stderr == (
+        f"meshd: no meshd is running for {data_dir}; "
+        f"start it with: meshd start --data-dir {data_dir}\n"
+    )
+    assert done.stdout == ""
+
+
+def test_a_socket_that_a_killed_daemon_left_is_no_daemon(
+    daemon: FakeDaemon, type_in: Typed, data_dir: Path
+) -> None:
+    pass_on = data_dir / "meshd.sock"
+    pass_on.rename(data_dir / "kept.sock")
+    pass_on.write_bytes(b"")
+    assert type_in("status").exit_code == 2
+    pass_on.unlink()
+    (data_dir / "kept.sock").rename(pass_on)
+
+
+def test_what_the_daemon_refuses_is_told_in_its_own_words(
+    daemon: FakeDaemon, type_in: Typed
+) -> None:
+    daemon.answers["POST /control/leave"] = Problem("the founder cannot leave while others are in")
+    done = type_in("leave")
+    assert done.exit_code == 1
+    assert done.stderr == "meshd: the founder cannot leave while others are in\n"
+
+
+@pytest.mark.parametrize("answer", [b"", b"<html>", b'{"version": 3}', b"[]"])
+def test_an_answer_that_is_not_understood_is_no_traceback(
+    answer: bytes, daemon: FakeDaemon, type_in: Typed
+) -> None:
+    daemon.answers["GET /control/status"] = answer
+    done = type_in("status")
+    assert done.exit_code == 1
+    assert "restart the daemon so that both are of one version" in done.stderr
+
+
+def test_nodes_and_models_are_listed(daemon: FakeDaemon, type_in: Typed) -> None:
+    nodes = type_in("nodes").stdout
+    assert "studio is the founder" in nodes
+    assert len(json.loads(type_in("nodes", "--json").stdout)) == len(NODES)
+    models = type_in("models").stdout
+    assert "studio*,attic" in models
+    assert "qwen2.5-coder:32b-instruct-q4_K_M: not the same model on every node" in models
+    assert json.loads(type_in("models", "--json").stdout)[0]["name"] == "llama3.2:3b"
+
+
+def test_a_token_is_alone_on_stdout_and_not_in_the_line_to_type(
+    daemon: FakeDaemon, type_in: Typed
+) -> None:
+    token = "mesh1-abcdef-123456.s3cret"
+    daemon.answers["POST /control/token"] = TokenMade(
+        token, SystemClock().wall() + 7200, 2, ["192.168.1.20:11436", "studio.local:11436"]
+    )
+    done = type_in("token", "create", "--ttl", "2h", "--uses", "2")
+    assert done.stdout == token + "\n"
+    assert "s3cret" not in done.stderr
+    assert "Good for 2 machines and 2 h." in done.stderr
+    assert "    meshd start --join 192.168.1.20 --token -\n" in done.stderr
+    assert "    meshd start --join 192.168.1.20 --token-file FILE\n" in done.stderr
+    what, body = daemon.orders[-1]
+    assert what == "POST /control/token"
+    assert msgspec.json.decode(body, type=TokenOrder) == TokenOrder(7200.0, 2)
+
+
+def test_a_port_of_its_own_is_in_the_line_to_type(daemon: FakeDaemon, type_in: Typed) -> None:
+    daemon.answers["POST /control/token"] = TokenMade("mesh1-x", 0.0, 1, ["10.0.0.1:4000"])
+    assert "--join 10.0.0.1:4000 " in type_in("token", "create").stderr
+
+
+@pytest.mark.parametrize("ttl", ["", "x", "-1h", "1y", "0s", "1e9h", "400d"])
+def test_a_ttl_that_is_none_is_a_usage_error(ttl: str, daemon: FakeDaemon, type_in: Typed) -> None:
+    done = type_in("token", "create", "--ttl", ttl)
+    assert done.exit_code == 2
+    assert "--ttl" in done.stderr
+    assert daemon.orders == []
+
+
+def test_approve_takes_the_digits_as_they_stand_on_the_screen(
+    daemon: FakeDaemon, type_in: Typed
+) -> None:
+    daemon.answers["POST /control/approve"] = Done("attic may join")
+    for words in (["123456"], ["123", "456"], ["123-456"]):
+        done = type_in("approve", *words)
+        assert (done.exit_code, done.stdout) == (0, "attic may join\n")
+        assert msgspec.json.decode(daemon.orders[-1][1], type=ApproveOrder).digits == "123456"
+    for words in (["12345"], ["abcdef"], ["1234567"], ["١٢٣٤٥٦"]):
+        assert type_in("approve", *words).exit_code == 2
+
+
+def test_approve_without_digits_lists_who_waits(daemon: FakeDaemon, type_in: Typed) -> None:
+    assert type_in("approve").stdout == "Nobody waits to be let in.\n"
+    daemon.answers["GET /control/pending"] = [PendingRow("123456", "attic", "10.0.0.7", 12.0)]
+    shown = type_in("approve").stdout
+    assert "123 456" in shown
+    assert "attic" in shown
+    assert json.loads(type_in("approve", "--json").stdout)[0]["digits"] == "123456"
+
+
+def test_drain_names_a_node_or_this_one(daemon: FakeDaemon, type_in: Typed) -> None:
+    type_in("drain")
+    type_in("undrain", "attic")
+    orders = [(what, msgspec.json.decode(body, type=NodeOrder)) for what, body in daemon.orders]
+    assert orders == [
+        ("POST /control/drain", NodeOrder("")),
+        ("POST /control/undrain", NodeOrder("attic")),
+    ]
+
+
+def test_stop_ends_when_the_daemon_has_ended(daemon: FakeDaemon, type_in: Typed) -> None:
+    daemon.answers["GET /control/status"] = report(pid=2**22 - 1)
+    done = type_in("stop")
+    assert done.exit_code == 0
+    assert done.stdout == f"meshd has stopped (pid {2**22 - 1})\n"
+    assert daemon.orders[-1][0] == "POST /control/stop"
+
+
+def test_stop_need_not_wait(daemon: FakeDaemon, type_in: Typed) -> None:
+    daemon.answers["GET /control/status"] = report(pid=1)
+    daemon.answers["POST /control/stop"] = Done("stopping")
+    assert type_in("stop", "--no-wait").stdout == "stopping\n"
+
+
+def test_the_daemon_is_found_by_flag_variable_and_config(
+    daemon: FakeDaemon, data_dir: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run_meshd("status", "--data-dir", str(data_dir)).returncode == 0
+    assert run_meshd("status").returncode == 2
+    file = home / "config" / "meshd" / "config.toml"
+    file.parent.mkdir(parents=True)
+    file.write_text(f'data_dir = "{data_dir}"\n')
+    assert run_meshd("status").returncode == 0
+    file.write_text("wrong = 1\n")
+    done = run_meshd("status")
+    assert (done.returncode, done.stderr) == (2, f'meshd: {file}:1: unknown key "wrong"\n')
+    monkeypatch.setenv("MESHD_DATA_DIR", str(data_dir))
+    assert run_meshd("status").returncode == 0, "a config that is not needed is not read"
+
+
+def test_a_data_directory_may_be_written_in_any_way(
+    daemon: FakeDaemon, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "link").symlink_to(data_dir)
+    monkeypatch.chdir(tmp_path)
+    for way in ("data", "./x/../data", "link"):
+        assert run_meshd("status", "--data-dir", way).returncode == 0
+
+
+def test_a_reader_that_goes_away_is_no_error(daemon: FakeDaemon, data_dir: Path) -> None:
+    import subprocess
+    import sys
+
+    with subprocess.Popen(
+        [sys.executable, "-m", "meshd.cli.main", "status", "--data-dir", str(data_dir)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait(60) == 0
