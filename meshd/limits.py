@@ -118,6 +118,8 @@ BACKENDS: Final = 32
 MODELS_PER_BACKEND: Final = 1024
 PROBE_S: Final = 10.0
 PROBE_TIMEOUT_S: Final = 2.0
+PROBE_MIN_S: Final = 0.1  # between something that asks for a probe, and it
+FIRST_PROBES_S: Final = 5.0  # how long a start waits for the first look at all engines
 ENGINE_TAIL_S: Final = 1.0  # after finish_reason: for token counts
 ENGINE_CLOSE_S: Final = 0.1  # after the last event: for the end of the body
 ENGINE_ERROR_BYTES: Final = 64 * KIB
@@ -127,6 +129,7 @@ ENGINE_WORDS_BYTES: Final = 8 * KIB
 ENGINE_READY_BYTES: Final = 4 * KIB
 ENGINE_RESTART_MIN_S: Final = 0.5
 ENGINE_RESTART_MAX_S: Final = 30.0
+ENGINE_STEADY_S: Final = 60.0  # lived so long: the next restart is the first again
 
 # --- lists that grow by use
 API_KEYS: Final = 256

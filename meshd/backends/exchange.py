@@ -39,9 +39,13 @@ class AnswerStream(Protocol):
 class EngineHttp:
     """The HTTP side of one engine: its pool, its headers, the sweeper."""
 
-    def __init__(self, client: HttpClient, sweeper: Sweeper, headers: Headers = ()) -> None:
+    def __init__(
+        self, client: HttpClient, sweeper: Sweeper, headers: Headers = (), *, prefix: str = ""
+    ) -> None:
+        """`prefix` comes before every path: where an engine sits below one."""
         self.client = client
         self._sweeper = sweeper
+        self._prefix = prefix
         self._headers = tuple(headers)
         self._posting = (*self._headers, (b"content-type", b"application/json"))
 
@@ -53,7 +57,7 @@ class EngineHttp:
         response: ClientResponse | None = None
         try:
             response = await self.client.request(
-                "POST", path, self._posting, body, on_stream=control.attach
+                "POST", self._prefix + path, self._posting, body, on_stream=control.attach
             )
             if response.status != 200:
                 raise BackendFailed(await _read_failure(response))
@@ -102,7 +106,7 @@ class EngineHttp:
         response: ClientResponse | None = None
         try:
             response = await self.client.request(
-                "POST", path, self._posting, body, on_stream=control.attach
+                "POST", self._prefix + path, self._posting, body, on_stream=control.attach
             )
             if response.status != 200:
                 raise BackendFailed(await _read_failure(response))
@@ -126,7 +130,7 @@ class EngineHttp:
         try:
             headers = self._posting if method == "POST" else self._headers
             response = await self.client.request(
-                method, path, headers, body, on_stream=control.attach
+                method, self._prefix + path, headers, body, on_stream=control.attach
             )
             return Answer(
                 response.status,
