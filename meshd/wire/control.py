@@ -332,6 +332,7 @@ def encode(message: Message, request_id: int = 0) -> bytes:
         body = {
             name: value for name in _FIELDS[kind] if (value := getattr(message, name)) is not None
         }
+        body |= {name: float(body[name]) for name in _FLOAT_FIELDS[kind] if name in body}
         if clash := message.extra.keys() & set(_FIELDS[kind]):
             raise ValueError(f"extra keys of a {kind.__name__} message hide its own: {clash}")
         try:

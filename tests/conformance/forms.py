@@ -164,6 +164,14 @@ def write_cancel(decoded: Any, vector: Vector) -> bytes:
     return answer.encode_cancel(msgspec.convert(decoded, answer.CancelRequest))
 
 
+def read_show(data: bytes, vector: Vector) -> Any:
+    return msgspec.to_builtins(answer.decode_show(data))
+
+
+def write_show(decoded: Any, vector: Vector) -> bytes:
+    return answer.encode_show(msgspec.convert(decoded, answer.ShowRequest))
+
+
 # --- gossip
 
 _GOSSIP = {
@@ -174,6 +182,7 @@ _GOSSIP = {
     5: gossip.Word,
     6: gossip.Suspect,
     7: gossip.Failed,
+    8: gossip.Ask,
 }
 _GOSSIP_NUMBERS = {kind: number for number, kind in _GOSSIP.items()}
 
@@ -198,6 +207,8 @@ def _gossip_message(message: gossip.Message) -> Any:
             body = {"q": sequence}
         case gossip.Suspect(node, version, by) | gossip.Failed(node, version, by):
             body = {"n": node, "g": version[0], "i": version[1], "b": by}
+        case gossip.Ask(node, version):
+            body = {"n": node, "g": version[0], "i": version[1]}
     return to_json([_GOSSIP_NUMBERS[type(message)], body])
 
 
@@ -218,6 +229,8 @@ def _to_gossip(number: int, body: dict[str, Any]) -> gossip.Message:
             return gossip.Nack(body["q"])
         case 5:
             return gossip.decode_word(body["p"], body["s"])
+        case 8:
+            return gossip.Ask(NodeId(body["n"]), (body["g"], body["i"]))
         case _:
             kind = gossip.Suspect if number == 6 else gossip.Failed
             return kind(NodeId(body["n"]), (body["g"], body["i"]), NodeId(body["b"]))
@@ -302,6 +315,7 @@ FORMS = {
     "answer": Form(read_answer, write_answer),
     "serve": Form(read_serve, write_serve),
     "cancel": Form(read_cancel, write_cancel),
+    "show": Form(read_show, write_show),
     "gossip": Form(read_gossip, write_gossip),
     "claim": Form(read_claim, write_claim),
     "datagram": Form(read_datagram, write_datagram),

@@ -153,6 +153,11 @@ GOSSIP: dict[str, tuple[int, str, dict[str, Any]]] = {
     ),
     "Suspect": (6, "b could not reach n, whose last word was (g, i).", _OPINION),
     "Failed": (7, "b holds n for gone, whose last word was (g, i).", _OPINION),
+    "Ask": (
+        8,
+        "n is about to count as failed, its last word being (g, i): is there a later one?",
+        {"n": _NODE, "g": _VERSION, "i": _VERSION},
+    ),
     "Claim": (
         0,
         "What a word says.  k: 0 alive, 1 asleep, 2 left; n: of itself; g, i: generation and "
@@ -187,6 +192,7 @@ ANSWERS: dict[type, str] = {
 BODIES: dict[type, str] = {
     answer.ServeRequest: "Body of POST /mesh/v1/serve.",
     answer.CancelRequest: "Body of POST /mesh/v1/cancel.",
+    answer.ShowRequest: "Body of POST /mesh/v1/show.",
 }
 
 

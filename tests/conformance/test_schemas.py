@@ -43,6 +43,8 @@ def parts(vector: Vector, decoded: Any) -> Iterator[tuple[str, Any]]:
             yield "serve.ServeRequest", decoded
         case "cancel":
             yield "serve.CancelRequest", decoded
+        case "show":
+            yield "serve.ShowRequest", decoded
         case "gossip":
             for number, body in decoded:
                 yield f"gossip.{_GOSSIP_NAMES[number]}", body

@@ -60,6 +60,7 @@ def test_the_wire_form_of_messages_is_that_of_the_value() -> None:
         "join": lambda d: [d["type"], d["body"]],
         "serve": lambda d: d,
         "cancel": lambda d: d,
+        "show": lambda d: d,
         "gossip": lambda d: d,
         "claim": lambda d: d,
     }
@@ -99,6 +100,6 @@ def test_every_message_and_every_error_has_a_vector() -> None:
     kinds = {f["kind"] for v in VALID_VECTORS if v["type"] == "answer" for f in v["decoded"]}
     assert kinds == {int(kind) for kind in FrameKind}
     gossip = {m[0] for v in VALID_VECTORS if v["type"] == "gossip" for m in v["decoded"]}
-    assert gossip == set(range(1, 8))
+    assert gossip == set(range(1, 9))
     refusals = {kind.__name__ for kind in envelope.EnvelopeRefused.__subclasses__()}
     assert refusals | {"ProtocolError", "LimitExceeded"} == {v["error"] for v in INVALID_VECTORS}

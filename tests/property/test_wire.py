@@ -144,6 +144,7 @@ READERS = {
     "answer": lambda data: answer.AnswerReader().feed(data),
     "serve": answer.decode_serve,
     "cancel": answer.decode_cancel,
+    "show": answer.decode_show,
     "gossip": lambda data: gossip.decode_packet(data, max_bytes=limits.DATAGRAM_BYTES),
     "claim": lambda data: gossip.decode_word(data, b""),
     "frames": lambda data: FrameReader(1000).feed(data),

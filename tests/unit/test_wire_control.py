@@ -148,6 +148,7 @@ def test_an_integer_is_no_float() -> None:
     body = {"ttl_s": 60, "uses": 1}
     with pytest.raises(ProtocolError, match="ttl_s is no float"):
         decode(pack([15, 1, body]))
+    assert encode(TokenCreate(ttl_s=60, uses=1), 1) == pack([15, 1, body | {"ttl_s": 60.0}])
     assert decode(pack([15, 1, body | {"ttl_s": 60.0}])) == (TokenCreate(ttl_s=60.0, uses=1), 1)
 
 

@@ -140,6 +140,8 @@ def forwarded() -> list[Vector]:
             "request": {"kind": "embed", "model": "m", "inputs": ["a", "b"], "dimensions": 8,
                         "truncate": False}}),
         good("a cancel", "cancel", {"request_id": "req_0123456789abcdef.1"}),
+        good("a question about a model", "show",
+             {"backend": "ollama-11434", "model": "llama3.2:latest"}),
     ]  # fmt: skip
 
 
@@ -163,4 +165,5 @@ def bad_forwarded() -> list[Vector]:
         bad("nested without end", "serve", b"\x81\xa1x" + b"\x91" * 5000, p),
         bad("an empty body", "cancel", b"", p),
         bad("an id that is an integer", "cancel", pack({"request_id": 1}), p),
+        bad("a question without a model", "show", pack({"backend": "b"}), p),
     ]

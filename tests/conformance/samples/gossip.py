@@ -36,6 +36,7 @@ def gossip_packets() -> list[Vector]:
         good("Word, signed", "gossip", [[5, signed_claim()]], author=author),
         good("Suspect", "gossip", [[6, {"n": NODE, "g": 4, "i": 2, "b": OTHER}]]),
         good("Failed", "gossip", [[7, {"n": NODE, "g": 4, "i": 2, "b": OTHER}]]),
+        good("Ask", "gossip", [[8, {"n": NODE, "g": 4, "i": 2}]]),
         good("a ping with gossip behind it", "gossip",
              [ping, [5, signed_claim()], [6, {"n": NODE, "g": 1, "i": 0, "b": OTHER}]],
              author=author),
