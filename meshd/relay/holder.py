@@ -12,7 +12,8 @@ from typing import Any, Protocol
 
 import trio
 
-from meshd.backends import Backend, BackendFailed, Backends, RunControl, failed
+from meshd.backends import Backend, BackendFailed, Backends, RunControl
+from meshd.backends.control import failed
 from meshd.errors import DialFailed, LimitExceeded, MeshdError, ProtocolError, StreamBroken
 from meshd.http import Sweeper
 from meshd.ids import NodeId
