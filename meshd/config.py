@@ -232,9 +232,7 @@ class _Loader:
         for key in table:
             if key not in known:
                 shown = _dotted((*path, key))
-                near = get_close_matches(key, known, 1, NEAR)
-                advice = f'; did you mean "{_dotted((*path, near[0]))}"?' if near else ""
-                self.wrong((*path, key), f'unknown key "{shown}"{advice}')
+                self.wrong((*path, key), f'unknown key "{shown}"{_advice(path, key, known)}')
 
     def file_settings(self, document: Mapping[str, Any], values: dict[str, object]) -> None:
         tables: dict[str, list[str]] = {"": []}
@@ -373,11 +371,29 @@ class _Loader:
 
 
 def _unique(rows: list[dict[str, Any]], key: str) -> list[dict[str, Any]]:
-    """The first of each: a flag that repeats an entry of the file adds nothing to it."""
+    """The first of each: a flag that repeats an entry of the file adds nothing to it.
+
+    An alias of its own makes it another: one file may be served under two names.
+    """
     seen: dict[object, dict[str, Any]] = {}
     for row in rows:
-        seen.setdefault(row[key], row)
+        if "alias" in row or all(row[key] != other[key] for other in seen.values()):
+            seen.setdefault((row[key], row.get("alias")), row)
     return list(seen.values())
+
+
+def _advice(path: KeyPath, key: str, known: Sequence[str]) -> str:
+    """What was probably meant: a near key, or the same one in another table."""
+    for setting in SETTINGS:
+        table, _, name = setting.key.rpartition(".")
+        if name == key and table != ".".join(map(str, path)):
+            return (
+                f"; it belongs into [{table}]"
+                if table
+                else ("; it belongs to the top, before the first [table]")
+            )
+    near = get_close_matches(key, known, 1, NEAR)
+    return f'; did you mean "{_dotted((*path, near[0]))}"?' if near else ""
 
 
 def _under(table: str, values: Mapping[str, object]) -> dict[str, Any]:
