@@ -134,18 +134,11 @@ class Access:
         return self._address_allowed(name)
 
     def _address_allowed(self, text: str) -> bool:
-        address = _parsed_address(text)
-        if address is None:
+        known = _known_address(text)
+        if known is None:
             return False
-        if (
-            address.is_loopback
-            or address.is_private
-            or address.is_link_local
-            or address.is_unspecified
-            or (address.version == 4 and address in _SHARED)
-        ):
-            return True
-        return str(address) in self.machine_addresses or text in self.allowed_hosts
+        address, everyones = known
+        return everyones or address in self.machine_addresses or text in self.allowed_hosts
 
     def origin_allowed(self, origin: bytes, host: bytes | None) -> bool:
         """Whether a page of that origin may call; `host` is the request's own, already checked."""
@@ -203,13 +196,30 @@ class Access:
 
 def is_local(remote: Remote) -> bool:
     """Whether the other end is on this machine: loopback, or no network at all."""
-    if remote.address is None:
-        return True
-    address = _parsed_address(remote.address.host)
+    return remote.address is None or _is_loopback(remote.address.host)
+
+
+# Both are asked about the same few addresses at every request, and `ipaddress` is slow.
+@lru_cache(maxsize=256)
+def _is_loopback(text: str) -> bool:
+    address = _parsed_address(text)
     return address is not None and address.is_loopback
 
 
 @lru_cache(maxsize=256)
+def _known_address(text: str) -> tuple[str, bool] | None:
+    """The address in its usual spelling, and whether it is one that no web site can have.
+
+    None if the text is no address.
+    """
+    address = _parsed_address(text)
+    if address is None:
+        return None
+    private = address.is_loopback or address.is_private or address.is_link_local
+    shared = address.version == 4 and address in _SHARED
+    return str(address), private or shared or address.is_unspecified
+
+
 def _parsed_address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:
         address = ipaddress.ip_address(text)

@@ -34,7 +34,7 @@ def rfc3339(unix_s: float) -> str:
         return _YEAR_1
     whole, fraction = divmod(min(unix_s, _MAX_UNIX_S), 1)
     moment = datetime.datetime.fromtimestamp(int(whole), datetime.UTC)
-    return f"{moment:%Y-%m-%dT%H:%M:%S}.{int(fraction * 1e9):09d}Z"
+    return f"{moment.isoformat()[:19]}.{int(fraction * 1e9):09d}Z"
 
 
 def done_reason(reason: str) -> str:

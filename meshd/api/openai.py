@@ -24,7 +24,7 @@ from meshd.api.body import (
 )
 from meshd.api.dialect import Call, HeaderOf, client_deadline_s
 from meshd.api.keep_alive import check_keep_alive
-from meshd.api.openai_encode import ChatEncoder, CompletionEncoder, EmbeddingEncoder
+from meshd.api.openai_encode import ChatEncoder, CompletionEncoder, EmbeddingEncoder, Terms
 from meshd.api.openai_error import bad_field, error_body, refusal
 from meshd.api.openai_messages import MessageBody, messages, tool_choice, tools
 from meshd.inference import Kind, Request, Sampling
@@ -170,9 +170,7 @@ def _chat(data: dict[str, Any], deadline_s: float | None, request_id: str, creat
         keep_alive=check_keep_alive(body.keep_alive),
         extra=_extra(data, _CHAT_FIELDS),
     )
-    encoder = ChatEncoder(
-        request_id, created, model, include_usage=_include_usage(body), logprobs=logprobs
-    )
+    encoder = ChatEncoder(Terms(request_id, created, model, _include_usage(body), logprobs))
     return Call(request, bool(body.stream), encoder, deadline_s)
 
 
@@ -198,13 +196,8 @@ def _completion(
         keep_alive=check_keep_alive(body.keep_alive),
         extra=_extra(data, _COMPLETION_FIELDS),
     )
-    encoder = CompletionEncoder(
-        request_id,
-        created,
-        model,
-        include_usage=_include_usage(body),
-        logprobs=top is not None,
-    )
+    logprobs = top is not None
+    encoder = CompletionEncoder(Terms(request_id, created, model, _include_usage(body), logprobs))
     return Call(request, bool(body.stream), encoder, deadline_s)
 
 

@@ -48,6 +48,18 @@ def usage_object(usage: Usage) -> dict[str, int]:
     }
 
 
+class Terms(msgspec.Struct, frozen=True):
+    """What the request fixed about its answer."""
+
+    request_id: str
+    created: int
+    """Unix time, seconds."""
+    model: str
+    """As the client named it."""
+    include_usage: bool = False
+    logprobs: bool = False
+
+
 class _Encoder:
     """What both streaming endpoints share: the frame around chunks, the end, errors."""
 
@@ -56,32 +68,36 @@ class _Encoder:
     chunk_object = ""
     whole_object = ""
     id_prefix = ""
+    before_text = b""
+    after_text = b""
 
-    def __init__(
-        self,
-        request_id: str,
-        created: int,
-        model: str,
-        *,
-        include_usage: bool = False,
-        logprobs: bool = False,
-    ) -> None:
-        self._request_id = request_id
-        self._include_usage = include_usage
-        self._logprobs = logprobs
+    def __init__(self, terms: Terms) -> None:
+        self._terms = terms
         self._finish: str | None = None
-        self._head = {
-            "id": f"{self.id_prefix}{request_id}",
-            "object": self.chunk_object,
-            "created": created,
-            "model": model,
+        # Every chunk is open + choice + close, one of nothing but text is prefix + text + suffix:
+        # built by `_frame` for the first chunk, so that whole answers do without.
+        self._open = self._close = self._text_prefix = self._text_suffix = b""
+
+    def _frame(self) -> bytes:
+        self._open = b"data: " + _json(self._head(self.chunk_object))[:-1] + b',"choices":['
+        self._close = b'],"usage":null}\n\n' if self._terms.include_usage else b"]}\n\n"
+        self._text_suffix = self.after_text + self._close
+        self._text_prefix = self._open + self.before_text
+        return self._text_prefix
+
+    def _head(self, kind: str) -> dict[str, Any]:
+        terms = self._terms
+        return {
+            "id": self.id_prefix + terms.request_id,
+            "object": kind,
+            "created": terms.created,
+            "model": terms.model,
             "system_fingerprint": FINGERPRINT,
         }
-        # Every chunk is head + choices + tail; a chunk of nothing but text is prefix+text+suffix.
-        self._open = b"data: " + _json(self._head)[:-1] + b',"choices":['
-        self._close = b'],"usage":null}\n\n' if include_usage else b"]}\n\n"
 
     def _chunk(self, choice: bytes) -> bytes:
+        if not self._open:
+            self._frame()
         return self._open + choice + self._close
 
     def start(self) -> bytes:
@@ -94,8 +110,9 @@ class _Encoder:
         if self._finish is None:
             return self.error(NO_FINISH)
         last = self._chunk(self._finish_choice(self._finish))
-        if self._include_usage and usage is not None:
-            body = {**self._head, "choices": [], "usage": usage_object(usage)}
+        if self._terms.include_usage and usage is not None:
+            head = self._head(self.chunk_object)
+            body = {**head, "choices": [], "usage": usage_object(usage)}
             last += b"data: " + _json(body) + b"\n\n"
         return last + DONE
 
@@ -107,7 +124,8 @@ class _Encoder:
         return KEEP_ALIVE
 
     def _whole(self, choice: dict[str, Any], usage: Usage | None) -> bytes:
-        body: dict[str, Any] = {**self._head, "object": self.whole_object, "choices": [choice]}
+        body = self._head(self.whole_object)
+        body["choices"] = [choice]
         if usage is not None:
             body["usage"] = usage_object(usage)
         return _json(body)
@@ -122,19 +140,11 @@ class ChatEncoder(_Encoder):
     chunk_object = "chat.completion.chunk"
     whole_object = "chat.completion"
     id_prefix = "chatcmpl-"
+    before_text = b'{"index":0,"delta":{"content":'
+    after_text = b'},"logprobs":null,"finish_reason":null}'
 
-    def __init__(
-        self,
-        request_id: str,
-        created: int,
-        model: str,
-        *,
-        include_usage: bool = False,
-        logprobs: bool = False,
-    ) -> None:
-        super().__init__(request_id, created, model, include_usage=include_usage, logprobs=logprobs)
-        self._text_prefix = self._open + b'{"index":0,"delta":{"content":'
-        self._text_suffix = b'},"logprobs":null,"finish_reason":null}' + self._close
+    def __init__(self, terms: Terms) -> None:
+        super().__init__(terms)
         self._seen: dict[int, int] = {}
         """Engine's index of a call -> the client's."""
         self._named: set[int] = set()
@@ -145,7 +155,9 @@ class ChatEncoder(_Encoder):
     def delta(self, delta: Delta) -> bytes:
         if not (delta.reasoning or delta.tool_calls or delta.logprobs or delta.finish_reason):
             text = delta.text
-            return self._text_prefix + _json(text) + self._text_suffix if text else b""
+            if not text:
+                return b""
+            return (self._text_prefix or self._frame()) + _json(text) + self._text_suffix
         return self._rich(delta)
 
     def _rich(self, delta: Delta) -> bytes:
@@ -159,7 +171,7 @@ class ChatEncoder(_Encoder):
         if delta.tool_calls:
             fields["tool_calls"] = [self._fragment(call) for call in delta.tool_calls]
         logprobs = b"null"
-        if self._logprobs and delta.logprobs:
+        if self._terms.logprobs and delta.logprobs:
             logprobs = _json(logprobs_object(delta.logprobs))
         elif not fields:
             return b""
@@ -179,7 +191,7 @@ class ChatEncoder(_Encoder):
             function = {"name": call.name, "arguments": call.arguments}
         return {
             "index": index,
-            "id": call.id or call_id(self._request_id, call.index),
+            "id": call.id or call_id(self._terms.request_id, call.index),
             "type": "function",
             "function": function,
         }
@@ -194,12 +206,14 @@ class ChatEncoder(_Encoder):
         return b'{"index":0,"delta":{},"logprobs":null,"finish_reason":%b}' % _json(word)
 
     def whole(self, deltas: Sequence[Delta], usage: Usage | None) -> bytes:
-        collector = Collector(self._request_id)
+        collector = Collector(self._terms.request_id)
         logprobs: list[TokenLogprob] = []
         reason = None
         for delta in deltas:
-            collector.add(delta.tool_calls)
-            logprobs.extend(delta.logprobs)
+            if delta.tool_calls:
+                collector.add(delta.tool_calls)
+            if delta.logprobs:
+                logprobs.extend(delta.logprobs)
             reason = delta.finish_reason or reason
         if reason is None:
             raise unfinished()
@@ -220,7 +234,7 @@ class ChatEncoder(_Encoder):
         choice = {
             "index": 0,
             "message": message,
-            "logprobs": logprobs_object(logprobs) if self._logprobs and logprobs else None,
+            "logprobs": logprobs_object(logprobs) if self._terms.logprobs and logprobs else None,
             "finish_reason": finish_reason(reason, bool(collector)),
         }
         return self._whole(choice, usage)
@@ -232,19 +246,11 @@ class CompletionEncoder(_Encoder):
     chunk_object = "text_completion"
     whole_object = "text_completion"
     id_prefix = "cmpl-"
+    before_text = b'{"text":'
+    after_text = b',"index":0,"logprobs":null,"finish_reason":null}'
 
-    def __init__(
-        self,
-        request_id: str,
-        created: int,
-        model: str,
-        *,
-        include_usage: bool = False,
-        logprobs: bool = False,
-    ) -> None:
-        super().__init__(request_id, created, model, include_usage=include_usage, logprobs=logprobs)
-        self._text_suffix = b',"index":0,"logprobs":null,"finish_reason":null}' + self._close
-        self._text_prefix = self._open + b'{"text":'
+    def __init__(self, terms: Terms) -> None:
+        super().__init__(terms)
         self._offset = 0
         """Characters written so far: where the next token stands, for `text_offset`."""
 
@@ -252,9 +258,11 @@ class CompletionEncoder(_Encoder):
         if delta.finish_reason is not None:
             self._finish = delta.finish_reason
         text = delta.text
-        if not (self._logprobs and delta.logprobs):
+        if not (self._terms.logprobs and delta.logprobs):
             self._offset += len(text)
-            return self._text_prefix + _json(text) + self._text_suffix if text else b""
+            if not text:
+                return b""
+            return (self._text_prefix or self._frame()) + _json(text) + self._text_suffix
         logprobs = _json(old_logprobs_object(delta.logprobs, self._offset))
         self._offset += len(text)
         return self._chunk(
@@ -276,7 +284,9 @@ class CompletionEncoder(_Encoder):
         choice = {
             "text": "".join([delta.text for delta in deltas]),
             "index": 0,
-            "logprobs": old_logprobs_object(logprobs, 0) if self._logprobs and logprobs else None,
+            "logprobs": old_logprobs_object(logprobs, 0)
+            if self._terms.logprobs and logprobs
+            else None,
             "finish_reason": finish_reason(reason, False),
         }
         return self._whole(choice, usage)
