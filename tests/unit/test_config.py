@@ -143,6 +143,13 @@ def test_an_unknown_key_is_named_with_its_line_and_a_near_one() -> None:
     assert refused("\n[zzz]\na = 1\n") == [f'{FILE}:2: unknown key "zzz"']
 
 
+def test_a_key_in_the_wrong_table_is_told_where_it_belongs() -> None:
+    assert refused("queue_wait_s = 2\n[limits]\nport = 1\n") == [
+        f'{FILE}:1: unknown key "queue_wait_s"; it belongs into [limits]',
+        f'{FILE}:3: unknown key "limits.port"; it belongs to the top, before the first [table]',
+    ]
+
+
 def test_an_unknown_key_of_the_second_engine_is_found_there() -> None:
     text = '[[backend]]\nurl = "http://a"\n\n[[backend]]\nurl = "http://b"\nslot = 1\n'
     assert refused(text) == [f'{FILE}:6: unknown key "backend.slot"; did you mean "backend.slots"?']
