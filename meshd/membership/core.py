@@ -128,8 +128,10 @@ class Core:
         if self._departing and not self._outbox.broadcasts.holds_word(self.node):
             self._departing = False
             self._outbox.put(events.Departed())
-        for change in self._ledger.take_changes():
-            self._outbox.put(change)
+        if changes := self._ledger.take_changes():
+            self._meetings.hurry_if_alone(now)
+            for change in changes:
+                self._outbox.put(change)
         self.wake_at = min(
             self._detector.wake_at,
             _NEVER if self._detector.paused else self._ledger.wake_at,

@@ -139,8 +139,7 @@ class Ledger:
                 continue  # refuted, gone, or failed
             call_at = suspicion.deadline - self._settings.probe_interval_s
             if not suspicion.called and call_at <= now:
-                suspicion.called = True
-                suspicion.deadline = max(suspicion.deadline, now + self._settings.probe_interval_s)
+                suspicion.call(until=now + self._settings.probe_interval_s)
                 heapq.heappush(self._deadlines, (suspicion.deadline, node))
                 called.append(member)
             elif suspicion.called and suspicion.deadline <= now:

@@ -31,7 +31,7 @@ class Meetings:
         self._settings = settings
         self.paused = False
         self._regular_at = now + chance.random() * settings.push_pull_interval_s
-        self._redial_at = now + chance.random() * settings.redial_interval_s
+        self._redial_at = now + chance.random() * settings.exchange_interval_s
         self._dials: list[tuple[float, NodeId]] = []
         self._contacts: dict[NodeId, tuple[Address, ...]] = {}
         """Where somebody said that a member can be reached, besides what it announced itself."""
@@ -52,7 +52,6 @@ class Meetings:
             for member in self._ledger.members.pick(1, lambda m: m.state is State.ALIVE):
                 self._meet(member.node, now)
         if now >= self._redial_at:
-            self._redial_at = now + self._settings.redial_interval_s
             self._redial(now)
         while self._dials and self._dials[0][0] <= now:
             _, node = heapq.heappop(self._dials)
@@ -84,6 +83,12 @@ class Meetings:
             at = now + self._chance.random() * self._settings.probe_interval_s
             heapq.heappush(self._dials, (at, member.node))
 
+    def hurry_if_alone(self, now: float) -> None:
+        """Nobody may be left: then the next redial comes soon."""
+        if self._ledger.members.size == 1:
+            soon = now + self._settings.exchange_interval_s
+            self._redial_at = min(self._redial_at, soon)
+
     def forget(self, admitted: frozenset[NodeId]) -> None:
         """Keep nothing about nodes that are no members any more."""
         for kept in (self._contacts, self._last):
@@ -96,13 +101,18 @@ class Meetings:
         """Try one lost member, the likelier the more of them there are.
 
         Failed over alive (serf, `reconnect`): so the whole mesh makes about one attempt per failed
-        member and interval, however large it is.
+        member and interval, however large it is.  Who has nobody at all cannot leave it to others,
+        and tries more often.
         """
-        lost = [member.node for member in self._ledger.members if member.state is State.FAILED]
-        get = self._ledger.members.get
-        lost += [node for node in self._contacts if get(node) is None]
-        if lost and self._chance.random() < len(lost) / self._ledger.members.size:
+        members = self._ledger.members
+        lost = [member.node for member in members if member.state is State.FAILED]
+        lost += [node for node in self._contacts if members.get(node) is None]
+        alone = members.size == 1
+        if lost and (alone or self._chance.random() < len(lost) / members.size):
             self._meet(lost[self._chance.randrange(len(lost))], now)
+        settings = self._settings
+        interval_s = settings.exchange_interval_s if alone else settings.redial_interval_s
+        self._redial_at = now + interval_s * (0.5 + self._chance.random())
 
     def _meet(self, node: NodeId, now: float) -> None:
         member = self._ledger.members.get(node)

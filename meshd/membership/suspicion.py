@@ -14,7 +14,7 @@ from meshd.ids import NodeId
 class Suspicion:
     """One suspicion: since when, and who shares it."""
 
-    __slots__ = ("_by", "_max_s", "_min_s", "_wanted", "called", "deadline", "started")
+    __slots__ = ("_by", "_max_s", "_min_s", "_wanted", "called_until", "deadline", "started")
 
     def __init__(self, now: float, by: NodeId, wanted: int, min_s: float, max_s: float) -> None:
         self.started = now
@@ -24,8 +24,8 @@ class Suspicion:
         self._min_s = min_s
         self._max_s = max_s
         self.deadline = now + timeout_s(0, wanted, min_s, max_s)
-        self.called = False
-        """Whether the last call has gone out (see `Ledger.expire`)."""
+        self.called_until = -math.inf
+        """When the last call's answers are due (see `Ledger.expire`); before that it cannot end."""
 
     @property
     def confirmations(self) -> int:
@@ -39,16 +39,25 @@ class Suspicion:
         if self.confirmations >= self._wanted or by in self._by:
             return False
         self._by.append(by)
-        self.deadline = self.started + timeout_s(
-            self.confirmations, self._wanted, self._min_s, self._max_s
-        )
+        lasts_s = timeout_s(self.confirmations, self._wanted, self._min_s, self._max_s)
+        self.deadline = max(self.started + lasts_s, self.called_until)
         return True
+
+    @property
+    def called(self) -> bool:
+        """Whether the last call has gone out."""
+        return self.called_until > -math.inf
+
+    def call(self, until: float) -> None:
+        """The last call goes out now; it can be answered until then."""
+        self.called_until = until
+        self.deadline = max(self.deadline, until)
 
     def restart(self, now: float) -> None:
         """Begin anew, with no confirmation: after a sleep, what was seen before counts for less."""
         del self._by[1:]
         self.started = now
-        self.called = False
+        self.called_until = -math.inf
         self.deadline = now + timeout_s(0, self._wanted, self._min_s, self._max_s)
 
 

@@ -207,7 +207,10 @@ class World:
         if not node.up or node.asleep:
             return
         self.steps += 1
-        directives = node.core.handle(event, self.now - node.slept_s)
+        at = self.now - node.slept_s
+        if event is _TICK:
+            at = max(at, node.core.wake_at)  # the subtraction may round down to just before it
+        directives = node.core.handle(event, at)
         for directive in directives:
             kind = type(directive)
             if kind is events.Send:
