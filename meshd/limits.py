@@ -28,6 +28,7 @@ HTTP_BODY_S: Final = 600.0  # 32 MiB at 0.5 Mbit/s
 HTTP_SEND_STALL_S: Final = 30.0
 HTTP_POOL_IDLE_PER_HOST: Final = 64
 HTTP_POOL_IDLE_S: Final = 4.0  # llama.cpp says keep-alive timeout=5
+PEER_POOL_IDLE_S: Final = 60.0  # less than HTTP_IDLE_S, so that the asking side closes first
 ENGINE_LINE_BYTES: Final = 8 * MIB  # Ollama's own client's limit for one NDJSON line
 ENGINE_BODY_BYTES: Final = 64 * MIB
 
@@ -112,6 +113,8 @@ STOP_STRINGS: Final = 64
 TOP_LOGPROBS: Final = 20  # OpenAI's and Ollama's own
 MODEL_NAME_CHARS: Final = 512
 JSON_DEPTH: Final = 64  # of schemas, tools, options and unknown fields
+JSON_ITEMS: Final = 65_536  # in one such field
+JSON_COMMAS: Final = 250_000  # in a body, those in texts too: more fits no model's context
 
 # --- backends
 BACKENDS: Final = 32

@@ -47,6 +47,9 @@ def read_object(body: bytes) -> dict[str, Any]:
     """The body as a JSON object.  Raises BadField."""
     if not body:
         raise BadField("the request has no body: send a JSON object")
+    # Millions of small values would hold up everybody else while they are parsed.
+    if len(body) > limits.JSON_COMMAS and body.count(b",") > limits.JSON_COMMAS:
+        raise BadField("the body has too many values")
     try:
         return _decode_object(body)
     except msgspec.ValidationError as error:
@@ -88,10 +91,14 @@ def check_free(value: object, param: str) -> None:
     """Bound a value whose form is not ours to know (a schema, tools, options, unknown fields).
 
     It has to survive every encoding on its way to an engine: nesting within `limits.JSON_DEPTH`,
-    integers within 64 bits.  Raises BadField.
+    integers within 64 bits, and not too many of them.  Raises BadField.
     """
     level: list[object] = [value]
+    seen = 0
     for _ in range(limits.JSON_DEPTH):
+        seen += len(level)
+        if seen > limits.JSON_ITEMS:
+            raise BadField(f"{param} has more than {limits.JSON_ITEMS} values", param)
         below: list[object] = []
         for item in level:
             if isinstance(item, dict):

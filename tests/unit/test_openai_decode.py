@@ -330,6 +330,19 @@ def test_a_field_nested_too_deeply_is_refused_by_name() -> None:
     assert chat_refused(metadata=deep)["param"] == "metadata"
 
 
+def test_a_field_with_too_many_values_is_refused_by_name() -> None:
+    many = [[1] * 256] * (limits.JSON_ITEMS // 256)
+    assert chat_refused(metadata=many)["param"] == "metadata"
+    assert chat(metadata=many[:-2]).extra == {"metadata": many[:-2]}
+
+
+def test_a_body_of_millions_of_values_is_refused_unparsed() -> None:
+    body = b'{"model":"m","messages":[' + b"1," * limits.JSON_COMMAS + b"1]}"
+    assert refused(CHAT, body)["message"] == "the body has too many values"
+    text = "word, " * (limits.JSON_COMMAS // 10)
+    assert chat(messages=[{"role": "user", "content": text}]).messages[0].text == text
+
+
 def tool(name: str = "f", **more: Any) -> dict[str, Any]:
     return {"type": "function", "function": {"name": name, **more}}
 
