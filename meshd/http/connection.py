@@ -205,6 +205,8 @@ class Connection:
         self._phase = _Phase.SERVING
         self._watch.at = math.inf
         await self.send(self._refusal(refusal))
+        if not refusal.more_coming:
+            return
         # Closing with bytes unread would reset the connection, and the client might lose the
         # answer while it still sends its body; so what comes is read away for a moment.
         self._phase = _Phase.LINGERING

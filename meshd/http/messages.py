@@ -73,7 +73,7 @@ class ServerRequest:
 class Refusal:
     """An answer that is given instead of serving; the connection closes after it."""
 
-    __slots__ = ("body", "head_only", "headers", "message", "status")
+    __slots__ = ("body", "head_only", "headers", "message", "more_coming", "status")
 
     def __init__(
         self,
@@ -90,6 +90,8 @@ class Refusal:
         self.body = body
         """None: `ServerOptions.error_body` makes one from the message."""
         self.head_only = head_only
+        self.more_coming = False
+        """The client is probably still sending the rest of its request."""
 
 
 def find_header(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> bytes | None:

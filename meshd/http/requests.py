@@ -20,7 +20,7 @@ from meshd.ports import Remote
 
 Admit = Callable[[ServerRequest], tuple[int, Headers, bytes] | None]
 
-_SPECIAL = frozenset({b"host", b"transfer-encoding", b"content-length", b"expect", b"upgrade"})
+_SPECIAL = frozenset({b"host", b"transfer-encoding", b"content-length", b"expect"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +65,6 @@ class RequestParser:
         self._hosts = 0
         self._length = 0
         self._chunked = False
-        self._upgrade = False
-        self._special_seen = False
 
     @property
     def unfinished(self) -> bool:
@@ -121,6 +119,8 @@ class RequestParser:
     def _refuse(self, refusal: Refusal) -> None:
         self.done = True
         self.wants_continue = False
+        body_coming = self.in_body and (self._length > 0 or self._chunked)
+        refusal.more_coming = body_coming or refusal.status in (414, 431)
         self.ready.append(refusal)
 
     def _decline_upgrade(self, rest: bytes) -> None:
@@ -130,10 +130,7 @@ class RequestParser:
         so the head is parsed again without the offer, and then what follows it.  Java's HTTP
         client offers h2c with its first request, body and all.
         """
-        method = self._parser.get_method()
-        if method == b"CONNECT":
-            raise BadRequest(501, "This is not a forward proxy: CONNECT is not served.")
-        lines = [method + b" " + self._target + b" HTTP/1.1"]
+        lines = [self._parser.get_method() + b" " + self._target + b" HTTP/1.1"]
         lines += [
             name + b": " + value
             for name, value in self._headers
@@ -174,8 +171,6 @@ class RequestParser:
             if value.lower() != b"chunked":
                 raise BadRequest(501, "Only the transfer coding `chunked` is understood.")
             self._chunked = True
-        elif name == b"upgrade":
-            self._upgrade = True
         elif value.lower() == b"100-continue":
             self.wants_continue = True
         else:
@@ -183,7 +178,9 @@ class RequestParser:
 
     def on_headers_complete(self) -> None:
         parser = self._parser
-        if self._upgrade and parser.should_upgrade():
+        if parser.should_upgrade():
+            if parser.get_method() == b"CONNECT":
+                raise BadRequest(501, "This is not a forward proxy: CONNECT is not served.")
             return  # `feed` parses this head again, without the offer
         version = parser.get_http_version()
         http10 = version == "1.0"

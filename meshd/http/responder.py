@@ -87,9 +87,8 @@ class Responder:
 
     async def send(self, status: int, headers: Headers, body: bytes) -> None:
         """The whole answer, with its length."""
-        self._begin()
+        head = self._begin(status, headers, length=len(body))
         self.finished = True
-        head = self._head(status, headers, length=len(body))
         if self._silent or status in _BODILESS:
             await self._wire.send(head)
         elif len(body) <= 65536:
@@ -100,9 +99,8 @@ class Responder:
 
     async def start(self, status: int, headers: Headers, data: bytes = b"") -> None:
         """Status and headers of a streamed answer, and what of the body is there already."""
-        self._begin()
         self._silent = self._silent or status in _BODILESS
-        head = self._head(status, headers, length=None)
+        head = self._begin(status, headers, length=None)
         await self._wire.send(head + self._piece(data))
 
     async def write(self, data: bytes) -> None:
@@ -130,14 +128,12 @@ class Responder:
         if last:
             await self._wire.send(last)
 
-    def _begin(self) -> None:
+    def _begin(self, status: int, headers: Headers, length: int | None) -> bytes:
+        """The head of the answer."""
         if self.disconnected:
             raise StreamBroken("the client went away")
         if self.started:
             raise RuntimeError("this request is being answered already")
-        self.started = True
-
-    def _head(self, status: int, headers: Headers, length: int | None) -> bytes:
         http10 = self._request.http10
         framing = b""
         if length is None:
@@ -154,7 +150,9 @@ class Responder:
             connection = CLOSE
         elif http10:
             connection = KEEP_ALIVE
-        return response_head(status, headers, connection, framing)
+        head = response_head(status, headers, connection, framing)
+        self.started = True  # not before: what cannot be encoded can still become an error
+        return head
 
     def _piece(self, data: bytes) -> bytes:
         if not data or self._silent:

@@ -16,6 +16,8 @@ from meshd.http.baton import Baton
 
 TICK_S = 0.05
 """How often deadlines are looked at."""
+LATE_S = 0.05
+"""A loop that runs this late has not been listening."""
 
 
 class Watch:
@@ -42,6 +44,8 @@ class Sweeper:
 
     def __init__(self) -> None:
         self.now = -math.inf
+        self.late_s = 0.0
+        """By how much deadlines were moved so far because this process ran late."""
         self._watches: dict[Watch, None] = {}  # a set that keeps its order: runs repeat exactly
         self._wanted = Baton()
 
@@ -68,9 +72,19 @@ class Sweeper:
                 watch.expire()
 
     async def run(self) -> None:
-        """Sweep for ever; one task of the process runs this."""
+        """Sweep for ever; one task of the process runs this.
+
+        A process that was kept from running (a busy machine, a stopped process) was deaf, not its
+        peers mute: what it was late for by more than `LATE_S` is added to every deadline.
+        """
         while True:
             if not self._watches:
                 await self._wanted.wait()
-            await trio.sleep(TICK_S)
-            self.sweep(trio.current_time())
+            due_at = trio.current_time() + TICK_S
+            await trio.sleep_until(due_at)
+            now = trio.current_time()
+            if (late_s := now - due_at) > LATE_S:
+                self.late_s += late_s
+                for watch in self._watches:
+                    watch.at += late_s
+            self.sweep(now)

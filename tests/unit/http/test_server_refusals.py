@@ -1,0 +1,410 @@
+"""What the server does with bad, slow, huge and vanishing clients."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+
+from meshd import limits
+from meshd.errors import StreamBroken
+from meshd.http import RequestLimits, Responder, ServerOptions, ServerRequest
+from tests.unit.http.rig import read_all, read_until, serving, trickle
+
+HEAD = b"GET / HTTP/1.1\r\nHost: x\r\n"
+GET = HEAD + b"\r\n"
+SMALL = ServerOptions(
+    request=RequestLimits(head_bytes=200, headers=5, target_bytes=50, body_bytes=100)
+)
+
+
+async def never(request: ServerRequest, responder: Responder) -> None:
+    raise AssertionError(f"served {request.method} {request.path} {request.headers}")
+
+
+async def fine(request: ServerRequest, responder: Responder) -> None:
+    await responder.send(200, [], b"fine")
+
+
+BAD = {
+    "both framings": (400, b"Content-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
+    "both framings, reversed": (400, b"Transfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n"),
+    "two lengths": (400, b"Content-Length: 3\r\nContent-Length: 3\r\n\r\nabc"),
+    "a list of lengths": (400, b"Content-Length: 3, 3\r\n\r\nabc"),
+    "a signed length": (400, b"Content-Length: +3\r\n\r\nabc"),
+    "a length of no end": (400, b"Content-Length: 99999999999999999999999\r\n\r\nabc"),
+    "another coding": (501, b"Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n"),
+    "chunked twice": (400, b"Transfer-Encoding: chunked, chunked\r\n\r\n0\r\n\r\n"),
+    "nearly chunked": (501, b"Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n"),
+    "a folded line": (400, b"A: b\r\n c\r\n\r\n"),
+    "a bare line feed": (400, b"A: b\nB: c\r\n\r\n"),
+    "a bare carriage return": (400, b"A: b\rB: c\r\n\r\n"),
+    "a zero byte": (400, b"A: b\0c\r\n\r\n"),
+    "a blank before the colon": (400, b"A : b\r\n\r\n"),
+    "no colon": (400, b"A\r\n\r\n"),
+    "a second host": (400, b"Host: y\r\n\r\n"),
+    "an expectation nobody knows": (417, b"Expect: wonders\r\n\r\n"),
+    "a chunk size that is none": (400, b"Transfer-Encoding: chunked\r\n\r\nxyz\r\n"),
+    "a negative chunk size": (400, b"Transfer-Encoding: chunked\r\n\r\n-1\r\n"),
+    "a chunk longer than it says": (
+        400,
+        b"Transfer-Encoding: chunked\r\n\r\n1\r\nabc\r\n0\r\n\r\n",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+async def test_a_request_that_could_be_read_in_two_ways_is_refused(
+    name: str, autojump_clock: object
+) -> None:
+    status, rest = BAD[name]
+    async with serving(never) as (rig, _):
+        answer = await rig.talk(HEAD + rest)
+        assert answer.startswith(b"HTTP/1.1 %d " % status), answer
+        assert b"connection: close" in answer
+        assert answer.count(b"HTTP/1.1 ") == 1
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "status"),
+    [
+        (b"GET / HTTP/1.1\r\n\r\n", 400),
+        (b"GET / HTTP/2.0\r\nHost: x\r\n\r\n", 505),
+        (b"GET /\r\n\r\n", 505),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400),
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400),
+        (b"BREW / HTTP/1.1\r\nHost: x\r\n\r\n", 400),
+        (b"CONNECT x:1 HTTP/1.1\r\nHost: x\r\n\r\n", 501),
+        (b"GET ftp://x/ HTTP/1.1\r\nHost: x\r\n\r\n", 400),
+        (b"GET x HTTP/1.1\r\nHost: x\r\n\r\n", 400),
+        (b"GET /\xff HTTP/1.1\r\nHost: x\r\n\r\n", 400),
+        (b"POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
+    ],
+)
+async def test_what_is_not_a_request_of_this_protocol_is_refused(
+    request_bytes: bytes, status: int, autojump_clock: object
+) -> None:
+    async with serving(never) as (rig, _):
+        assert (await rig.talk(request_bytes)).startswith(b"HTTP/1.1 %d " % status)
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "status"),
+    [
+        (b"GET /" + b"a" * 50 + b" HTTP/1.1\r\nHost: x\r\n\r\n", 414),
+        (HEAD + b"A: " + b"b" * 200 + b"\r\n\r\n", 431),
+        (HEAD + b"A: " + b"b" * 600, 431),
+        (HEAD + b"A" * 600, 431),
+        (HEAD + b"A:b\r\n" * 5 + b"\r\n", 431),
+        (HEAD + b"A:b\r\n" * 6, 431),
+        (HEAD + b"Content-Length: 101\r\n\r\n", 413),
+        (
+            HEAD
+            + b"Transfer-Encoding: chunked\r\n\r\n40\r\n"
+            + b"a" * 64
+            + b"\r\n40\r\n"
+            + b"a" * 64,
+            413,
+        ),
+        (HEAD + b"Transfer-Encoding: chunked\r\n\r\n0\r\nA: " + b"b" * 300 + b"\r\n\r\n", 431),
+    ],
+)
+async def test_each_limit_has_its_status(
+    request_bytes: bytes, status: int, autojump_clock: object
+) -> None:
+    async with serving(never, SMALL) as (rig, _):
+        assert (await rig.talk(request_bytes)).startswith(b"HTTP/1.1 %d " % status)
+
+
+async def test_a_request_at_the_limits_is_served(autojump_clock: object) -> None:
+    request = (
+        b"POST /" + b"a" * 49 + b" HTTP/1.1\r\nHost: x\r\nA: b\r\nB: c\r\n"
+        b"Content-Length: 100\r\nConnection: close\r\n\r\n" + b"a" * 100
+    )
+    async with serving(fine, SMALL) as (rig, _):
+        assert (await rig.talk(request)).startswith(b"HTTP/1.1 200 ")
+
+
+async def test_requests_before_a_bad_one_are_still_answered(autojump_clock: object) -> None:
+    async with serving(fine) as (rig, _):
+        answer = await rig.talk(GET + GET + b"nonsense\r\n\r\n")
+        assert answer.count(b"HTTP/1.1 200 OK") == 2
+        assert answer.count(b"HTTP/1.1 400 Bad Request") == 1
+
+
+async def test_errors_speak_through_the_callback(autojump_clock: object) -> None:
+    options = ServerOptions(error_body=lambda status, message: ([(b"x-e", b"1")], b"<%d>" % status))
+    async with serving(never, options) as (rig, _):
+        answer = await rig.talk(b"nonsense\r\n\r\n")
+        assert b"x-e: 1\r\n" in answer
+        assert answer.endswith(b"<400>")
+
+
+async def test_a_client_that_is_still_uploading_reads_why_it_was_refused(
+    autojump_clock: object,
+) -> None:
+    """Its unread bytes must not turn the answer into a reset."""
+    async with serving(never, SMALL) as (rig, _):
+        connection = await rig.dial()
+        await connection.send_all(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 300000\r\n\r\n")
+
+        async def upload() -> None:
+            for _ in range(300):
+                await connection.send_all(b"x" * 1000)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(upload)
+            assert (await read_until(connection, b"\r\n\r\n")).startswith(b"HTTP/1.1 413 ")
+
+
+async def test_an_uploader_without_end_is_cut_off_after_a_while(autojump_clock: object) -> None:
+    async with serving(never, SMALL) as (rig, _):
+        connection = await rig.dial()
+        await connection.send_all(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 300000\r\n\r\n")
+        with pytest.raises(StreamBroken), trio.fail_after(60):
+            await trickle(connection, b"x" * 100_000, 0.1)
+
+
+# --- slow clients
+
+
+async def test_an_idle_connection_is_closed_without_a_word(autojump_clock: object) -> None:
+    async with serving(fine) as (rig, _):
+        connection = await rig.dial()
+        await connection.send_all(GET)
+        await read_until(connection, b"fine")
+        start = trio.current_time()
+        assert await connection.receive_some() == b""
+        assert trio.current_time() - start == pytest.approx(limits.HTTP_IDLE_S, abs=0.2)
+
+
+@pytest.mark.parametrize("first", [b"", GET])
+async def test_a_head_that_trickles_is_given_up(autojump_clock: object, first: bytes) -> None:
+    async with serving(fine) as (rig, _):
+        connection = await rig.dial()
+        await connection.send_all(first)
+        start = trio.current_time()
+
+        async def send_slowly() -> None:
+            with pytest.raises(StreamBroken):
+                await trickle(connection, HEAD * 100, 0.5)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(send_slowly)
+            answer = await read_until(connection, b"408 Request Timeout")
+            assert answer.count(b"HTTP/1.1 200") == bool(first)
+            took_s = trio.current_time() - start
+        assert took_s == pytest.approx(limits.HTTP_HEAD_S, abs=1.2)
+
+
+async def test_a_body_that_stops_arriving_is_given_up(autojump_clock: object) -> None:
+    async with serving(never) as (rig, _):
+        start = trio.current_time()
+        answer = await rig.talk(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhel")
+        assert answer.startswith(b"HTTP/1.1 408 ")
+        assert trio.current_time() - start == pytest.approx(limits.HTTP_BODY_STALL_S, abs=0.2)
+
+
+async def test_a_body_that_trickles_has_an_end_too(autojump_clock: object) -> None:
+    async with serving(never) as (rig, _):
+        connection = await rig.dial()
+        start = trio.current_time()
+        await connection.send_all(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5000\r\n\r\n")
+
+        async def send_slowly() -> None:
+            with pytest.raises(StreamBroken):
+                await trickle(connection, b"x" * 5000, 10)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(send_slowly)
+            await read_until(connection, b"408 Request Timeout")
+            took_s = trio.current_time() - start
+        assert took_s == pytest.approx(limits.HTTP_BODY_S, abs=11)
+
+
+async def test_a_client_that_never_reads_is_cut_off(autojump_clock: object) -> None:
+    ended = []
+
+    async def endless(request: ServerRequest, responder: Responder) -> None:
+        await responder.start(200, [])
+        start = trio.current_time()
+        try:
+            while True:
+                await responder.write(b"x" * 1000)
+        except StreamBroken:
+            ended.append(trio.current_time() - start)
+            raise
+
+    async with serving(endless) as (rig, server):
+        connection = await rig.dial()
+        await connection.send_all(GET)
+        await trio.sleep(limits.HTTP_SEND_STALL_S + 2)
+        assert server.connections == 0
+    assert ended == [pytest.approx(limits.HTTP_SEND_STALL_S, abs=0.2)]
+
+
+async def test_a_client_that_reads_slowly_is_not_cut_off(autojump_clock: object) -> None:
+    body = b"x" * 2_000_000
+
+    async def big(request: ServerRequest, responder: Responder) -> None:
+        await responder.send(200, [], body)
+
+    async with serving(big) as (rig, _):
+        connection = await rig.dial()
+        await connection.send_all(HEAD + b"Connection: close\r\n\r\n")
+        received = 0
+        start = trio.current_time()
+        while piece := await connection.receive_some(20_000):
+            received += len(piece)
+            await trio.sleep(1)
+        assert received > len(body)
+        assert trio.current_time() - start > 2 * limits.HTTP_SEND_STALL_S
+
+
+# --- clients that go away
+
+
+async def test_a_handler_learns_that_its_client_went_away(autojump_clock: object) -> None:
+    told = []
+
+    async def waits(request: ServerRequest, responder: Responder) -> None:
+        gone = trio.Event()
+
+        def on_disconnect() -> None:
+            told.append(trio.current_time())
+            gone.set()
+
+        responder.on_disconnect = on_disconnect
+        await gone.wait()
+        assert responder.disconnected
+        with pytest.raises(StreamBroken):
+            await responder.start(200, [])
+        with pytest.raises(StreamBroken):
+            await responder.send(200, [], b"")
+
+    for leave in ("close", "abort"):
+        async with serving(waits) as (rig, server):
+            connection = await rig.dial()
+            await connection.send_all(GET)
+            await trio.sleep(5)
+            start = trio.current_time()
+            connection.close() if leave == "close" else connection.abort("bored")
+            await trio.sleep(1)
+            assert server.connections == 0
+            assert told.pop() == start
+            assert told == []
+
+
+async def test_a_client_that_leaves_at_once_is_noticed_within_a_moment(
+    autojump_clock: object,
+) -> None:
+    told = []
+
+    async def waits(request: ServerRequest, responder: Responder) -> None:
+        responder.on_disconnect = lambda: told.append(trio.current_time())
+        await trio.sleep(10)
+
+    async with serving(waits) as (rig, _):
+        start = trio.current_time()
+        connection = await rig.dial()
+        await connection.send_all(GET)
+        connection.close()
+        await trio.sleep(1)
+        assert len(told) == 1
+        assert told[0] - start < 0.2
+
+
+async def test_a_writer_that_waits_for_its_client_is_ended_when_that_leaves(
+    autojump_clock: object,
+) -> None:
+    ended = trio.Event()
+
+    async def endless(request: ServerRequest, responder: Responder) -> None:
+        await responder.start(200, [])
+        with pytest.raises(StreamBroken):
+            await write_for_ever(responder)
+        ended.set()
+
+    async with serving(endless) as (rig, _):
+        connection = await rig.dial()
+        await connection.send_all(GET)
+        await trio.sleep(3)
+        connection.abort("bored")
+        with trio.fail_after(1):
+            await ended.wait()
+
+
+async def write_for_ever(responder: Responder) -> None:
+    while True:
+        await responder.write(b"x" * 1000)
+
+
+async def test_a_request_sent_while_a_slow_one_runs_is_served_after_it(
+    autojump_clock: object,
+) -> None:
+    async def slow(request: ServerRequest, responder: Responder) -> None:
+        await trio.sleep(1)
+        await responder.send(200, [], request.path.encode())
+
+    async with serving(slow) as (rig, _):
+        connection = await rig.dial()
+        for number in range(5):  # each before the answer to the one before
+            await connection.send_all(b"GET /%d HTTP/1.1\r\nHost: x\r\n\r\n" % number)
+            await trio.sleep(0.3)
+        data = await read_until(connection, b"/4")
+        assert [data.count(b"\r\n\r\n/%d" % number) for number in range(5)] == [1] * 5
+        # and the connection is as good as before
+        await connection.send_all(b"GET /last HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        assert (await read_all(connection)).endswith(b"/last")
+
+
+async def test_a_flood_of_pipelined_requests_waits_in_the_transport(
+    autojump_clock: object,
+) -> None:
+    release = trio.Event()
+    served = 0
+
+    async def held(request: ServerRequest, responder: Responder) -> None:
+        nonlocal served
+        await release.wait()
+        await responder.send(200, [], b"")
+        served += 1
+
+    count = 20_000
+    async with serving(held) as (rig, _):
+        connection = await rig.dial()
+        sent = 0
+
+        async def flood() -> None:
+            nonlocal sent
+            for _ in range(count):
+                await connection.send_all(GET)
+                sent += 1
+
+        async def drink() -> None:
+            while served < count:
+                await connection.receive_some()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(flood)
+            await trio.sleep(10)
+            assert sent * len(GET) < 400_000
+            release.set()
+            nursery.start_soon(drink)
+        assert served == count
+
+
+async def test_above_the_limit_of_connections_newcomers_are_told_to_come_later(
+    autojump_clock: object,
+) -> None:
+    async with serving(fine, ServerOptions(connections=2)) as (rig, server):
+        first, second = await rig.dial(), await rig.dial()
+        for connection in (first, second):
+            await connection.send_all(GET)
+            await read_until(connection, b"fine")
+        answer = await read_all(await rig.dial())
+        assert answer.startswith(b"HTTP/1.1 503 ")
+        assert b"retry-after: 1\r\n" in answer
+        await first.aclose()
+        await trio.testing.wait_all_tasks_blocked()
+        assert server.connections == 1
+        assert (await rig.talk(HEAD + b"Connection: close\r\n\r\n")).endswith(b"fine")
