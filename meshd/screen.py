@@ -24,7 +24,10 @@ class SightedMesh:
 
 
 class Screen(Protocol):
-    """One daemon's screen.  All but `confirm_digits` return at once and never raise."""
+    """One daemon's screen.  All but `confirm_digits` return at once and never raise.
+
+    A mesh is called by its name, or by its id, which is shown in short.
+    """
 
     def founded(self, *, name: str, mesh: str, join_addresses: Sequence[str]) -> None:
         """A new mesh of one was made; `join_addresses` (HOST:PORT, best first) reach it."""
@@ -41,8 +44,8 @@ class Screen(Protocol):
     async def confirm_digits(self, *, digits: str, name: str, address: str) -> bool:
         """Pairing, on the newcomer: do the digits stand on a screen of that mesh too?
 
-        `name` and `address` are of the member that was asked.  False if the person says no, or if
-        there is nobody to ask.  May be cancelled.
+        `name` is the mesh's, `address` that of the member that was asked.  False if the person
+        says no, or if there is nobody to ask.  May be cancelled.
         """
         ...
 

@@ -9,8 +9,7 @@ from collections.abc import Callable, Sequence
 import trio
 
 from meshd.cli.views import address as short_address
-from meshd.cli.words import count, duration, grouped_digits, listed, plain
-from meshd.ids import short
+from meshd.cli.words import count, duration, grouped_digits, listed, mesh_label, plain
 from meshd.machine.host import tell_service_manager
 from meshd.screen import SightedMesh
 
@@ -29,7 +28,7 @@ class TerminalScreen:
     def founded(self, *, name: str, mesh: str, join_addresses: Sequence[str]) -> None:
         host = short_address(join_addresses[0]) if join_addresses else "THIS-MACHINE"
         self._say(
-            f"{name} has founded a mesh ({short(mesh)}). On the next machine type",
+            f"{name} has founded the mesh {mesh_label(mesh)}. On the next machine type",
             "",
             f"    meshd start --join {host}",
             "",
@@ -46,10 +45,8 @@ class TerminalScreen:
             return
         self._say("There is a mesh on this network already. To join it, stop this and type", "")
         for sighted in meshes:
-            where = short_address(sighted.address)
-            self._say(
-                f"    meshd start --join {where}    # {sighted.node}, mesh {short(sighted.mesh)}"
-            )
+            where, whose = short_address(sighted.address), mesh_label(sighted.mesh)
+            self._say(f"    meshd start --join {where}    # {sighted.node}, mesh {whose}")
         self._say("")
 
     def joining(self, *, address: str, with_token: bool) -> None:
@@ -59,7 +56,7 @@ class TerminalScreen:
     async def confirm_digits(self, *, digits: str, name: str, address: str) -> bool:
         self._say(
             "",
-            f"{name} ({address}) has been asked to let this machine in.",
+            f"The mesh {name} has been asked, at {address}, to let this machine in.",
             f"Does a screen of your mesh show  {grouped_digits(digits)}  ? [y/N]",
         )
         # The thread is left behind if the pairing ends first; it holds nothing but its read.
@@ -81,7 +78,7 @@ class TerminalScreen:
         others = [member for member in members if member != name]
         with_whom = f" with {listed(others)}" if others else ""
         self._say(
-            f"{name} is a member of mesh {short(mesh)} now{with_whom}.",
+            f"{name} is a member of mesh {mesh_label(mesh)} now{with_whom}.",
             "From now on `meshd start` is enough.",
             "",
         )
@@ -109,13 +106,13 @@ class TerminalScreen:
         engines: Sequence[str],
     ) -> None:
         if engines:
-            have = f"{count(len(models), 'model')} here, from {listed(engines)}"
+            have = f"{count(len(models), 'model')} here, from {listed(engines)}."
         else:
-            have = "no engine here; `meshd doctor` tells what was looked for"
+            have = "No engine here (see `meshd doctor`): requests go to the other nodes."
         self._say(
             f"{name} serves {client_url}  (OpenAI clients: {client_url}/v1)",
-            f"{have}; {count(nodes, 'node')} in the mesh, port {peer_port} for the others.",
-            "Ctrl-C stops it; `meshd status` shows the mesh.",
+            f"{have} {count(nodes, 'node')} in the mesh.",
+            "Ctrl-C stops this one; `meshd status` shows them all.",
         )
         tell_service_manager("READY=1")
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from meshd import limits
 from meshd.cli.tables import Cell, Column, Paper
-from meshd.cli.words import ago, count, duration, grouped_digits, listed, tokens
+from meshd.cli.words import ago, count, duration, grouped_digits, listed, mesh_label, tokens
 from meshd.control import BackendRow, Finding, ModelRow, NodeRow, PendingRow, StatusReport
 from meshd.ids import short
 
@@ -24,8 +24,9 @@ def show_status(paper: Paper, report: StatusReport) -> None:
     here = report.node
     paper.line(f"{here.name} serves {report.client_url}", "strong")
     paper.line(
-        f"meshd {report.version}, mesh {short(report.mesh)}, {count(report.models, 'model')} on "
-        f"{count(len(report.nodes), 'node')}, up {duration(report.uptime_s)}, pid {report.pid}",
+        f"meshd {report.version}, mesh {mesh_label(report.mesh)}, "
+        f"{count(report.models, 'model')} on {count(len(report.nodes), 'node')}, "
+        f"up {duration(report.uptime_s)}, pid {report.pid}",
         "dim",
     )
     paper.line()

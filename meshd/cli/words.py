@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from meshd.ids import is_key_id, short
+
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
 
@@ -51,7 +53,13 @@ def tokens(number: int) -> str:
 
 def grouped_digits(digits: str) -> str:
     """`123456` as `123 456`: easier to compare on two screens."""
-    return f"{digits[:3]} {digits[3:]}"
+    alone = "".join(char for char in digits if char.isalnum())
+    return f"{alone[:3]} {alone[3:]}"
+
+
+def mesh_label(mesh: str) -> str:
+    """A mesh's name as it is, its id in short."""
+    return short(mesh) if is_key_id(mesh) else mesh
 
 
 def listed(items: Sequence[str], most: int = 4) -> str:

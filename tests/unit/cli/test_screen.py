@@ -28,7 +28,7 @@ class Shown:
 def test_founding_says_what_to_type_on_the_next_machine() -> None:
     shown = Shown()
     shown.screen.founded(name="studio", mesh="k3p7qa" + "a" * 20, join_addresses=["10.0.0.2:11436"])
-    assert "studio has founded a mesh (k3p7qa)." in shown.text
+    assert "studio has founded the mesh k3p7qa." in shown.text
     assert "    meshd start --join 10.0.0.2" in shown.lines
     assert "    meshd approve DIGITS" in shown.lines
 
@@ -110,8 +110,8 @@ def test_serving_and_stopping_are_said_in_a_few_lines() -> None:
     shown.screen.stopped(unfinished=1)
     assert shown.lines == [
         "studio serves http://127.0.0.1:11435  (OpenAI clients: http://127.0.0.1:11435/v1)",
-        "2 models here, from ollama 0.9.3; 2 nodes in the mesh, port 11436 for the others.",
-        "Ctrl-C stops it; `meshd status` shows the mesh.",
+        "2 models here, from ollama 0.9.3. 2 nodes in the mesh.",
+        "Ctrl-C stops this one; `meshd status` shows them all.",
         "Stopping: 1 request may finish within 30 s. Ctrl-C again ends at once.",
         "Stopped; 1 request did not finish.",
     ]
