@@ -45,7 +45,7 @@ FORBIDDEN_TRIO = {
     "socket", "open_tcp_stream", "open_tcp_listeners", "serve_tcp", "open_ssl_over_tcp_stream",
     "open_ssl_over_tcp_listeners", "serve_ssl_over_tcp", "SSLStream", "SSLListener", "SocketStream",
     "SocketListener", "open_unix_socket", "open_file", "wrap_file", "Path", "run_process",
-    "to_thread", "from_thread", "open_signal_receiver",
+    "to_thread", "from_thread",
 }  # fmt: skip
 FORBIDDEN_LOWLEVEL = {
     f"trio.lowlevel.{name}" for name in ("wait_readable", "wait_writable", "notify_closing")
@@ -74,7 +74,9 @@ def says_pure(tree: ast.Module) -> bool:
 
 @functools.cache
 def graph() -> grimp.ImportGraph:
-    return grimp.build_graph("meshd", include_external_packages=True)
+    return grimp.build_graph(
+        "meshd", include_external_packages=True, exclude_type_checking_imports=True
+    )
 
 
 PURE = [
