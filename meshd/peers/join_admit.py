@@ -11,9 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-import structlog
-
-from meshd import limits
+from meshd import limits, logs
 from meshd.errors import NotAdmitted, ProtocolError, Refused
 from meshd.identity.authority import SERIAL_BYTES, Authority
 from meshd.identity.certificates import read_certificate
@@ -43,7 +41,7 @@ from meshd.record import (
 )
 from meshd.wire.join import Admitted, JoinRefusal, JoinRequest, Reason, from_pairs
 
-log = structlog.get_logger()
+log = logs.get("join")
 
 _TOKEN_REASONS: Final = {
     TokenFault.WRONG: Reason.WRONG_TOKEN,

@@ -13,7 +13,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-import structlog
 import trio
 
 from meshd import limits
@@ -49,8 +48,6 @@ from meshd.wire.join import (
     Reveal,
     Welcome,
 )
-
-log = structlog.get_logger()
 
 _ENDS: Final = {
     PairingEnd.REFUSED_THERE: (Reason.PAIRING_REFUSED, "the newcomer's side said no"),

@@ -117,9 +117,10 @@ class MemberList:
         if len(matching) == 1:
             return matching[0]
         if matching:
-            names = ", ".join(f"{m.name} ({m.id[:12]})" for m in matching[:5])
-            raise NoSuchNode(f"{text!r} may be any of {names}: write more of the id.")
-        known = ", ".join(m.name for m in self.members[:20])
+            some = ", ".join(f"{m.name} ({m.id[:12]})" for m in matching[:5])
+            raise NoSuchNode(f"{text!r} may be any of {some}: write more of the id.")
+        names = sorted(m.name for m in self.members)
+        known = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
         raise NoSuchNode(f"No node is called {text!r}; there are: {known}.")
 
 

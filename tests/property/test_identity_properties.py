@@ -1,0 +1,218 @@
+"""Properties of tokens, digits, keyrings and member lists."""
+
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from meshd.errors import ProtocolError, Refused
+from meshd.identity import (
+    NewcomerPairing,
+    Pairings,
+    Token,
+    TokenRefused,
+    TokenStore,
+    TokenUnreadable,
+    make_proof,
+    parse_token,
+)
+from meshd.ids import Address, MeshId, NodeId
+from meshd.record import (
+    MemberList,
+    MemberRegistry,
+    SignedMembers,
+    admit,
+    clean_name,
+    found,
+    is_name,
+    remove,
+    rename,
+    set_addresses,
+    set_drained,
+    sign,
+    verify,
+)
+from tests.joins import make_authority, make_key
+
+AUTHORITY = make_authority()
+KEYS = [make_key(f"property {n}").public for n in range(6)]
+BASE32 = "abcdefghijklmnopqrstuvwxyz234567"
+
+tokens = st.builds(
+    Token,
+    mesh=st.text(BASE32, min_size=26, max_size=26).map(MeshId),
+    id=st.text(BASE32, min_size=8, max_size=8),
+    secret=st.binary(min_size=16, max_size=16),
+)
+
+
+@given(tokens)
+def test_a_token_survives_the_way_through_its_text(token: Token) -> None:
+    assert parse_token(token.text()) == token
+
+
+@given(tokens, st.data())
+def test_no_character_of_a_token_can_be_changed(token: Token, data: st.DataObject) -> None:
+    text = token.text()
+    at = data.draw(st.integers(0, len(text) - 1))
+    other = data.draw(st.characters(exclude_characters=text[at]))
+    changed = text[:at] + other + text[at + 1 :]
+    if changed.strip() == text.strip():
+        return
+    with pytest.raises(TokenUnreadable):
+        parse_token(changed)
+
+
+@given(tokens, st.data())
+def test_no_character_of_a_token_can_be_left_out_or_swapped(
+    token: Token, data: st.DataObject
+) -> None:
+    text = token.text()
+    at = data.draw(st.integers(0, len(text) - 2))
+    with pytest.raises(TokenUnreadable):
+        parse_token(text[:at] + text[at + 1 :])
+    swapped = text[:at] + text[at + 1] + text[at] + text[at + 2 :]
+    if swapped != text:
+        with pytest.raises(TokenUnreadable):
+            parse_token(swapped)
+
+
+@given(st.text(max_size=200))
+def test_any_text_is_a_token_or_is_told_why_not(text: str) -> None:
+    with contextlib.suppress(TokenUnreadable):
+        assert parse_token(text).text() == text.strip()
+
+
+@given(tokens, st.binary(max_size=64), st.binary(min_size=16, max_size=16))
+def test_only_the_right_secret_proves_a_token(token: Token, proof: bytes, guess: bytes) -> None:
+    store = TokenStore(AUTHORITY.mesh)
+    made = store.create(
+        ttl_s=10, uses=1, now_unix_s=0, random_id=b"12345", random_secret=token.secret
+    )
+    seen = {
+        "server_certificate_hash": b"c" * 32,
+        "public_key_der": b"k",
+        "newcomer_nonce": b"a" * 32,
+        "member_nonce": b"b" * 32,
+    }
+    node = NodeId("n" * 26)
+    guessed = make_proof(Token(made.mesh, made.id, guess).key, token_id=made.id, **seen)
+    right = make_proof(made.key, token_id=made.id, **seen)
+    for attempt in (proof, guessed):
+        if attempt == right:
+            continue
+        with pytest.raises(TokenRefused):
+            store.verify(made.id, attempt, node=node, now_unix_s=1, **seen)
+    store.verify(made.id, right, node=node, now_unix_s=1, **seen)
+
+
+# --- pairing
+
+
+@given(st.binary(min_size=32, max_size=32), st.binary(min_size=32, max_size=32))
+def test_both_ends_of_an_honest_pairing_agree(nonce: bytes, member_nonce: bytes) -> None:
+    one = NewcomerPairing(KEYS[0], nonce, b"c" * 32, AUTHORITY.public)
+    pairings = Pairings()
+    pairing = pairings.open(
+        one.commitment,
+        server_certificate_hash=b"c" * 32,
+        ca=AUTHORITY.public,
+        name="x",
+        address="x",
+        nonce=member_nonce,
+        now_s=0.0,
+        on_change=lambda: None,
+    )
+    assert pairings.reveal(pairing, one.public_key, one.nonce) == one.digits(member_nonce)
+
+
+def test_a_man_in_the_middle_who_cannot_choose_last_is_right_about_once_in_a_million() -> None:
+    """He has fixed what stands on one screen; the other side's nonce decides the other screen."""
+    target = NewcomerPairing(KEYS[0], b"n" * 32, b"c" * 32, AUTHORITY.public).digits(b"m" * 32)
+    hits = sum(
+        NewcomerPairing(KEYS[1], b"e" * 32, b"d" * 32, AUTHORITY.public).digits(
+            number.to_bytes(32, "big")
+        )
+        == target
+        for number in range(20_000)
+    )
+    assert hits <= 2  # 0.02 are to be expected
+
+
+# --- the member list
+
+addresses = st.builds(
+    Address, host=st.text(max_size=40), port=st.integers(min_value=-5, max_value=70_000)
+)
+names = st.text(max_size=80)
+nodes = st.integers(0, len(KEYS) - 1)
+changes = st.one_of(
+    st.tuples(st.just("admit"), nodes, names, st.lists(addresses, max_size=20)),
+    st.tuples(st.just("remove"), nodes),
+    st.tuples(st.just("drain"), nodes, st.booleans()),
+    st.tuples(st.just("rename"), nodes, names),
+    st.tuples(st.just("move"), nodes, st.lists(addresses, max_size=20)),
+)
+
+
+def apply(current: MemberList, change: tuple[object, ...]) -> MemberList:
+    match change:
+        case ("admit", int(n), str(name), list(where)):
+            return admit(current, KEYS[n], name=name, addresses=where, now_unix_s=5.0)
+        case ("remove", int(n)):
+            return remove(current, KEYS[n].node, 6.0)
+        case ("drain", int(n), bool(on)):
+            return set_drained(current, KEYS[n].node, on)
+        case ("rename", int(n), str(name)):
+            return rename(current, KEYS[n].node, name)
+        case ("move", int(n), list(where)):
+            return set_addresses(current, KEYS[n].node, where)
+    raise AssertionError(change)
+
+
+def start() -> MemberList:
+    return found(AUTHORITY.mesh, "home", KEYS[0], name="a", addresses=[], now_unix_s=1.0)
+
+
+@settings(deadline=None)
+@given(st.lists(changes, max_size=12))
+def test_whatever_is_ordered_the_list_stays_sound_and_only_grows_in_number(
+    orders: list[tuple[object, ...]],
+) -> None:
+    current = start()
+    registry = MemberRegistry(AUTHORITY.public, sign(current, AUTHORITY.key))
+    ever_removed: set[NodeId] = set()
+    for order in orders:
+        try:
+            newer = apply(current, order)
+        except Refused:
+            continue
+        assert (newer is current) == (newer.version == current.version)
+        signed = sign(newer, AUTHORITY.key)
+        assert verify(SignedMembers.from_bytes(signed.to_bytes()), AUTHORITY.public) == newer
+        assert registry.accept(signed) == (newer is not current)
+        assert not registry.accept(sign(start(), AUTHORITY.key)) or newer.version == 1
+        ever_removed |= set(newer.removed)
+        assert ever_removed.isdisjoint(newer.by_id)
+        assert registry.current == newer
+        current = newer
+
+
+@settings(deadline=None)
+@given(st.data())
+def test_no_byte_of_a_signed_list_can_be_changed(data: st.DataObject) -> None:
+    signed = sign(start(), AUTHORITY.key)
+    blob = bytearray(signed.to_bytes())
+    at = data.draw(st.integers(0, len(blob) - 1))
+    blob[at] ^= data.draw(st.integers(1, 255))
+    with pytest.raises(ProtocolError):
+        verify(SignedMembers.from_bytes(bytes(blob)), AUTHORITY.public)
+
+
+@given(st.text(max_size=200))
+def test_any_text_becomes_a_name(text: str) -> None:
+    assert is_name(clean_name(text))
+    assert clean_name(clean_name(text)) == clean_name(text)
