@@ -222,7 +222,7 @@ class Backends:
                 nursery.cancel_scope.cancel()
         finally:
             bundled.place = None
-            self.changed()
+        self.changed()
         words = f": {process.last_words}" if process.last_words else ""
         bundled.state = f"gone: the engine ended ({code}){words}"
         log.warning("the bundled engine ended", model=bundled.alias, code=code, words=words)

@@ -20,9 +20,12 @@ from meshd.limits import ENGINE_LINE_BYTES
 _SHOWN_BYTES: Final = 80
 
 
+_ABSENT: Final = msgspec.Raw()
+
+
 class _Function(msgspec.Struct, gc=False):
     name: str = ""
-    arguments: msgspec.Raw | None = None
+    arguments: msgspec.Raw = _ABSENT
 
 
 class _Call(msgspec.Struct, gc=False):
@@ -144,7 +147,9 @@ class OllamaStream:
     def _call(self, call: _Call) -> ToolCall:
         """Ollama sends whole calls; they are numbered here, over all lines."""
         function = call.function or _Function()
-        arguments = bytes(function.arguments).decode() if function.arguments else "{}"
+        arguments = bytes(function.arguments).decode("utf-8", "replace")
+        if arguments in ("", "null"):
+            arguments = "{}"
         index, self._calls = self._calls, self._calls + 1
         return ToolCall(index, call.id or "", function.name, arguments)
 

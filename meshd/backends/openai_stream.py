@@ -22,6 +22,13 @@ _SHOWN_BYTES: Final = 80
 _NS_PER_MS: Final = 1_000_000
 
 
+_ABSENT: Final = msgspec.Raw()
+
+
+def _given(raw: msgspec.Raw) -> bool:
+    return len(raw) > 0 and bytes(raw) != b"null"
+
+
 class _Function(msgspec.Struct, gc=False):
     name: str | None = None
     arguments: str | dict[str, Any] | None = None
@@ -48,7 +55,7 @@ class _Choice(msgspec.Struct, gc=False):
     delta: _Piece | None = None
     text: str | None = None
     """/v1/completions."""
-    logprobs: msgspec.Raw | None = None
+    logprobs: msgspec.Raw = _ABSENT
     finish_reason: str | None = None
 
 
@@ -70,7 +77,7 @@ class _Chunk(msgspec.Struct, gc=False):
     choices: list[_Choice] | None = None
     usage: _Usage | None = None
     timings: _Timings | None = None
-    error: msgspec.Raw | None = None
+    error: msgspec.Raw = _ABSENT
     message: str | None = None
     object: str | None = None
 
@@ -97,7 +104,14 @@ class _Logprobs(msgspec.Struct):
 _chunk: Final = msgspec.json.Decoder(_Chunk).decode
 _logprobs: Final = msgspec.json.Decoder(_Logprobs).decode
 _json: Final = msgspec.json.Encoder().encode
-_NULL: Final = b"null"
+
+
+def _lenient(raw: msgspec.Raw) -> Any:
+    """An error object, or its text if it is none (strings that were skipped are not checked)."""
+    try:
+        return msgspec.json.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return bytes(raw).decode("utf-8", "replace")
 
 
 class OpenAIStream:
@@ -156,9 +170,9 @@ class OpenAIStream:
                     out.append(delta)
         if chunk.usage is not None or chunk.timings is not None:
             self._count(chunk)
-        if chunk.error is not None and chunk.error != _NULL:
+        if _given(chunk.error):
             if not self.complete:
-                self.failure = failure_in_stream(msgspec.json.decode(chunk.error))
+                self.failure = failure_in_stream(_lenient(chunk.error))
         elif chunk.object == "error" and not self.complete:  # vLLM's old form
             self.failure = failure_in_stream({"message": chunk.message})
 
@@ -168,7 +182,7 @@ class OpenAIStream:
             piece is not None
             and piece.content
             and choice.finish_reason is None
-            and choice.logprobs is None
+            and not choice.logprobs
             and piece.tool_calls is None
             and not piece.reasoning_content
             and not piece.reasoning
@@ -185,7 +199,7 @@ class OpenAIStream:
         if finish is not None:
             self.complete = True
         logprobs: list[TokenLogprob] = []
-        if choice.logprobs is not None and choice.logprobs != _NULL:
+        if _given(choice.logprobs):
             logprobs = self._tokens(choice.logprobs)
         if not (text or reasoning or calls or logprobs or finish):
             return None  # the role alone, or nothing at all
