@@ -91,24 +91,19 @@ class ClientResponse:
 
     async def read(self, max_bytes: int) -> bytes:
         """The rest of the body.  Raises LimitExceeded above `max_bytes`, else as `read_some`."""
-        parser = self._parser
-        if parser.complete and not self._released:  # all of it came with the head
-            data = parser.take()
-            if len(data) <= max_bytes:
-                self._release()
-                return data
-        body: bytes | bytearray = b""
-        while data := await self.read_some():
-            if not body:
-                body = data
-            else:
-                if type(body) is bytes:
-                    body = bytearray(body)
-                body += data
-            if len(body) > max_bytes:
-                self.abort("the answer is too large")
-                raise LimitExceeded(f"The server's answer is larger than {max_bytes} bytes.")
-        return bytes(body)
+        body: bytes | bytearray = self._parser.take()  # often all of it came with the head
+        while len(body) <= max_bytes:
+            if self._parser.complete:
+                if not self._released:
+                    self._release()
+                return bytes(body)
+            if not (data := await self.read_some()):
+                return bytes(body)
+            if type(body) is bytes:
+                body = bytearray(body)
+            body += data
+        self.abort("the answer is too large")
+        raise LimitExceeded(f"The server's answer is larger than {max_bytes} bytes.")
 
     def abort(self, reason: str) -> None:
         """Give up: close the connection at once.  Nothing happens if the body has ended."""

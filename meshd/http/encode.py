@@ -26,6 +26,8 @@ def response_head(status: int, headers: Headers, connection: bytes, framing: byt
 
 def request_head(method: str, target: str, fixed: bytes, headers: Headers) -> bytes:
     """Request line to empty line.  `fixed` are whole header lines, the Host among them."""
+    if " " in target:
+        raise ValueError("a request target that was to be sent contains a blank")
     return _head(f"{method} {target} HTTP/1.1\r\n".encode("ascii"), headers, fixed)
 
 

@@ -45,7 +45,8 @@ class Sweeper:
     def __init__(self) -> None:
         self.now = -math.inf
         self.late_s = 0.0
-        """By how much deadlines were moved so far because this process ran late."""
+        """How much time this process was kept from running, all together."""
+        self.late_max_s = 0.0
         self._watches: dict[Watch, None] = {}  # a set that keeps its order: runs repeat exactly
         self._wanted = Baton()
 
@@ -74,8 +75,8 @@ class Sweeper:
     async def run(self) -> None:
         """Sweep for ever; one task of the process runs this.
 
-        A process that was kept from running (a busy machine, a stopped process) was deaf, not its
-        peers mute: what it was late for by more than `LATE_S` is added to every deadline.
+        It also keeps count of how late it is called: a process that was kept from running (a busy
+        machine, a stopped process) was deaf, not its peers mute.
         """
         while True:
             if not self._watches:
@@ -85,6 +86,5 @@ class Sweeper:
             now = trio.current_time()
             if (late_s := now - due_at) > LATE_S:
                 self.late_s += late_s
-                for watch in self._watches:
-                    watch.at += late_s
+                self.late_max_s = max(self.late_max_s, late_s)
             self.sweep(now)
