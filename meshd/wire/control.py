@@ -130,7 +130,13 @@ class InventoryPush(Message, frozen=True):
 
     @classmethod
     def of(cls, inventory: Inventory) -> Self:
-        return cls(inventory=msgspec.to_builtins(inventory))
+        """The message; without the models' `details`, which are an engine's own, if too large."""
+        push = cls(inventory=msgspec.to_builtins(inventory))
+        try:
+            encode(push)
+        except LimitExceeded:
+            return cls(inventory=msgspec.to_builtins(_without_details(inventory)))
+        return push
 
     def read(self) -> Inventory:
         """The inventory.  Raises ProtocolError."""
@@ -143,6 +149,17 @@ class InventoryPush(Message, frozen=True):
                     f"A backend in an inventory has more than {limits.MODELS_PER_BACKEND} models."
                 )
         return inventory
+
+
+def _without_details(inventory: Inventory) -> Inventory:
+    replace = msgspec.structs.replace
+    return replace(
+        inventory,
+        backends=[
+            replace(backend, models=[replace(model, details={}) for model in backend.models])
+            for backend in inventory.backends
+        ],
+    )
 
 
 class LoadPush(Message, frozen=True):
@@ -220,10 +237,25 @@ class PendingRequest(Message, frozen=True):
     """Who waits for consent?"""
 
 
+class PendingRow(msgspec.Struct):
+    """What a row of `PendingReply` must have at least: all of it is shown to a person."""
+
+    digits: ShortLine
+    name: Name
+    address: Line
+    waiting_s: Annotated[float, Meta(ge=0)]
+
+
 class PendingReply(Message, frozen=True):
-    """Those who wait, each as a map of `control.PendingRow`'s fields."""
+    """Those who wait, each as a map of `meshd.control.PendingRow`'s fields."""
 
     rows: Annotated[list[dict[str, Any]], Meta(max_length=limits.PAIRINGS_PENDING)]
+
+    def __post_init__(self) -> None:
+        try:
+            msgspec.convert(self.rows, list[PendingRow])
+        except msgspec.ValidationError as error:
+            raise ValueError(f"rows: {error}") from error
 
 
 class Approve(Message, frozen=True):
@@ -372,7 +404,7 @@ def decode(payload: bytes) -> tuple[Message, int]:
 
 def one_line(text: str) -> str:
     """Text made fit for a `Line`: control characters become spaces, and too much is cut."""
-    text = _NOT_IN_LINES.sub(" ", text)
+    text = _NOT_IN_LINES.sub(" ", text.encode(errors="replace").decode())  # no lone surrogates
     return text if len(text) <= limits.TEXT_CHARS else text[: limits.TEXT_CHARS - 1] + "…"
 
 

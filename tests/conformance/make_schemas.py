@@ -31,6 +31,8 @@ class Maker:
         info = inspect.type_info(kind)
         assert isinstance(info, inspect.StructType)
         body = self.fields(info)
+        if kind is control.PendingReply:  # rows stay maps, so that their unknown keys are kept
+            body["properties"]["rows"]["items"] = self.of(inspect.type_info(control.PendingRow))
         schema: Schema = {"$schema": DRAFT, "title": kind.__name__, "description": about, **body}
         return schema | ({"$defs": self.defs} if self.defs else {})
 

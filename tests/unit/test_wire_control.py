@@ -23,6 +23,7 @@ from meshd.wire.control import (
     KeyringPush,
     LoadPush,
     Message,
+    PendingReply,
     Ping,
     Refusal,
     TokenCreate,
@@ -170,6 +171,7 @@ def test_any_text_makes_a_refusal_that_can_be_sent() -> None:
     assert read_back.message.startswith("one two [31mxxx")
     assert len(read_back.message) == limits.TEXT_CHARS
     assert decode(encode(Done(message="a\nb"), 1))[0] == Done(message="a b")
+    assert decode(encode(Done(message="file \udcff"), 1))[0] == Done(message="file ?")
 
 
 def test_an_inventory_travels_whole() -> None:
@@ -178,6 +180,30 @@ def test_an_inventory_travels_whole() -> None:
     message, _ = decode(encode(InventoryPush.of(inventory)))
     assert isinstance(message, InventoryPush)
     assert message.read() == inventory
+
+
+@pytest.mark.parametrize(
+    "details", [{"a": "x" * limits.CONTROL_FRAME_BYTES}, {"deep": [[[[[[[[[[[[[0]]]]]]]]]]]]]}]
+)
+def test_an_engine_with_too_much_to_say_does_not_silence_its_node(details: dict[str, Any]) -> None:
+    model = ModelInfo("m", details=details)
+    inventory = Inventory(NODE, 1, 2, [BackendInfo("b", "ollama", models=[model])])
+    message, _ = decode(encode(InventoryPush.of(inventory)))
+    assert isinstance(message, InventoryPush)
+    assert message.read() == Inventory(
+        NODE, 1, 2, [BackendInfo("b", "ollama", models=[ModelInfo("m")])]
+    )
+
+
+def test_rows_of_newcomers_cannot_steer_a_terminal() -> None:
+    row = {"digits": "123456", "name": "laptop", "address": "10.0.0.7", "waiting_s": 3.5}
+    reply = PendingReply(rows=[row | {"more": 1}])
+    assert decode(encode(reply, 1)) == (reply, 1)
+    for bad in ({"name": "\x1b[2J"}, {"address": "a\nb"}, {"waiting_s": -1.0}, {"digits": 5}):
+        with pytest.raises(ProtocolError, match="PendingReply"):
+            decode(pack([18, 1, {"rows": [row | bad]}]))
+        with pytest.raises(ValueError, match="rows"):
+            PendingReply(rows=[row | bad])
 
 
 def test_a_load_travels_whole() -> None:

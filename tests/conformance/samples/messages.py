@@ -13,6 +13,7 @@ HELLO = {
     "protocol_min": 1, "protocol_max": 1, "version": "0.1.0", "node": NODE, "generation": 4,
     "mesh": MESH, "name": "studio", "members_version": 12,
 }  # fmt: skip
+ROW = {"digits": "123456", "name": "laptop", "address": "192.168.1.7", "waiting_s": 3.5}
 INVENTORY = {
     "node": NODE, "generation": 4, "revision": 9,
     "backends": [{
@@ -60,8 +61,9 @@ def control_messages() -> list[Vector]:
             "expires_unix_s": 1765000000.0, "uses": 1}),
         message("PendingRequest", 17, 8, {}),
         message("PendingReply, nobody", 18, 8, {"rows": []}),
-        message("PendingReply", 18, 8, {"rows": [
-            {"digits": "123456", "name": "laptop", "address": "192.168.1.7", "waiting_s": 3.5}]}),
+        message("PendingReply", 18, 8, {"rows": [ROW]}),
+        message("PendingReply, with a key of a later version in a row, kept", 18, 8,
+                {"rows": [ROW | {"colour": "green"}]}),
         message("Approve", 19, 9, {"digits": "123456"}),
         message("Drain", 20, 10, {"node": NODE, "on": True}),
         message("Leave", 21, 11, {"node": NODE}),
@@ -123,7 +125,10 @@ def bad_control_messages() -> list[Vector]:
         raw("TokenCreate: ttl_s as an integer", [15, 1, {"ttl_s": 60, "uses": 1}]),
         raw("TokenCreate: ttl_s 0", [15, 1, {"ttl_s": 0.0, "uses": 1}]),
         raw("TokenCreate: no uses", [15, 1, {"ttl_s": 60.0, "uses": 0}]),
-        raw("PendingReply: more rows than can be pending", [18, 1, {"rows": [{}] * 4}]),
+        raw("PendingReply: more rows than can be pending", [18, 1, {"rows": [ROW] * 4}]),
+        raw("PendingReply: a row without a name", [18, 1, {"rows": [
+            {key: value for key, value in ROW.items() if key != "name"}]}]),
+        raw("PendingReply: a name with an escape", [18, 1, {"rows": [ROW | {"name": "\x1b[2J"}]}]),
         raw("Drain: on as an integer", [20, 1, {"node": NODE, "on": 1}]),
         raw("KeyringPush: no keys", [23, 1, {"version": 1, "secrets": []}]),
         raw("KeyringPush: nine keys", [23, 1, {"version": 1, "secrets": [BIN] * 9}]),
