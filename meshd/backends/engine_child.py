@@ -32,6 +32,10 @@ EXIT_NO_ENGINE: Final = 3
 EXIT_NO_START: Final = 4
 """llama.cpp did not take the model or the port; its words are on stderr."""
 
+NICENESS: Final = 10
+"""An engine that computes on the CPU must not keep the daemon, which moves everybody's tokens, from
+running (nor the person at the machine from working)."""
+
 _TINY_BYTES: Final = 16 * 1024 * 1024
 """Below this, handing work between threads costs more than the work."""
 _SSE_COMMENT_S: Final = 5
@@ -110,6 +114,7 @@ def _die_with_parent() -> None:
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Serve until stdin ends or a signal comes."""
     chosen = options(arguments)
+    os.nice(NICENESS)
     # llama.cpp logs to stdout too: keep that for the ready line alone.
     ready = os.dup(1)
     os.dup2(2, 1)
