@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +22,9 @@ def platform_places(environ: Mapping[str, str]) -> Places:
     named = environ.get("MESHD_RUNTIME_DIR")
     if named:
         runtime = Path.cwd() / named
+    elif sys.platform == "darwin":
+        # The platform's place there is a cache, which may be emptied under a running daemon.
+        runtime = dirs.user_state_path / "run"
     else:
         try:
             with warnings.catch_warnings():

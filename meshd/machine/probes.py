@@ -63,7 +63,7 @@ class Probes:
         self.environ = environ
         self.platform = sys.platform
         self.uid = os.geteuid()
-        self.python = os.path.realpath(sys.executable)
+        self.python = psutil.Process().exe() or os.path.realpath(sys.executable)
 
     def wall(self) -> float:
         return time.time()
