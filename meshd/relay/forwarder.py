@@ -54,7 +54,7 @@ class ClientSink(AnswerSink, Protocol):
 class Exchange:
     """One client request while it is under way at this entry."""
 
-    __slots__ = ("control", "relay", "request", "request_id", "watch")
+    __slots__ = ("_late_s", "_sweeper", "control", "relay", "request", "request_id", "watch")
 
     def __init__(
         self, request_id: RequestId, request: Request, relay: Relay, sweeper: Sweeper
@@ -63,6 +63,8 @@ class Exchange:
         self.request = request
         self.relay = relay
         self.control: RunControl | None = None
+        self._sweeper = sweeper
+        self._late_s = sweeper.late_s
         self.watch = sweeper.watch(self._tick, relay.wake_at)
 
     def client_gone(self) -> None:
@@ -70,6 +72,10 @@ class Exchange:
         self._abort(self.relay.client_gone())
 
     def _tick(self) -> None:
+        if (late_s := self._sweeper.late_s - self._late_s) > 0:
+            # This process did not get to listen: what arrived meanwhile is still to be read.
+            self._late_s += late_s
+            self.relay.silent_at += late_s
         self._abort(self.relay.tick(trio.current_time()))
         self.watch.at = self.relay.wake_at
 

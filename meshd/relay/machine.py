@@ -190,7 +190,11 @@ class Relay:
         if kind not in _NOT_ITS_FAULT and not self.may_retry(now):
             return [*out, *self._fail(failure)]
         self.state = State.PICKING
-        return [*out, Pick(frozenset(self._excluded | self._busy.keys()))]
+        # Those that were busy before may have room by now: they are asked anew.
+        self._busy.clear()
+        self._queueing = False
+        self._asked = 0
+        return [*out, Pick(frozenset(self._excluded))]
 
     def client_gone(self) -> str | None:
         """The client went away: why to abort the attempt, or None if there is nothing to abort."""

@@ -155,7 +155,9 @@ class RemoteHolders:
                     node, self._addresses(node), Alpn.HTTP, limits.DIAL_S
                 )
 
-            pool = self._pools[node] = HttpClient(dial, host=node, sweeper=self._sweeper)
+            pool = self._pools[node] = HttpClient(
+                dial, host=node, sweeper=self._sweeper, pool_idle_s=limits.PEER_POOL_IDLE_S
+            )
         return pool
 
     @staticmethod

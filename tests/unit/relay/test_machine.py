@@ -176,6 +176,19 @@ def test_when_all_are_busy_it_queues_at_the_shortest_wait() -> None:
     assert fail.failure.retry_after_s is not None
 
 
+def test_a_holder_that_dies_under_a_queued_request_sends_it_back_to_the_busy_ones() -> None:
+    machine = relay()
+    machine.start(0.0)
+    for holder, wait_s in ((A, 2.0), (B, 9.0)):
+        asked(machine, holder)
+        machine.failed(failure(FailureKind.BUSY, 503, wait_s), 0.1)
+    (queued,) = machine.picked(None, 0, False, 0.2)
+    assert queued == Attempt(A, 1, limits.QUEUE_WAIT_S)
+    directives = machine.failed(failure(FailureKind.HOLDER_LOST), 1.0)
+    assert directives[-1] == Pick(frozenset({A.key}))
+    assert asked(machine, B, others=0).wait_s == limits.QUEUE_WAIT_S
+
+
 def test_a_lone_holder_may_queue_at_once() -> None:
     machine = relay()
     machine.start(0.0)
