@@ -22,7 +22,7 @@ _WORDS: Final = tuple(
     (re.compile(pattern, re.IGNORECASE), kind, status)
     for pattern, kind, status in (
         (
-            r"exceed_context_size|exceeds? the (available|maximum )?context|context length"
+            r"exceed_context_size|exceeds? the (available |maximum )?context|context length"
             r"|context the overflows|context size has been exceeded|prompt is too long"
             r"|too large to process",
             FailureKind.CONTEXT_OVERFLOW,

@@ -104,11 +104,15 @@ class MemoryEngine:
         sweeper = Sweeper()
         server = HttpServer(self.handle, sweeper)
         self.resident = self.dialect is Dialect.LLAMA_CPP
-        with trio.CancelScope() as self._scope:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(sweeper.run)
-                task_status.started(listener.address.port)
-                await server.serve(listener)
+        try:
+            with trio.CancelScope() as self._scope:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(sweeper.run)
+                    task_status.started(listener.address.port)
+                    await server.serve(listener)
+        finally:
+            with trio.CancelScope(shield=True):
+                await listener.aclose()
 
     def crash(self) -> None:
         """kill -9: every connection breaks, nobody listens any more."""
