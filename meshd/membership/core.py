@@ -165,6 +165,8 @@ class Core:
         dead_since = now - settings.gossip_to_dead_s
 
         def accept(member: Member) -> bool:
+            if not member.destinations():
+                return False
             if member.state is State.FAILED:
                 return member.since >= dead_since  # so that it can refute
             return member.reachable
@@ -344,7 +346,7 @@ class Core:
         self._pause(True, now)
         self._say(kind, now)
         for member in self.members.pick(self._settings.leave_direct, lambda m: m.reachable):
-            self._outbox.put(Send(member.node, member.destinations(), (self._own.word,)))
+            self._outbox.send(member.node, member.destinations(), self._own.word)
 
     def _pause(self, paused: bool, now: float) -> None:
         self._detector.paused = self._meetings.paused = paused
