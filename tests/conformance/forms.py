@@ -13,8 +13,10 @@ from typing import Any
 import msgspec
 
 from meshd import limits
+from meshd.identity.keys import KEY_SEED_BYTES, PrivateKey, public_key
 from meshd.ids import Address, MeshId, NodeId
 from meshd.inference import Delta, Embedding, Failure, Load, Usage
+from meshd.record import members
 from meshd.wire import answer, control, gossip, join
 from meshd.wire.codec import pack, unpack
 from meshd.wire.envelope import Envelope
@@ -22,6 +24,9 @@ from meshd.wire.framing import FrameReader, frame
 from tests.conformance.jsonform import from_json, to_json
 
 Vector = dict[str, Any]
+
+CA = PrivateKey.from_random(bytes(range(2, KEY_SEED_BYTES + 2)))
+"""Whose lists the samples are."""
 
 
 @dataclass(frozen=True)
@@ -265,6 +270,60 @@ def write_claim(decoded: Any, vector: Vector) -> bytes:
     return gossip.encode_claim(NodeId(decoded["n"]), version, kind, profile)
 
 
+# --- member lists
+
+
+def read_members(data: bytes, vector: Vector) -> Any:
+    signed = members.SignedMembers.from_bytes(data)
+    read = members.verify(signed, public_key(from_json(vector["ca"])))
+    rows = [
+        {
+            "key": member.public_key.der,
+            "name": member.name,
+            "addresses": [[address.host, address.port] for address in member.addresses],
+            "joined": member.joined_unix_s,
+            "founder": member.founder,
+            "drained": member.drained,
+            "labels": list(member.labels),
+        }
+        for member in read.members
+    ]
+    listed = {
+        "mesh": read.mesh,
+        "mesh_name": read.mesh_name,
+        "version": read.version,
+        "members": rows,
+        "removed": dict(read.removed),
+    }
+    return to_json({"list": listed, "signature": signed.signature})
+
+
+def write_members(decoded: Any, vector: Vector) -> bytes:
+    """With the signature as it is: making one takes the key, and need not give the same bytes."""
+    listed, signature = from_json(decoded["list"]), from_json(decoded["signature"])
+    rows = tuple(
+        members.Member(
+            public_key=public_key(row["key"]),
+            name=row["name"],
+            addresses=tuple(Address(*pair) for pair in row["addresses"]),
+            joined_unix_s=row["joined"],
+            founder=row["founder"],
+            drained=row["drained"],
+            labels=tuple(row["labels"]),
+        )
+        for row in listed["members"]
+    )
+    made = members.MemberList(
+        mesh=listed["mesh"],
+        mesh_name=listed["mesh_name"],
+        version=listed["version"],
+        members=rows,
+        removed=listed["removed"],
+    )
+    body = members.sign(made, CA).body
+    return members.SignedMembers(body, signature).to_bytes()
+
+
 # --- datagrams
 
 RECEIVER = NodeId("r" * 26)
@@ -318,5 +377,6 @@ FORMS = {
     "show": Form(read_show, write_show),
     "gossip": Form(read_gossip, write_gossip),
     "claim": Form(read_claim, write_claim),
+    "members": Form(read_members, write_members),
     "datagram": Form(read_datagram, write_datagram),
 }

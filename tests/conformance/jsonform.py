@@ -13,6 +13,7 @@ from typing import Any
 PROTO = Path(__file__).parents[2] / "proto"
 VALID = PROTO / "vectors" / "valid"
 INVALID = PROTO / "vectors" / "invalid"
+DERIVED = PROTO / "vectors" / "derived"
 SCHEMA = PROTO / "schema"
 
 

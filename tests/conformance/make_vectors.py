@@ -6,8 +6,8 @@ A change of one that was released is a change of the protocol (proto/README.md).
 
 from __future__ import annotations
 
-from tests.conformance.jsonform import INVALID, VALID, write
-from tests.conformance.samples import answers, gossip, messages, values
+from tests.conformance.jsonform import DERIVED, INVALID, VALID, write
+from tests.conformance.samples import answers, derived, gossip, members, messages, values
 
 
 def main() -> None:
@@ -34,11 +34,16 @@ def main() -> None:
             "Packets of gossip and the claims in them (gossip.md).",
             gossip.gossip_packets, gossip.bad_gossip,
         ),
+        "members": (
+            "Signed member lists (join.md).", members.member_lists, members.bad_member_lists,
+        ),
         "datagrams": ("Sealed datagrams (gossip.md).", gossip.datagrams, gossip.bad_datagrams),
     }  # fmt: skip
     for name, (about, valid, invalid) in documents.items():
         write(VALID / f"{name}.json", {"about": about, "vectors": valid()})
         write(INVALID / f"{name}.json", {"about": about, "vectors": invalid()})
+    about = "What is computed, not sent: ids, keys, proofs, digits (join.md, gossip.md)."
+    write(DERIVED / "derived.json", {"about": about, "vectors": derived.derived()})
 
 
 if __name__ == "__main__":

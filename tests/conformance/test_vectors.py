@@ -17,7 +17,8 @@ from meshd.wire.codec import pack
 from meshd.wire.control import MESSAGES
 from meshd.wire.join import JOIN_MESSAGES
 from tests.conformance.forms import FORMS, Vector
-from tests.conformance.jsonform import INVALID, VALID, from_json, load
+from tests.conformance.jsonform import DERIVED, INVALID, VALID, from_json, load, to_json
+from tests.conformance.samples.derived import DERIVE
 from tests.conformance.samples.gossip import WORD_CONTEXT
 
 VALID_VECTORS = load(VALID)
@@ -83,6 +84,16 @@ def test_the_signatures_in_the_vectors_are_good() -> None:
                     assert msgspec.msgpack.decode(body["p"])["n"] == author.node
                     checked += 1
     assert checked == 2
+
+
+@pytest.mark.parametrize("vector", load(DERIVED), ids=label)
+def test_what_is_computed_is_what_the_vector_says(vector: Vector) -> None:
+    result = DERIVE[vector["type"]](**from_json(vector["given"]))
+    assert form_of(to_json(result)) == form_of(vector["result"])
+
+
+def test_everything_that_is_computed_has_a_vector() -> None:
+    assert {vector["type"] for vector in load(DERIVED)} == set(DERIVE)
 
 
 def test_names_of_vectors_are_used_once() -> None:
