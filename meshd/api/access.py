@@ -22,7 +22,7 @@ from meshd.api.routes import Dialect, dialect_of
 from meshd.ports import Remote
 
 CheckKey = Callable[[bytes], str | None]
-"""A presented key -> its id, None if it is not a valid one (`KeyStore.check`)."""
+"""A presented key -> its id, None if it is not a valid one (`apikeys.ApiKeys.check`)."""
 
 _HOST: Final = re.compile(r"(?:\[([0-9A-Fa-f:.%]+)\]|([A-Za-z0-9._-]+))(?::[0-9]{1,5})?\Z")
 _HOST_SUFFIXES: Final = (".localhost", ".local", ".internal")

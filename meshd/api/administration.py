@@ -58,6 +58,8 @@ class Sources:
     client_url: str
     peer_port: int
     counters: Sequence[Counter[str]] = ()
+    gauges: Callable[[], Mapping[str, int]] = dict
+    """What is as it is, rather than counted up."""
     findings: Sequence[Callable[[], Awaitable[list[control.Finding]]]] = ()
     started_at: float = field(default_factory=trio.current_time)
 
@@ -97,7 +99,7 @@ class Administration:
             nodes=rows,
             backends=of.backends.rows(),
             models=len(of.placement.catalogue.names()),
-            counters=_sum(of.counters),
+            counters={**_sum(of.counters), **of.gauges()},
             problems=self._problems(rows),
         )
 

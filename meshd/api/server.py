@@ -15,7 +15,6 @@ from meshd import __version__
 from meshd.api import lists, ollama, openai
 from meshd.api.access import Access
 from meshd.api.answering import answer
-from meshd.api.body import BadField, read_object
 from meshd.api.dialect import Call, DialectError, HeaderPair, not_found
 from meshd.api.routes import Dialect, Match, Route, error_body, find
 from meshd.backends import BackendFailed
@@ -72,21 +71,20 @@ class ClientApi:
             find(request.method, request.path)
         except DialectError as e:
             self.counters["refused"] += 1
-            return e.status, [*e.headers, self._request_id()[1]], e.body
+            return e.status, [*e.headers, self._request_id()[1], *self._cors(request)], e.body
         return None
 
     async def handle(self, request: ServerRequest, responder: Responder) -> None:
         """The handler of the client port's HTTP server."""
         request_id, id_header = self._request_id()
-        origin = request.header(b"origin")
-        cors = self._access().cors_headers(origin) if origin else []
+        cors = self._cors(request)
         try:
             match = find(request.method, request.path)
             if match.route in (Route.OPENAI_CALL, Route.OLLAMA_CALL):
                 await self._call(match, request, responder, request_id, cors)
                 return
             if match.route is Route.PREFLIGHT:
-                status, headers, body = self._access().preflight(origin)
+                status, headers, body = self._access().preflight(request.header(b"origin"))
             else:
                 status, headers, body = await self._list(match, request)
             self.counters["lists"] += 1
@@ -160,13 +158,7 @@ class ClientApi:
         return lists.Listing(offers, self._catalogue.aliases())
 
     async def _show_model(self, request: ServerRequest) -> tuple[int, list[HeaderPair], bytes]:
-        try:
-            body = read_object(request.body)
-        except BadField as e:
-            raise _refused(request.path, Failure(FailureKind.BAD_REQUEST, str(e), 400)) from None
-        name = body.get("model") or body.get("name")
-        if not isinstance(name, str) or not name:
-            raise _refused(request.path, Failure(FailureKind.BAD_REQUEST, "model is required", 400))
+        name = ollama.decode_show(request.body)
         holders = self._placement.holders(name)
         if not holders:
             raise _refused(request.path, self._unknown(name))
@@ -184,6 +176,13 @@ class ClientApi:
             except MeshdError as e:
                 last = str(e)
         raise _refused(path, Failure(FailureKind.UNREACHABLE, last, 503, retry_after_s=2.0))
+
+    def _cors(self, request: ServerRequest) -> list[HeaderPair]:
+        """What lets an allowed web page read the answer, refusals included."""
+        origin, access = request.header(b"origin"), self._access()
+        if origin is None or not access.origin_allowed(origin, request.header(b"host")):
+            return []
+        return access.cors_headers(origin)
 
     def _request_id(self) -> tuple[RequestId, HeaderPair]:
         request_id = RequestId(f"req_{self._entropy.token(REQUEST_ID_BYTES).hex()}")
