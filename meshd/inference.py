@@ -107,7 +107,7 @@ class Request(msgspec.Struct, frozen=True, omit_defaults=True):
     options: dict[str, Any] = {}
     """Ollama's runner options with no field above (num_ctx, mirostat, ...)."""
     extra: dict[str, Any] = {}
-    """OpenAI-dialect fields with no field above (logit_bias, user, ...): OpenAI engines get them."""
+    """OpenAI's fields with no field above (logit_bias, user, ...): OpenAI engines get them."""
 
 
 class TokenLogprob(msgspec.Struct, frozen=True, omit_defaults=True):
