@@ -82,10 +82,11 @@ class RequestParser:
             self._refuse(Refusal(error.status, str(error), head_only=self._is_head()))
 
     def _feed(self, data: bytes) -> None:
+        upgrade_at: int | None = None
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
-            self._decline_upgrade(data[upgrade.args[0] :])
+            upgrade_at = upgrade.args[0]
         except httptools.HttpParserCallbackError as error:
             if isinstance(error.__context__, BadRequest):
                 raise error.__context__ from None
@@ -94,6 +95,8 @@ class RequestParser:
         except httptools.HttpParserError as error:
             if not self.done:  # after `Connection: close` the rest does not matter
                 raise BadRequest(400, f"The request is not valid HTTP/1.1: {error}.") from None
+        if upgrade_at is not None:
+            self._decline_upgrade(data[upgrade_at:])
 
     def _check_unfinished(self, size_bytes: int) -> None:
         """Bound what the parser holds of a head that is not complete yet."""
@@ -178,6 +181,7 @@ class RequestParser:
 
     def on_headers_complete(self) -> None:
         parser = self._parser
+        self._check_head()
         if parser.should_upgrade():
             if parser.get_method() == b"CONNECT":
                 raise BadRequest(501, "This is not a forward proxy: CONNECT is not served.")
@@ -186,7 +190,6 @@ class RequestParser:
         http10 = version == "1.0"
         if not http10 and version != "1.1":
             raise BadRequest(505, f"HTTP/{version} is not spoken here, only HTTP/1.1.")
-        self._check_head()
         if self._hosts != 1 and not (http10 and self._hosts == 0):
             raise BadRequest(400, "A request needs exactly one Host header.")
         if http10 and self._chunked:
