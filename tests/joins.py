@@ -193,6 +193,7 @@ class Mesh:
             persist_tokens=lambda tokens: self.store.save_tokens(self.authority.mesh, tokens),
         )
         self.shown: list[Waiting] = []
+        self.somebody_waits = trio.Event()
         self.server = self.make_server(lambda: self.founder)
         self.endings: list[BaseException | None] = []
 
@@ -201,8 +202,12 @@ class Mesh:
             identity=lambda: self.identity,
             admitter=admitter,
             entropy=self.entropy,
-            on_waiting=self.shown.append,
+            on_waiting=self._waits,
         )
+
+    def _waits(self, waiting: Waiting) -> None:
+        self.shown.append(waiting)
+        self.somebody_waits.set()
 
     async def serve(self, stream: MemoryStream) -> None:
         """As the mesh port does: whatever a join ends with is noted, and ends nothing else."""
