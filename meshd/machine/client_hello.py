@@ -77,6 +77,8 @@ def _handshake_bytes(data: bytes) -> bytes:
     try:
         while records.more():
             if records.number(1) != _HANDSHAKE_RECORD or records.number(1) != 3:
+                if handshake:  # something else follows the ClientHello
+                    break
                 raise NotHello("the first record is not a TLS handshake")
             records.take(1)
             handshake += records.vector(2).data

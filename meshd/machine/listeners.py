@@ -7,6 +7,7 @@ import errno
 import os
 import socket
 import ssl
+import stat
 from collections.abc import Callable
 
 import trio
@@ -118,8 +119,12 @@ def listen_unix(path: str) -> ControlListener:
 
 
 def _remove_stale(path: str) -> None:
-    if not os.path.exists(path):
+    try:
+        mode = os.lstat(path).st_mode
+    except FileNotFoundError:
         return
+    if not stat.S_ISSOCK(mode):
+        raise ListenFailed(f"{path} is in the way of the control socket and is not a socket.")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(1.0)
         code = probe.connect_ex(path)
