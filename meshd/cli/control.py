@@ -26,7 +26,10 @@ class ControlClient:
     def __init__(self, paths: Paths) -> None:
         self.paths = paths
         self._http = httpx.Client(
-            transport=httpx.HTTPTransport(uds=str(paths.socket)),
+            # A connection each time: one that is kept would outlive the daemon's socket file.
+            transport=httpx.HTTPTransport(
+                uds=str(paths.socket), limits=httpx.Limits(max_keepalive_connections=0)
+            ),
             base_url="http://meshd",
             timeout=httpx.Timeout(ANSWER_S, connect=5.0),
             trust_env=False,

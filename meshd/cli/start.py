@@ -98,6 +98,7 @@ def run(config: Config, paths: Paths, token: str | None) -> None:
     logs.configure(config.log_level, config.log_format, sys.stderr, terminal=sys.stderr.isatty())
     ports = real_ports()
     config = with_key_files(config, ports.disk.read)
+    _refuse_missing_models(config)
     _refuse_open_door(config, paths, ports.disk)
     _take(paths, ports.disk)
     open_files = raise_open_files_limit()
@@ -130,6 +131,15 @@ def _take(paths: Paths, disk: Disk) -> None:
             disk.write(paths.config, first_config(), private=True)
         except DiskFailed as error:  # a read-only /etc, say: nothing is lost but a convenience
             complain(str(error))
+
+
+def _refuse_missing_models(config: Config) -> None:
+    """Model files are there and can be read.  Raises ConfigError naming those that are not."""
+    missing = [str(gguf.path) for gguf in config.ggufs if not os.access(gguf.path, os.R_OK)]
+    if missing:
+        raise ConfigError(
+            "\n".join(f"there is no model file {path}, or no right to read it" for path in missing)
+        )
 
 
 def _refuse_open_door(config: Config, paths: Paths, disk: Disk) -> None:

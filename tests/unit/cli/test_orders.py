@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import msgspec
@@ -207,9 +210,6 @@ def test_a_data_directory_may_be_written_in_any_way(
 
 
 def test_a_reader_that_goes_away_is_no_error(daemon: FakeDaemon, data_dir: Path) -> None:
-    import subprocess
-    import sys
-
     with subprocess.Popen(
         [sys.executable, "-m", "meshd.cli.main", "status", "--data-dir", str(data_dir)],
         stdout=subprocess.PIPE,
@@ -220,3 +220,38 @@ def test_a_reader_that_goes_away_is_no_error(daemon: FakeDaemon, data_dir: Path)
         process.stdout.close()
         assert process.stderr.read() == b""
         assert process.wait(60) == 0
+
+
+def test_watching_goes_on_until_it_is_interrupted(daemon: FakeDaemon, data_dir: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "meshd.cli.main", "status", "--watch", "--data-dir", str(data_dir)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        shown = 0
+        while shown < 2:
+            shown += process.stdout.readline().startswith("studio serves")
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors == ""
+
+
+def test_watching_ends_when_the_daemon_does(daemon: FakeDaemon, data_dir: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "meshd.cli.main", "status", "--watch", "--data-dir", str(data_dir)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        (data_dir / "meshd.sock").rename(data_dir / "kept.sock")
+        try:
+            _, errors = process.communicate(timeout=60)
+        finally:
+            (data_dir / "kept.sock").rename(data_dir / "meshd.sock")
+    assert process.returncode == 2
+    assert "no meshd is running" in errors

@@ -55,7 +55,15 @@ def handed(monkeypatch: pytest.MonkeyPatch, data_dir: Path) -> Iterator[Handed]:
         kept.ports.disk.unlock(kept.paths.lock)
 
 
-def test_a_node_is_handed_what_was_decided(handed: Handed, type_in: Typed, data_dir: Path) -> None:
+def test_a_node_is_handed_what_was_decided(
+    handed: Handed,
+    type_in: Typed,
+    data_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "m.gguf").write_bytes(b"GGUF")
     done = type_in(
         *("start", "--name", "attic", "--port", "0", "--no-detect", "--no-mdns"),
         *("--backend", "http://a:1", "--backend", "b:2", "--gguf", "m.gguf"),
@@ -64,7 +72,7 @@ def test_a_node_is_handed_what_was_decided(handed: Handed, type_in: Typed, data_
     config = handed.config
     assert (config.name, config.port, config.detect, config.mdns) == ("attic", 0, False, False)
     assert [backend.url for backend in config.backends] == ["http://a:1", "http://b:2"]
-    assert config.ggufs[0].path == Path.cwd() / "m.gguf"
+    assert config.ggufs[0].path == tmp_path / "m.gguf"
     assert handed.paths.data == data_dir
     assert handed.token is None
 
@@ -130,6 +138,16 @@ def test_other_machines_are_let_in_with_a_key_or_on_request_only(
     handed.ports.disk.unlock(handed.paths.lock)
     (data_dir / "config.toml").write_text('listen = "0.0.0.0"\nrequire_key = false\n')
     assert type_in("start").exit_code == 0
+
+
+def test_a_model_file_that_is_not_there_is_named(type_in: Typed, data_dir: Path) -> None:
+    done = type_in("start", "--gguf", "/nowhere/a.gguf", "--gguf", "/nowhere/b.gguf")
+    assert done.exit_code == 2
+    assert done.stderr.splitlines() == [
+        "meshd: there is no model file /nowhere/a.gguf, or no right to read it",
+        "meshd: there is no model file /nowhere/b.gguf, or no right to read it",
+    ]
+    assert not data_dir.exists()
 
 
 def test_a_key_of_an_engine_is_read_from_its_file(
