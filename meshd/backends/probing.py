@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from meshd.backends import listing
 from meshd.backends.control import BackendFailed, failed
-from meshd.backends.exchange import Answer
 from meshd.backends.failures import failure_of
 from meshd.inference import FailureKind
+
+if TYPE_CHECKING:
+    from meshd.backends.exchange import Answer
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,6 +35,8 @@ from meshd.errors import LimitExceeded, ProtocolError
 from meshd.ids import Address, NodeId, is_key_id
 from meshd.wire.codec import pack, unpack
 
+WORD_CONTEXT: Final = b"meshd word 1"
+"""What a word is signed in (`identity.PrivateKey.sign`): no other signature passes for one."""
 SEQUENCE_END: Final = 2**32
 VERSION_END: Final = 2**63
 _COUNT_END: Final = 2**31

@@ -15,11 +15,11 @@ from meshd.wire import envelope
 from meshd.wire.answer import FrameKind
 from meshd.wire.codec import pack
 from meshd.wire.control import MESSAGES
+from meshd.wire.gossip import WORD_CONTEXT
 from meshd.wire.join import JOIN_MESSAGES
 from tests.conformance.forms import FORMS, Vector
 from tests.conformance.jsonform import DERIVED, INVALID, VALID, from_json, load, to_json
 from tests.conformance.samples.derived import DERIVE
-from tests.conformance.samples.gossip import WORD_CONTEXT
 
 VALID_VECTORS = load(VALID)
 INVALID_VECTORS = load(INVALID)

@@ -6,12 +6,12 @@ from typing import Any
 
 from meshd.identity.keys import KEY_SEED_BYTES, PrivateKey
 from meshd.wire.codec import pack
+from meshd.wire.gossip import WORD_CONTEXT
 from tests.conformance.forms import FORMS, RECEIVER, Vector
 from tests.conformance.jsonform import from_json, to_json
 from tests.conformance.samples.making import BIN, MESH, NODE, OTHER, bad, good, readable
 
 AUTHOR = PrivateKey.from_random(bytes(range(KEY_SEED_BYTES)))
-WORD_CONTEXT = b"meshd word 1"
 CLAIM: dict[str, Any] = {
     "k": 0, "n": str(AUTHOR.public.node), "g": 4, "i": 2, "h": "studio",
     "a": [["192.168.1.5", 11436], ["fd00::5", 11436]], "p": [1, 1, 1], "r": 9,

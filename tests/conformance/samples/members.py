@@ -7,6 +7,7 @@ from typing import Any
 from meshd.identity.keys import KEY_SEED_BYTES, PrivateKey
 from meshd.record.members import SIGNATURE_CONTEXT
 from meshd.wire.codec import pack
+from meshd.wire.gossip import WORD_CONTEXT
 from tests.conformance.forms import CA, Vector
 from tests.conformance.jsonform import from_json, to_json
 from tests.conformance.samples.making import OTHER, bad, good
@@ -66,7 +67,7 @@ def bad_member_lists() -> list[Vector]:
         raw("a signature that was changed",
             {"body": body, "signature": right[:-1] + bytes([right[-1] ^ 1])}),
         raw("a signature for another purpose",
-            {"body": body, "signature": CA.sign(b"meshd word 1", body)}),
+            {"body": body, "signature": CA.sign(WORD_CONTEXT, body)}),
         raw("a signature of another key",
             {"body": body, "signature": other.sign(SIGNATURE_CONTEXT, body)}),
         raw("another mesh's key", {"body": body, "signature": right}, ca=other),
