@@ -157,7 +157,7 @@ class MeshOffice:
             if isinstance(reply, AdmitReply) and reply.admitted is not None:
                 return Admitted.from_fields(reply.admitted)
             if isinstance(reply, AdmitReply) and reply.refusal is not None:
-                return _refusal(reply.refusal)
+                return JoinRefusal.from_fields(reply.refusal)
             raise ProtocolError(f"the founder answered with {type(reply).__name__}")
         except DialFailed:
             return JoinRefusal(
@@ -260,10 +260,6 @@ def _rows(reply: PendingReply) -> list[control.PendingRow]:
         return msgspec.convert(reply.rows, list[control.PendingRow])
     except msgspec.ValidationError as e:
         raise ProtocolError(f"a list of newcomers is malformed: {e}") from e
-
-
-def _refusal(fields: object) -> JoinRefusal:
-    return msgspec.convert(fields, JoinRefusal, builtin_types=(bytes,))
 
 
 def _plain(digits: str) -> str:

@@ -66,8 +66,7 @@ class Daemon:
 
     def start(self, *, wait: bool = True) -> Daemon:
         """Start it (again); returns when it serves clients."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._write_config()
+        self.write_config()
         environment = {**os.environ, **self.environment}
         for name in ("MESHD_TOKEN", "MESHD_DATA_DIR", "MESHD_CONFIG"):
             environment.pop(name, None)
@@ -175,7 +174,9 @@ class Daemon:
         path = self.folder / "daemon.log"
         return path.read_text(errors="replace")[-last_bytes:] if path.exists() else "(no log)"
 
-    def _write_config(self) -> None:
+    def write_config(self) -> None:
+        """Make its folder and what `start` would write there."""
+        self.folder.mkdir(parents=True, exist_ok=True)
         lines = [
             f'name = "{self.name}"',
             "api_port = 0",
