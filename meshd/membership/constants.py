@@ -52,7 +52,7 @@ class Settings:
     leave_direct: int = 8
     """How many members hear of a leave directly, before gossip spreads it."""
     wake_redials: int = 3
-    renewals: int = 2
+    renewals: int = 3
     renewals_window_s: float = 600.0
     """More new generations than this in this time: somebody else runs with the same identity."""
 

@@ -109,6 +109,11 @@ class Core:
         return self._detector.awareness.score
 
     @property
+    def udp_blocked(self) -> list[NodeId]:
+        """Members that answered over TCP only when they were last probed."""
+        return sorted(self._detector.tcp_only)
+
+    @property
     def admitted(self) -> frozenset[NodeId]:
         return self._ledger.admitted
 
@@ -294,6 +299,7 @@ class Core:
     def _admitted(self, event: events.Admitted, now: float) -> None:
         self._ledger.admit(event.nodes - {self.node}, now)
         self._meetings.forget(self._ledger.admitted)
+        self._detector.tcp_only &= self._ledger.admitted
         self._hinted = {node: at for node, at in self._hinted.items() if node in event.nodes}
 
     def _found(self, event: events.Found, now: float) -> None:

@@ -57,7 +57,7 @@ class Detector:
         self._sequence = chance.randrange(SEQUENCE_END)
         self._relayed: dict[int, Relayed] = {}
         self._relay_times: list[tuple[float, int]] = []
-        self._tcp_only: set[NodeId] = set()
+        self.tcp_only: set[NodeId] = set()
 
     @property
     def wake_at(self) -> float:
@@ -159,8 +159,8 @@ class Detector:
         self._finish(now)
         if probe.tcp_answered:
             self.awareness.change(-1)
-            if probe.target not in self._tcp_only:
-                self._tcp_only.add(probe.target)
+            if probe.target not in self.tcp_only:
+                self.tcp_only.add(probe.target)
                 self._outbox.put(Warned(Trouble.UDP_BLOCKED, probe.target))
             return
         self._counters["probes_failed"] += 1
@@ -220,7 +220,7 @@ class Detector:
         if probe is not None and probe.answered_by(event.sender, ack.sequence):
             if sender is not None and event.sender == probe.target:
                 sender.path = event.address
-                self._tcp_only.discard(event.sender)
+                self.tcp_only.discard(event.sender)
             self.awareness.change(-1)
             self._finish(now)
             return
