@@ -72,7 +72,6 @@ class LimitsConfig:
     first_token_s: float = limits.FIRST_TOKEN_MIN_S
     inter_token_s: float = limits.INTER_TOKEN_MAX_S
     request_s: float = limits.REQUEST_S
-    dial_s: float = limits.DIAL_S
     queue: int = limits.QUEUE_PER_NODE
     connections: int = limits.HTTP_CONNECTIONS
     body_bytes: int = limits.HTTP_BODY_BYTES

@@ -260,7 +260,6 @@ SETTINGS: tuple[Setting, ...] = (
         limits.REQUEST_S,
         "The most time that one request may take.",
     ),
-    Setting("limits.dial_s", seconds(0.1, 60), limits.DIAL_S, "How long to dial another node."),
     Setting(
         "limits.queue",
         whole(0, 65536),

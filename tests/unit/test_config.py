@@ -7,9 +7,11 @@ from pathlib import PurePath
 import pytest
 
 from meshd import limits
+from meshd.backends.openai_request import EngineKind
 from meshd.config import BackendConfig, Config, Sources, load, with_key_files
 from meshd.errors import ConfigError
-from meshd.settings import POLICIES, SETTINGS, engine_url
+from meshd.routing.policies import POLICIES as ROUTING_POLICIES
+from meshd.settings import ENGINES, POLICIES, SETTINGS, engine_url
 
 FILE = PurePath("/etc/meshd/config.toml")
 
@@ -95,7 +97,7 @@ def test_a_whole_file_is_read() -> None:
         BackendConfig("http://[::1]:9000"),
     )
     assert config.limits.queue_wait_s == 2.5
-    assert config.limits.dial_s == limits.DIAL_S
+    assert config.limits.request_s == limits.REQUEST_S
     assert config.routing.policy == "round_robin"
     assert config.ggufs[0].path == PurePath("/etc/meshd/models/tiny.gguf")
     assert config.ggufs[0].model == "tiny"
@@ -276,3 +278,8 @@ def test_an_engines_address_is_brought_into_one_form(given: str, url: str) -> No
 def test_what_is_no_engines_address_is_refused(given: str) -> None:
     with pytest.raises(ValueError):  # noqa: PT011 - any: the reader is told what is wanted
         engine_url(given)
+
+
+def test_policies_and_engines_that_a_config_may_name_are_those_that_there_are() -> None:
+    assert POLICIES == ROUTING_POLICIES
+    assert set(ENGINES) == {"ollama", *(kind.value for kind in EngineKind)}
