@@ -38,6 +38,8 @@ running (nor the person at the machine from working)."""
 
 _TINY_BYTES: Final = 16 * 1024 * 1024
 """Below this, handing work between threads costs more than the work."""
+_HEAD_BYTES: Final = 1024 * 1024
+"""Enough of a GGUF file for what stands before the vocabulary."""
 _SSE_COMMENT_S: Final = 5
 """How often a silent stream shows that it lives."""
 
@@ -93,10 +95,17 @@ def parameters(chosen: argparse.Namespace, xllamacpp: Any) -> Any:
         p.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
     if chosen.embedding:
         p.embedding = True
-        p.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
+        if not _names_its_pooling(chosen.gguf):
+            p.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
         if chosen.context_tokens:
             p.n_batch = p.n_ubatch = chosen.context_tokens  # an input must fit one batch
     return p
+
+
+def _names_its_pooling(gguf: str) -> bool:
+    """Whether the model says how its vectors are made; models for text do not."""
+    with open(gguf, "rb") as file:
+        return b".pooling_type" in file.read(_HEAD_BYTES)
 
 
 def _leave(code: int) -> NoReturn:

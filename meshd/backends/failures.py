@@ -14,6 +14,9 @@ import msgspec
 
 from meshd.inference import Failure, FailureKind
 
+NOT_JSON: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What decoding raises: for nonsense, for text that is no UTF-8, for brackets without end."""
+
 _SHOWN_CHARS: Final = 500
 _BUSY_RETRY_S: Final = 1.0
 
@@ -135,7 +138,7 @@ def _read(body: bytes) -> tuple[str, str]:
     """The message, and all the words that may say what it is."""
     try:
         data: Any = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except NOT_JSON:
         text = _text(body.decode("utf-8", "replace"))
         return text, text
     if not isinstance(data, dict):

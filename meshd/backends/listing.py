@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import msgspec
 
+from meshd.backends.failures import NOT_JSON
 from meshd.errors import ProtocolError
 from meshd.inference import ModelInfo
 from meshd.limits import MODEL_NAME_CHARS, MODELS_PER_BACKEND
@@ -35,7 +36,7 @@ def json_object(body: bytes) -> dict[str, Any]:
     """An answer's body.  Raises Unreadable."""
     try:
         data = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except NOT_JSON as error:
         raise Unreadable(f"its answer is not JSON ({error})") from None
     if not isinstance(data, dict):
         raise Unreadable("its answer is not a JSON object")

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import msgspec
 
+from meshd import limits
 from meshd.backends import listing, vectors
 from meshd.backends.control import Emit, RunControl
 from meshd.backends.exchange import EngineHttp
@@ -54,7 +55,8 @@ class OllamaBackend:
             for row in listing.rows(tags, "models")
         }
         self._shown = {digest: self._shown[digest] for digest in self._shown.keys() & present}
-        for digest in present.keys() - self._shown.keys():
+        new = [digest for digest in present if digest not in self._shown]
+        for digest in new[: limits.SHOWS_PER_PROBE]:  # the rest next time: a probe is to be short
             body = msgspec.json.encode({"model": present[digest]})
             answer = await self._http.ask("POST", "/api/show", body)
             # One that cannot be shown (deleted meanwhile, damaged) is asked about again next time.

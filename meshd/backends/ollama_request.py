@@ -16,6 +16,7 @@ from typing import Any, Final
 import msgspec
 
 from meshd.backends.control import failed
+from meshd.backends.failures import NOT_JSON
 from meshd.backends.openai_request import HttpBody, check_images, unsupported
 from meshd.inference import FailureKind, Kind, Message, ModelInfo, Request, ToolCall
 
@@ -120,7 +121,7 @@ def _arguments(call: ToolCall) -> dict[str, Any]:
     """OpenAI has them as text, Ollama as an object."""
     try:
         return _object((call.arguments or "{}").encode())
-    except (msgspec.DecodeError, UnicodeEncodeError):
+    except (*NOT_JSON, UnicodeEncodeError):
         message = f"the arguments of the call of {call.name!r} are not a JSON object"
         raise failed(FailureKind.BAD_REQUEST, message, 400) from None
 

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
-from meshd.backends.failures import failure_in_stream
+from meshd.backends.failures import NOT_JSON, failure_in_stream
 from meshd.backends.ndjson import NdjsonDecoder
 from meshd.inference import Delta, Failure, FailureKind, TokenLogprob, ToolCall, Usage
 from meshd.limits import ENGINE_LINE_BYTES
@@ -102,7 +102,7 @@ class OllamaStream:
                 break
             try:
                 line = _line(payload)
-            except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            except NOT_JSON as error:
                 shown = payload[:_SHOWN_BYTES].decode("utf-8", "backslashreplace")
                 text = f"the engine sent what is no line of an answer ({error}): {shown!r}"
                 self.failure = Failure(FailureKind.BACKEND, text, 502)

@@ -12,6 +12,7 @@ from meshd.backends.control import Emit, RunControl
 from meshd.backends.exchange import Answer, EngineHttp
 from meshd.backends.openai_request import (
     EMBED_PATH,
+    UNLOAD,
     EngineKind,
     asks_to_load,
     encode,
@@ -60,13 +61,8 @@ class OpenAIBackend:
             answer = await self._http.ask("GET", "/v1/models")
             models = listing.openai_models(read_object(answer))
         known = self._known()
-        if known.digest or known.modified_unix_s:
-            models = [
-                msgspec.structs.replace(
-                    model, digest=known.digest, modified_unix_s=known.modified_unix_s
-                )
-                for model in models
-            ]
+        if known.digest:
+            models = [msgspec.structs.replace(model, digest=known.digest) for model in models]
         return BackendInfo(self.id, self.engine, version, known.slots or slots, models)
 
     async def _probe_llama(self) -> tuple[list[ModelInfo], int, str]:
@@ -96,7 +92,7 @@ class OpenAIBackend:
 
     async def _load(self, request: Request, model: ModelInfo, emit: Emit) -> None:
         """Ollama's empty request.  These engines load by themselves, and unload for nobody."""
-        if request.keep_alive in (0, "0", "0s"):
+        if request.keep_alive in UNLOAD:
             raise unsupported(f"this engine ({self.engine}) unloads no model on request")
         await emit([Delta(finish_reason="load"), Usage()])
 

@@ -31,6 +31,9 @@ CHAT_PATH: Final = "/v1/chat/completions"
 COMPLETION_PATH: Final = "/v1/completions"
 EMBED_PATH: Final = "/v1/embeddings"
 
+UNLOAD: Final = (0, "0", "0s", "0m", "0h")
+"""Values of `keep_alive` that unload a model."""
+
 _json: Final = msgspec.json.Encoder().encode
 _UINT32: Final = 2**32
 

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
-from meshd.backends.failures import failure_in_stream
+from meshd.backends.failures import NOT_JSON, failure_in_stream
 from meshd.backends.sse import SseDecoder
 from meshd.inference import Delta, Failure, FailureKind, TokenLogprob, ToolCall, Usage
 from meshd.limits import ENGINE_LINE_BYTES
@@ -110,7 +110,7 @@ def _lenient(raw: msgspec.Raw) -> Any:
     """An error object, or its text if it is none (strings that were skipped are not checked)."""
     try:
         return msgspec.json.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except NOT_JSON:
         return bytes(raw).decode("utf-8", "replace")
 
 
@@ -158,7 +158,7 @@ class OpenAIStream:
     def _event(self, payload: bytes, out: list[Delta | Usage]) -> None:
         try:
             chunk = _chunk(payload)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except NOT_JSON as error:
             self._garbage(payload, str(error))
             return
         choices = chunk.choices
@@ -219,7 +219,7 @@ class OpenAIStream:
     def _tokens(self, raw: msgspec.Raw) -> list[TokenLogprob]:
         try:
             logprobs = _logprobs(raw)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except NOT_JSON:
             return []  # a form that nobody here knows: the text still counts
         top = self._top_logprobs
         if logprobs.content is not None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any, Final, Protocol
@@ -16,12 +17,20 @@ from meshd.backends.exchange import EngineHttp
 from meshd.backends.ollama import ENGINE as OLLAMA
 from meshd.backends.ollama import OllamaBackend, is_ollama
 from meshd.backends.openai_compatible import OpenAIBackend, identify
-from meshd.backends.openai_request import EngineKind
+from meshd.backends.openai_request import UNLOAD, EngineKind
 from meshd.backends.probing import IsMeshd, Known
 from meshd.errors import DialFailed, MeshdError, ProtocolError, StreamBroken
 from meshd.http import HttpClient, Sweeper
 from meshd.ids import Address
-from meshd.inference import BackendInfo, Embedding, FailureKind, ModelInfo, Request
+from meshd.inference import (
+    BackendInfo,
+    Delta,
+    Embedding,
+    FailureKind,
+    ModelInfo,
+    Request,
+    Usage,
+)
 from meshd.ports import Disk, Network
 
 _LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
@@ -128,19 +137,13 @@ class Place:
                 self._wake = trio.Event()
                 await self._look()
                 first_done()
-                with trio.move_on_after(limits.PROBE_S):
+                lost = self.info is None and self.shown
+                with trio.move_on_after(limits.PROBE_LOST_S if lost else limits.PROBE_S):
                     await self._wake.wait()
                     await trio.sleep(limits.PROBE_MIN_S)  # several reasons at once: one probe
         finally:
             self._client.close_all("this node does not use the engine any more")
             self._unclaim()
-
-    def left(self, why: str) -> None:
-        """It is certain that nothing serves here any more."""
-        self._client.close_idle()
-        self._unclaim()
-        self.backend = None
-        self._set(None, f"gone: {why}")
 
     # --- one look
 
@@ -153,6 +156,8 @@ class Place:
             self._not_there(str(error))
         except StreamBroken as error:
             # It listens and does not answer: perhaps it is busy loading a model.
+            if self.backend is not None and self.backend.was_heard(_MISSES * limits.PROBE_S):
+                return
             self._misses += 1
             if self.info is None or self._misses >= _MISSES:
                 self._not_there(str(error))
@@ -209,7 +214,10 @@ class Place:
         if self.info is None and not self.state and not self.where.configured:
             self.backend = None
             return  # a guess that was wrong
-        self.left(why)
+        self._client.close_idle()
+        self._unclaim()
+        self.backend = None
+        self._set(None, f"gone: {why}")
 
     def _refused(self, why: str) -> None:
         self.backend = None
@@ -255,9 +263,14 @@ class Watched:
     def __init__(self, inner: Backend, look_now: Callable[[], None]) -> None:
         self._inner = inner
         self._look_now = look_now
+        self._heard_at = -math.inf
         self.id = inner.id
         self.url = inner.url
         self.engine = inner.engine
+
+    def was_heard(self, within_s: float) -> bool:
+        """Whether an answer of it made progress so recently."""
+        return trio.current_time() - self._heard_at < within_s
 
     async def probe(self) -> BackendInfo:
         return await self._inner.probe()
@@ -265,8 +278,12 @@ class Watched:
     async def run(
         self, request: Request, model: ModelInfo, emit: Emit, control: RunControl
     ) -> None:
+        async def heard(events: Sequence[Delta | Usage]) -> None:
+            self._heard_at = trio.current_time()
+            await emit(events)
+
         try:
-            await self._inner.run(request, model, emit, control)
+            await self._inner.run(request, model, heard, control)
         except MeshdError as error:
             self._trouble(error, control)
             raise
@@ -298,5 +315,5 @@ class Watched:
 
     def _ran(self, request: Request, model: ModelInfo) -> None:
         """Residency is another than it was known to be."""
-        if not model.resident or request.keep_alive is not None:
+        if not model.resident or request.keep_alive in UNLOAD:
             self._look_now()

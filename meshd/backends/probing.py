@@ -22,7 +22,6 @@ class Known:
     """From the config."""
     digest: str = ""
     """Of the one model file of a bundled engine."""
-    modified_unix_s: float = 0.0
 
 
 class IsMeshd(BackendFailed):

@@ -8,6 +8,7 @@ from typing import Final, TypeVar
 
 import msgspec
 
+from meshd.backends.failures import NOT_JSON
 from meshd.backends.openai_request import unsupported
 from meshd.errors import ProtocolError
 from meshd.inference import Embedding, Request
@@ -67,7 +68,7 @@ def from_old_ollama(body: bytes) -> list[float]:
 def _read(decode: Callable[[bytes], Answer], body: bytes) -> Answer:
     try:
         return decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except NOT_JSON as error:
         raise ProtocolError(f"The engine sent what is no embedding: {error}.") from None
 
 

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from meshd.backends.failures import failure_in_stream, failure_of
 from meshd.backends.lines import LineSplitter
 from meshd.backends.ndjson import NdjsonDecoder
+from meshd.backends.ollama_stream import OllamaStream
+from meshd.backends.openai_stream import OpenAIStream
 from meshd.backends.sse import SseDecoder
 from meshd.errors import LimitExceeded
+from meshd.inference import Failure
 
 # Bytes that mean something to these formats, and some that do not.
 soup = st.lists(
@@ -107,3 +112,62 @@ def test_an_event_of_many_lines_is_limited_too() -> None:
     decoder = SseDecoder(16)
     with pytest.raises(LimitExceeded, match="event of more than 16 bytes"):
         decoder.feed(b"data: 01234567\ndata: 01234567\n")
+
+
+# --- whatever an engine sends
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                [
+                    *("choices", "delta", "content", "message", "tool_calls", "function", "index"),
+                    *("finish_reason", "done", "done_reason", "error", "usage", "logprobs", "x"),
+                    *("arguments", "prompt_tokens", "eval_count", "text", "response", "code"),
+                ]
+            ),
+            inner,
+            max_size=4,
+        )
+    ),
+    max_leaves=20,
+)
+
+
+@given(st.lists(json_values | st.binary(max_size=20), max_size=6))
+def test_no_stream_of_an_engine_breaks_its_reader(values: list[object]) -> None:
+    payloads = [v if isinstance(v, bytes) else msgspec.json.encode(v) for v in values]
+    for stream, wire in (
+        (OpenAIStream(), b"".join(b"data: " + p + b"\n\n" for p in payloads)),
+        (OllamaStream(), b"".join(p + b"\n" for p in payloads)),
+    ):
+        stream.feed(wire)
+        stream.end()
+        assert stream.over
+        assert stream.failure is None or isinstance(stream.failure, Failure)
+        assert not (stream.complete and stream.failure)
+
+
+@given(json_values, st.integers(100, 599))
+def test_every_error_says_something(value: object, status: int) -> None:
+    for failure in (failure_in_stream(value), failure_of(status, msgspec.json.encode(value))):
+        assert failure.message
+        assert 400 <= failure.status < 600
+
+
+@given(st.binary(max_size=200), st.integers(100, 599))
+def test_every_error_page_says_something(body: bytes, status: int) -> None:
+    assert failure_of(status, body).message
+
+
+@pytest.mark.parametrize("field", ["x", "error", "logprobs", "choices"])
+def test_brackets_without_end_are_garbage(field: str) -> None:
+    payload = b'{"%s":%s%s}' % (field.encode(), b"[" * 100_000, b"]" * 100_000)
+    openai, ollama = OpenAIStream(), OllamaStream()
+    openai.feed(b"data: " + payload + b"\n\n")
+    ollama.feed(payload + b"\n")
+    assert openai.failure is not None
+    assert ollama.failure is not None
+    assert failure_of(500, payload).message

@@ -281,6 +281,31 @@ async def test_an_engine_that_listens_but_does_not_answer_is_given_a_few_probes(
         assert "no answer within" in states(backends)[0]
 
 
+async def test_an_engine_too_busy_for_probes_is_not_gone_while_it_answers(
+    autojump_clock: MockClock,
+) -> None:
+    async with bench() as b:
+        busy = False
+        engine = MemoryEngine(tokens_per_s=1.0)
+
+        async def handle(request: ServerRequest, responder: Responder) -> None:
+            if busy and request.method == "GET":
+                await trio.sleep_forever()
+            await engine.handle(request, responder)
+
+        listener = await b.host.listen_clients("127.0.0.1", 8080)
+        b.nursery.start_soon(HttpServer(handle, b.sweeper).serve, listener)
+        backends = b.backends(detect=True)
+        await b.start(backends)
+        busy = True
+        limited = Request(
+            Kind.CHAT, "tiny", messages=CHAT.messages, sampling=Sampling(max_tokens=200)
+        )
+        assert (await ask(backends, limited)).finish == "length"
+        assert names(backends) == [("llama.cpp-8080", "tiny")]
+        await until(lambda: not names(backends))
+
+
 async def test_loading_changes_residency_soon_after_the_run(autojump_clock: MockClock) -> None:
     async with bench() as b:
         await b.engine(11434, dialect=Dialect.OLLAMA, load_s=3.0)
