@@ -21,7 +21,7 @@ from meshd.membership.events import Changed, Directive, Event, Trouble
 from meshd.membership.members import Member, State
 from meshd.membership.sleep import POLL_S, SleepWatch
 from meshd.ports import Clock, Datagrams
-from meshd.wire.envelope import PAYLOAD_BYTES, Envelope, EnvelopeRefused, UnknownKey
+from meshd.wire.envelope import PAYLOAD_BYTES, Envelope, EnvelopeRefused, Replayed, UnknownKey
 from meshd.wire.gossip import (
     PACKET_HEAD_BYTES,
     Message,
@@ -311,6 +311,8 @@ class Agent:
     def _refused(self, error: ProtocolError, address: Address) -> None:
         name = error.counter if isinstance(error, EnvelopeRefused) else "datagrams_malformed"
         self._counters[name] += 1
+        if isinstance(error, Replayed):
+            return  # also what arrives when one datagram was sent to two addresses of a member
         self._complaints.warning("datagram refused", source=address.host, why=str(error))
         now = trio.current_time()
         if isinstance(error, UnknownKey) and now - self._unknown_key_at >= KEYRING_HINT_S:
