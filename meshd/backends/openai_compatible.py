@@ -8,8 +8,9 @@ from typing import Any
 import msgspec
 
 from meshd.backends import listing, vectors
-from meshd.backends.control import Emit, RunControl
+from meshd.backends.control import BackendFailed, Emit, RunControl
 from meshd.backends.exchange import Answer, EngineHttp
+from meshd.backends.failures import failure_of
 from meshd.backends.openai_request import (
     EMBED_PATH,
     UNLOAD,
@@ -54,7 +55,7 @@ class OpenAIBackend:
             models, slots, version = await self._probe_llama()
         elif self._kind is EngineKind.LM_STUDIO:
             answer = await self._http.ask("GET", "/api/v1/models")
-            if not answer.ok:
+            if "models" not in _object(answer):  # old versions answer 200 to what they do not know
                 answer = await self._http.ask("GET", "/api/v0/models")
             models, slots = listing.lm_studio_models(read_object(answer))
         else:
@@ -113,7 +114,7 @@ class OpenAIBackend:
 async def identify(http: EngineHttp) -> tuple[EngineKind, str] | None:
     """Which engine of this family answers, and its version; None if none does.
 
-    Raises DialFailed, StreamBroken, BackendFailed (it is another meshd).
+    Raises DialFailed, StreamBroken, BackendFailed (it is a meshd, or wants a key).
     """
     props = await http.ask("GET", "/props")
     refuse_meshd(props)
@@ -124,6 +125,8 @@ async def identify(http: EngineHttp) -> tuple[EngineKind, str] | None:
         if isinstance(_object(answer).get(name), list):
             return EngineKind.LM_STUDIO, ""
     models = await http.ask("GET", "/v1/models")
+    if models.status in (401, 403):
+        raise BackendFailed(failure_of(models.status, models.body))
     found = _object(models).get("data")
     if not isinstance(found, list):
         return None

@@ -1,4 +1,4 @@
-"""What all probes of engines share.  Pure."""
+"""What all probes of engines share."""
 
 from __future__ import annotations
 
