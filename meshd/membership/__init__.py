@@ -1,10 +1,26 @@
-"""Who is in the mesh, where, and whether it is alive: SWIM with Lifeguard.
+"""Who is in the mesh, where, and whether it is alive: SWIM with Lifeguard, and mDNS.
 
-`core.Core` is the pure state machine; see DESIGN.md beside this file.
+`Core` is the pure state machine, `Agent` runs it on a socket, `Mdns` finds addresses.  See
+DESIGN.md beside this file.
 """
 
+from meshd.membership.agent import Agent, Change, MemberView
 from meshd.membership.constants import LAN, Settings
 from meshd.membership.core import Core
-from meshd.membership.members import Member, Members, State
+from meshd.membership.mdns import Mdns, MdnsFailed
+from meshd.membership.members import State
+from meshd.membership.sightings import Announcement, Sighting
 
-__all__ = ["LAN", "Core", "Member", "Members", "Settings", "State"]
+__all__ = [
+    "LAN",
+    "Agent",
+    "Announcement",
+    "Change",
+    "Core",
+    "Mdns",
+    "MdnsFailed",
+    "MemberView",
+    "Settings",
+    "Sighting",
+    "State",
+]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from meshd.errors import ProtocolError
@@ -63,6 +63,7 @@ messages: st.SearchStrategy[Message] = st.one_of(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(messages, max_size=40))
 def test_what_is_written_reads_back(told: list[Message]) -> None:
     data = encode_packet(told)
@@ -72,6 +73,7 @@ def test_what_is_written_reads_back(told: list[Message]) -> None:
     assert encode_packet(packet.messages) == data
 
 
+@settings(deadline=None)
 @given(words)
 def test_a_word_fits_into_a_datagram_with_a_ping_and_a_suspicion(word: Word) -> None:
     end = 2**63 - 1
@@ -79,6 +81,7 @@ def test_a_word_fits_into_a_datagram_with_a_ping_and_a_suspicion(word: Word) -> 
     assert len(encode_packet(told)) <= PAYLOAD_BYTES
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=300))
 def test_garbage_is_a_protocol_error(data: bytes) -> None:
     try:
@@ -98,6 +101,7 @@ values: st.SearchStrategy[object] = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 9), values), max_size=4))
 def test_well_formed_nonsense_is_a_protocol_error_or_unknown(items: list[object]) -> None:
     data = pack(items)
@@ -107,6 +111,7 @@ def test_well_formed_nonsense_is_a_protocol_error_or_unknown(items: list[object]
         return
 
 
+@settings(deadline=None)
 @given(values)
 def test_a_word_made_of_nonsense_is_a_protocol_error(payload: object) -> None:
     data = pack([[5, {"p": pack(payload), "s": b""}]])
@@ -114,6 +119,7 @@ def test_a_word_made_of_nonsense_is_a_protocol_error(payload: object) -> None:
         decode_packet(data, max_bytes=len(data))
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=64), st.integers(0, 10_000), st.integers(1, 255))
 def test_a_datagram_with_any_byte_changed_does_not_open_and_leaves_no_trace(
     payload: bytes, place: int, flip: int
@@ -130,6 +136,7 @@ def test_a_datagram_with_any_byte_changed_does_not_open_and_leaves_no_trace(
     assert receiver.open(datagram) == (peer, payload)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=1300))
 def test_a_strangers_bytes_are_refused(data: bytes) -> None:
     receiver = Envelope(MeshId("m" * 26), NodeId("a" * 26), 1, {7: b"k" * 32}, 7, lambda node: True)

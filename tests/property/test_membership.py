@@ -74,6 +74,7 @@ def said(told: list[Word | Suspect | Failed]) -> list[Word | Suspect | Failed]:
     return [m for m in told if isinstance(m, Word) or (m.node, m.version) in spoken | known]
 
 
+@settings(deadline=None)
 @given(st.lists(updates, max_size=30), st.randoms(use_true_random=False))
 def test_any_order_and_repetition_of_the_same_news_leads_to_the_same_view(
     told: list[Word | Suspect | Failed], dice: random.Random
@@ -89,6 +90,7 @@ def test_any_order_and_repetition_of_the_same_news_leads_to_the_same_view(
     assert view(one) == view(other)
 
 
+@settings(deadline=None)
 @given(st.lists(updates, max_size=20))
 def test_news_in_one_packet_or_in_many_lead_to_the_same_view(
     told: list[Word | Suspect | Failed],
@@ -100,6 +102,7 @@ def test_news_in_one_packet_or_in_many_lead_to_the_same_view(
     assert view(one) == view(other)
 
 
+@settings(deadline=None)
 @given(words(st.just(ONE)), words(st.just(ONE)), words(st.just(ONE)))
 def test_words_are_in_a_total_order(a: Word, b: Word, c: Word) -> None:
     assert not supersedes(a, a)
@@ -197,6 +200,7 @@ def check_member(member: Member, before: Word | None, was: tuple[Word, State] | 
     assert (member.suspicion is not None) == (member.state is State.SUSPECT)
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.tuples(peers, st.booleans()), max_size=12),
     st.integers(1, 6),
@@ -224,6 +228,7 @@ def test_nothing_is_sent_more_often_than_the_limit_nor_over_the_budget(
     assert len(queue) == 0
 
 
+@settings(deadline=None)
 @given(st.lists(versions, min_size=1, max_size=20))
 def test_refuting_never_lowers_the_incarnation_and_always_beats_the_doubt(
     doubts: list[Version],
