@@ -23,9 +23,9 @@ from meshd.apikeys import ApiKeys
 from meshd.backends import Backends
 from meshd.config import Config
 from meshd.http import HttpServer, RequestLimits, ServerOptions, Sweeper
-from meshd.identity import check_peer, show_digits, to_pem
+from meshd.identity import Keyring, check_peer, show_digits, to_pem
 from meshd.ids import Address, NodeId, short
-from meshd.inference import Failure
+from meshd.inference import Failure, FailureKind
 from meshd.paths import Paths
 from meshd.peers.addresses import AddressBook, Source
 from meshd.peers.door import PeerDoor
@@ -33,16 +33,19 @@ from meshd.peers.entering import Entrance, Standing
 from meshd.peers.inventories import Inventories
 from meshd.peers.join_admit import FounderAdmitter
 from meshd.peers.join_server import JoinServer, Waiting
+from meshd.peers.keys import MeshKeys
 from meshd.peers.links import ControlLinks
+from meshd.peers.neighbours import Heard, Neighbours, Own
 from meshd.peers.office import MeshOffice
 from meshd.peers.roster import Roster
 from meshd.peers.switchboard import Switchboard
-from meshd.ports import Alpn, Credentials, Listener, Ports
+from meshd.ports import Alpn, Credentials, Datagrams, Listener, Ports
 from meshd.record import RegistryChange
 from meshd.relay.forwarder import Forwarder
 from meshd.relay.holder import Holder
 from meshd.relay.remote import RemoteHolders
 from meshd.relay.serving import PeerService
+from meshd.relay.watchdog import Patience
 from meshd.routing.catalogue import Catalogue, Target
 from meshd.routing.placement import Placement
 from meshd.routing.policies import policy_named
@@ -65,10 +68,23 @@ async def run_node(
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_obey_signals, stop)
         listener = await ports.network.listen_peers(config.port)
-        standing = await enter(ports, config, paths, screen, listener, token or "")
-        node = Node(ports, config, paths, screen, standing, listener)
+        async with trio.open_nursery() as entering:
+            entering.start_soon(_give_up, stop, entering.cancel_scope)
+            standing = await enter(ports, config, paths, screen, listener, token or "")
+            entering.cancel_scope.cancel()
+        if stop.is_set():
+            nursery.cancel_scope.cancel()
+            return
+        assert listener.address is not None
+        datagrams = await ports.network.listen_datagrams(listener.address.port)
+        node = Node(ports, config, paths, screen, standing, listener, datagrams)
         await node.run(stop)
         nursery.cancel_scope.cancel()
+
+
+async def _give_up(stop: trio.Event, scope: trio.CancelScope) -> None:
+    await stop.wait()
+    scope.cancel()
 
 
 async def _obey_signals(stop: trio.Event) -> None:
@@ -111,6 +127,7 @@ class Node:
         screen: Screen,
         standing: Standing,
         listener: Listener,
+        datagrams: Datagrams,
     ) -> None:
         assert listener.address is not None
         self.id: NodeId = standing.key.public.node
@@ -121,7 +138,6 @@ class Node:
         self._port = listener.address.port
         self._stop = trio.Event()
         self._versions: dict[NodeId, str] = {}
-        self._heard: dict[NodeId, float] = {}
         self._bad = logs.PerSource(logs.get("peers"), trio.current_time)
         self.registry = standing.registry
         self.sweeper = Sweeper()
@@ -130,6 +146,7 @@ class Node:
         ports.network.use(self._credentials())
         self._build_mesh_side()
         self._build_data_side()
+        self._build_membership(datagrams)
 
     # ---------------------------------------------------------------- composition
 
@@ -155,7 +172,6 @@ class Node:
         self.office.use_door(self.join_server)
         self.roster = Roster(self.registry, self.links, self.switchboard)
         self.switchboard.on_greeted(self._greeted)
-        self.switchboard.on_linked(self._linked)
         self.switchboard.on_unlinked(self._unlinked)
         self.registry.subscribe(self._members_changed)
 
@@ -184,7 +200,13 @@ class Node:
                 context_tokens=gguf.context_tokens,
                 embedding=gguf.embedding,
             )
-        self.holder = Holder(self.id, self.backends, self.sweeper)
+        self.holder = Holder(
+            self.id,
+            self.backends,
+            self.sweeper,
+            patience=Patience(config.limits.first_token_s, config.limits.inter_token_s),
+            queue_limit=config.limits.queue,
+        )
         self.peer_service = PeerService(self.holder, self.sweeper)
         self.switchboard.answer(Cancel, self._cancelled)
         self.switchboard.on_measured(self.placement.measured_rtt)
@@ -218,6 +240,37 @@ class Node:
             on_bad=self._refused_at_door,
         )
 
+    def _build_membership(self, datagrams: Datagrams) -> None:
+        ports, standing = self._ports, self.standing
+        self.keys = MeshKeys(
+            standing.identity.keyring,
+            self.registry,
+            self.links,
+            self.switchboard,
+            ports.entropy,
+            rotates=standing.identity.authority is not None,
+            changed=self._keys_changed,
+        )
+        self.neighbours = Neighbours(
+            ports,
+            standing,
+            datagrams,
+            self.links,
+            self.switchboard,
+            self.addresses,
+            Own(
+                addresses=self._own_addresses,
+                inventory_revision=lambda: self.backends.inventory().revision,
+                load=self.holder.load,
+            ),
+            Heard(
+                present=self._presence_changed,
+                inventory=self.inventories.fetch_if_newer,
+                woke=self._woke,
+            ),
+            on_unknown_key=self.keys.ask,
+        )
+
     # ---------------------------------------------------------------- running
 
     async def run(self, stop: trio.Event) -> None:
@@ -232,12 +285,15 @@ class Node:
                 self.links.run,
                 self.backends.run,
                 self.inventories.run,
+                self.keys.run,
+                self.neighbours.run,
             ):
                 nursery.start_soon(service)
             await self.backends.first_probe_done()
             clients = await self._serve_clients(nursery)
             await stop.wait()
             await self._drain(clients)
+            await self.neighbours.agent.leave()
             nursery.cancel_scope.cancel()
 
     async def _serve_clients(self, nursery: trio.Nursery) -> HttpServer:
@@ -296,6 +352,8 @@ class Node:
                 self.join_server.counters,
                 self.switchboard.counters,
             ],
+            gauges=self._gauges,
+            problems=self.neighbours.agent.problems,
         )
         administration = Administration(
             sources,
@@ -404,7 +462,13 @@ class Node:
         self.remotes.drop(node, "the node is no member any more")
         self.peer_service.cut(node, "the node is no member any more")
         self._versions.pop(node, None)
-        self._heard.pop(node, None)
+
+    def _gauges(self) -> dict[str, int]:
+        return {
+            "loop_late_ms": round(self.sweeper.late_s * 1000),
+            "loop_late_ms_max": round(self.sweeper.late_max_s * 1000),
+            **self.neighbours.agent.counters(),
+        }
 
     def _offer_changed(self) -> None:
         self.inventories.changed()
@@ -412,24 +476,38 @@ class Node:
     def _greeted(self, node: NodeId, hello: Hello) -> None:
         self._versions[node] = hello.version
 
-    def _linked(self, node: NodeId) -> None:
-        self._heard[node] = trio.current_time()
-        self.placement.set_presence(node, present=True)
-
     def _unlinked(self, node: NodeId, reason: str) -> None:
-        self._heard[node] = trio.current_time()
-        self.placement.set_presence(node, present=False)
         self.remotes.drop(node, reason)
 
+    def _presence_changed(self, node: NodeId, present: bool, suspect: bool) -> None:
+        self.placement.set_presence(node, present=present, suspect=suspect)
+        if not present:
+            self.remotes.drop(node, "the node is away")
+
     def _presence(self, node: NodeId) -> Presence:
-        linked = self.links.is_up(node)
-        heard = self._heard.get(node)
-        state = "alive" if linked else "failed" if heard is not None else "unknown"
-        seen_s = 0.0 if linked else None if heard is None else trio.current_time() - heard
-        return Presence(state, seen_s, self._versions.get(node, ""), self.addresses.of(node))
+        view = self.neighbours.agent.member(node)
+        version, addresses = self._versions.get(node, ""), self.addresses.of(node)
+        if view is None:
+            return Presence(
+                "alive" if self.links.is_up(node) else "unknown", None, version, addresses
+            )
+        return Presence(view.state.value, round(view.heard_s, 1), version, addresses)
+
+    def _keys_changed(self, keyring: Keyring) -> None:
+        self.standing.identity.keyring = keyring
+        self.standing.store.save_keyring(self.registry.mesh, keyring)
+        self.neighbours.use_keys(keyring)
+
+    def _woke(self) -> None:
+        """Pooled connections did not survive the sleep, and nobody has told us."""
+        self.remotes.drop_all("this machine slept")
+        for node in self.links.up():
+            self.links.cut(node, "this machine slept")
 
     def _holder_failed(self, target: Target, failure: Failure) -> None:
         log.info("a holder failed", node=self._node_name(target.node), why=failure.message)
+        if failure.kind in (FailureKind.HOLDER_LOST, FailureKind.UNREACHABLE):
+            self.neighbours.suspect(target.node, failure.message)
 
     async def _cancelled(self, node: NodeId, message: Cancel) -> Message | None:
         self.peer_service.cancel(node, CancelRequest(message.request))

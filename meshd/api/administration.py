@@ -60,6 +60,8 @@ class Sources:
     counters: Sequence[Counter[str]] = ()
     gauges: Callable[[], Mapping[str, int]] = dict
     """What is as it is, rather than counted up."""
+    problems: Callable[[], Sequence[str]] = tuple
+    """What other parts want a person to know."""
     findings: Sequence[Callable[[], Awaitable[list[control.Finding]]]] = ()
     started_at: float = field(default_factory=trio.current_time)
 
@@ -200,7 +202,7 @@ class Administration:
         return member.name if member else short(node)
 
     def _problems(self, rows: Sequence[control.NodeRow]) -> list[str]:
-        problems = []
+        problems = list(self._sources.problems())
         for row in rows:
             if row.state == "failed":
                 problems.append(

@@ -142,8 +142,12 @@ class IdentityStore:
                 raise _damaged(path, "it is not a number", "Delete it: the clock stands in for it.")
             last = int(text)
         generation = max(last + 1, int(now_unix_s))
-        self._disk.write(path, b"%d\n" % generation, private=False)
+        self.save_generation(generation)
         return generation
+
+    def save_generation(self, generation: int) -> None:
+        """Note a generation that was taken in mid-run, since others had seen the one before."""
+        self._disk.write(self._dir / "generation", b"%d\n" % generation, private=False)
 
     # --- the mesh it is in
 

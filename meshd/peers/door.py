@@ -12,9 +12,11 @@ from collections.abc import Awaitable, Callable, Mapping
 
 import trio
 
-from meshd import limits
+from meshd import limits, logs
 from meshd.errors import MeshdError
 from meshd.ports import Alpn, ByteStream, Listener
+
+log = logs.get("door")
 
 Visit = Callable[[ByteStream], Awaitable[None]]
 
@@ -61,6 +63,8 @@ class PeerDoor:
             await visit(stream)
         except MeshdError as e:
             self._bad(stream, str(e))
+        except Exception:  # a connection's task: the node goes on without it
+            log.exception("a connection on the mesh port failed")
         finally:
             self._open -= 1
             stream.abort("the visit is over")

@@ -58,8 +58,12 @@ class Inventories:
                 self._told_load = load
                 self._links.notify_all(LoadPush.of(load))
 
-    async def fetch(self, node: NodeId) -> None:
-        """Ask a node for its inventory (gossip says that it has a newer one)."""
+    async def fetch_if_newer(self, node: NodeId, revision: int) -> None:
+        """Gossip says that the node has this revision: ask for it if it is not here."""
+        if revision <= self._placement.catalogue.revision_of(node)[1] or not revision:
+            return
+        if not self._links.is_up(node):
+            return  # it is pushed when the link comes up
         answer = await self._links.request(node, InventoryRequest())
         if isinstance(answer, InventoryPush):
             await self._pushed(node, answer)

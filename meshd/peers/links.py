@@ -15,7 +15,15 @@ import structlog
 import trio
 
 from meshd import limits
-from meshd.errors import DialFailed, MeshdError, NotAdmitted, ProtocolError, Refused, StreamBroken
+from meshd.errors import (
+    DialFailed,
+    LimitExceeded,
+    MeshdError,
+    NotAdmitted,
+    ProtocolError,
+    Refused,
+    StreamBroken,
+)
 from meshd.ids import Address, NodeId, short
 from meshd.ports import Alpn, ByteStream, Entropy, Network
 from meshd.wire.control import (
@@ -39,6 +47,7 @@ PING_S = 2.0
 LINK_SILENT_S = 6.0
 """Without any frame for this long a link is closed and dialled anew."""
 REQUEST_S = 10.0
+LEAVE_S = 1.0
 
 
 class LinkHandler(Protocol):
@@ -107,9 +116,17 @@ class _Link:
         return request_id, pending
 
     def send(self, message: Message, request_id: int) -> None:
-        """Queue a frame.  A peer that reads so slowly that the queue fills loses its link."""
+        """Queue a frame.  A peer that reads so slowly that the queue fills loses its link.
+
+        What is too large for a frame is logged and not sent (an inventory of thousands of models).
+        """
         try:
-            self._outbox_in.send_nowait(frame(encode(message, request_id)))
+            data = frame(encode(message, request_id))
+        except LimitExceeded as e:
+            log.warning("not sent", node=short(self.node), why=str(e))
+            return
+        try:
+            self._outbox_in.send_nowait(data)
         except trio.WouldBlock:
             self.stream.abort("the other side does not read its control link")
         except trio.BrokenResourceError:
@@ -148,6 +165,7 @@ class ControlLinks:
         self._inbound: dict[NodeId, set[ByteStream]] = {}
         self._nursery: trio.Nursery | None = None
         self._wanted: set[NodeId] = set()
+        self._leaving: set[NodeId] = set()
 
     # ---------------------------------------------------------------- what others use
 
@@ -168,10 +186,22 @@ class ControlLinks:
         for node in gone:
             if scope := self._keepers.pop(node, None):
                 scope.cancel()
-            self.cut(node, "it is no member any more")
+            if node in self._leaving and self._nursery is not None:
+                self._nursery.start_soon(self._cut_soon, node)
+            else:
+                self.cut(node, "it is no member any more")
         if self._nursery is not None:
             for node in sorted(new):
                 self._begin_keeping(node)
+
+    def let_leave(self, node: NodeId) -> None:
+        """That node goes of its own will: its links last until it has read the answer."""
+        self._leaving.add(node)
+
+    async def _cut_soon(self, node: NodeId) -> None:
+        await trio.sleep(LEAVE_S)
+        self._leaving.discard(node)
+        self.cut(node, "it has left")
 
     def cut(self, node: NodeId, reason: str) -> None:
         """Close the open links of a node, both ways."""
@@ -182,7 +212,8 @@ class ControlLinks:
 
     def kick(self, node: NodeId) -> None:
         """Dial that node now instead of waiting for the next turn (it was heard of)."""
-        if event := self._kicks.get(node):
+        event = self._kicks.get(node)
+        if event is not None:
             event.set()
 
     def is_up(self, node: NodeId) -> bool:
@@ -379,17 +410,27 @@ class _Inbound:
         await self._send(self._handler.hello(), 0)
 
     async def _answer(self, message: Message, request_id: int) -> None:
+        """One message's own task: what goes wrong in here ends neither the link nor the node."""
         try:
-            try:
-                answer = await self._handler.handle(self._node, message)
-            except MeshdError as e:
-                answer = Refusal(code=type(e).__name__, message=str(e))
-            if isinstance(message, Unknown) and answer is None:
-                answer = Refusal(code="unknown", message="this node does not know that message")
+            answer = await self._handle(message)
             if request_id and answer is not None:
                 await self._send(answer, request_id)
+        except StreamBroken:
+            pass  # the reader of the link sees it too
         finally:
             self._slots.release()
+
+    async def _handle(self, message: Message) -> Message | None:
+        try:
+            answer = await self._handler.handle(self._node, message)
+        except MeshdError as e:
+            return Refusal(code=type(e).__name__, message=str(e))
+        except Exception:
+            log.exception("a message could not be handled", message=type(message).__name__)
+            return Refusal(code="internal", message="the other node failed; its log says more")
+        if isinstance(message, Unknown) and answer is None:
+            return Refusal(code="unknown", message="this node does not know that message")
+        return answer
 
     async def _send(self, message: Message, request_id: int) -> None:
         async with self._write_lock:

@@ -194,7 +194,9 @@ class MeshOffice:
     async def _leave_asked(self, node: NodeId, message: Leave) -> Message:
         if message.node != node:
             raise Refused("a node can only take itself off the list")
-        self._need_founder().remove(node)
+        founder = self._need_founder()
+        self._links.let_leave(node)
+        founder.remove(node)
         return Done(message="left: this node is no member any more")
 
     async def _renew_asked(self, node: NodeId, message: RenewRequest) -> Message:

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import trio
 
+from meshd import limits
 from meshd.backends import Backend, BackendFailed, Backends, RunControl
 from meshd.backends.control import failed
 from meshd.errors import DialFailed, LimitExceeded, MeshdError, ProtocolError, StreamBroken
@@ -30,13 +31,15 @@ from meshd.inference import (
     Usage,
 )
 from meshd.relay.in_flight import InFlight
-from meshd.relay.watchdog import Watchdog, watchdog
+from meshd.relay.watchdog import Patience, Watchdog, watchdog
 from meshd.routing.admission import Admission, Busy, Lane, Queued, Ticket
 from meshd.routing.catalogue import Target
 from meshd.routing.cost import Candidate, predict
 from meshd.routing.demand import Demand, demand_of
 from meshd.routing.placement import load_key
 from meshd.routing.rates import Observation, RateBook
+
+_PATIENCE = Patience()
 
 AnswerItem = Delta | Usage | Embedding
 
@@ -85,18 +88,18 @@ class Holder:
         backends: Backends,
         sweeper: Sweeper,
         *,
-        first_token_min_s: float | None = None,
+        patience: Patience = _PATIENCE,
+        queue_limit: int = limits.QUEUE_PER_NODE,
     ) -> None:
         self.node = node
         self.draining = False
         self.in_flight = InFlight()
-        self.admission = Admission()
+        self.admission = Admission(queue_limit)
         self.rates = RateBook()
         self._backends = backends
         self._sweeper = sweeper
         self._waiters: dict[Ticket, _Waiter] = {}
-        self._first_token_min_s = first_token_min_s
-        self._slots: dict[Lane, int] = {}
+        self._patience = patience
 
     def load(self) -> Load:
         """How busy this node is right now, to be told to others."""
@@ -185,7 +188,8 @@ class Holder:
     ) -> None:
         now = trio.current_time()
         demand = demand_of(request)
-        dog = watchdog(self._predicted_first_s(lane, model, demand), self.rates.of(lane).gap_s, now)
+        first_s = self._predicted_first_s(lane, model, demand)
+        dog = watchdog(first_s, self.rates.of(lane).gap_s, now, self._patience)
         hung: list[Failure] = []
 
         def bark() -> None:

@@ -14,7 +14,8 @@ import trio
 
 from meshd import limits
 from meshd.backends import BackendFailed, RunControl
-from meshd.errors import ProtocolError, StreamBroken
+from meshd.backends.control import failed
+from meshd.errors import LimitExceeded, ProtocolError, StreamBroken
 from meshd.http import Responder, ServerRequest, Sweeper, Watch
 from meshd.ids import NodeId
 from meshd.inference import Failure, FailureKind
@@ -128,7 +129,11 @@ class _FrameSink:
     async def emit(self, items: Sequence[AnswerItem]) -> None:
         self._watch.at = trio.current_time() + limits.BEAT_S
         try:
-            await self.responder.write(self.writer.items(items))
+            data = self.writer.items(items)
+        except LimitExceeded as e:
+            raise failed(FailureKind.BACKEND, str(e), 502) from e
+        try:
+            await self.responder.write(data)
         except StreamBroken as e:
             raise SinkClosed(str(e)) from e
 

@@ -44,12 +44,20 @@ class Watchdog:
         return Failure(FailureKind.SILENT, text, 504)
 
 
-def watchdog(predicted_first_s: float, gap_s: float, now: float) -> Watchdog:
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """The bounds of a watchdog; a config may set them."""
+
+    first_token_min_s: float = limits.FIRST_TOKEN_MIN_S
+    between_tokens_max_s: float = limits.INTER_TOKEN_MAX_S
+
+
+def watchdog(predicted_first_s: float, gap_s: float, now: float, patience: Patience) -> Watchdog:
     """Limits from what is known: predicted load + prefill, and the observed p99 gap (0: unknown).
 
     An engine that was never observed gets the most generous gap: nothing says that it is quick.
     """
-    first = max(limits.FIRST_TOKEN_MIN_S, limits.FIRST_TOKEN_FACTOR * predicted_first_s)
-    between = limits.INTER_TOKEN_FACTOR * gap_s if gap_s else limits.INTER_TOKEN_MAX_S
-    between = min(limits.INTER_TOKEN_MAX_S, max(limits.INTER_TOKEN_MIN_S, between))
-    return Watchdog(first, between, now)
+    first = max(patience.first_token_min_s, limits.FIRST_TOKEN_FACTOR * predicted_first_s)
+    most = patience.between_tokens_max_s
+    between = limits.INTER_TOKEN_FACTOR * gap_s if gap_s else most
+    return Watchdog(first, min(most, max(limits.INTER_TOKEN_MIN_S, between)), now)

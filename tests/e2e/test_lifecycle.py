@@ -83,7 +83,7 @@ def test_a_founder_that_comes_back_is_found_by_the_others(
     with pytest.raises(DaemonFailed, match="a, which founded this mesh"):
         b.create_token()
     port = a.peer_address.rpartition(":")[2]
-    a.settings = f"port = {port}"
+    a.flags = ["--port", port]
     a.start()
     b.wait_until(lambda s: states(s)["a"] == "alive", "a is back")
     assert b.create_token().startswith("mesh1-")
