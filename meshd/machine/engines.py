@@ -64,7 +64,7 @@ class LlamaProcess:
         stderr = self._process.stderr
         assert stderr is not None
         while data := await stderr.receive_some(4096):
-            self._words.add(data)
+            self._words.add(bytes(data))
         self._heard.set()
 
     async def _close(self) -> None:
