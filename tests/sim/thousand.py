@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import math
 import random
 import statistics
 import sys
@@ -65,7 +66,7 @@ class Outcome:
 def quantile(values: list[float], part: float) -> float:
     """The value that `part` of the values do not exceed."""
     ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(part * len(ordered)))]
+    return ordered[max(0, math.ceil(part * len(ordered)) - 1)]
 
 
 def run(*, seed: int, members: int, seconds: float, loss: float, crashes: int) -> Outcome:
