@@ -35,6 +35,9 @@ import meshd
 from meshd.testing.memory_engine import Dialect, Fault, MemoryEngine, MemoryEngines
 
 __all__ = [
+    "PREFILL",
+    "THINK",
+    "TOOL",
     "Dialect",
     "EngineFailed",
     "Fault",
