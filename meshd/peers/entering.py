@@ -41,9 +41,9 @@ Browse = Callable[[], Awaitable[Sequence[SightedMesh]]]
 """Look around by mDNS for a few seconds."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Standing:
-    """Who a node is, once it is in a mesh."""
+    """Who a node is, once it is in a mesh.  Its identity changes with each renewed certificate."""
 
     key: PrivateKey
     identity: MeshIdentity

@@ -215,7 +215,8 @@ class Holder:
                 raise BackendFailed(hung[0]) from e
             raise
         except DialFailed as e:
-            raise failed(FailureKind.UNREACHABLE, f"the engine cannot be reached: {e}", 502) from e
+            # Not UNREACHABLE: that would cast suspicion on this node, which is well.
+            raise failed(FailureKind.BACKEND, f"the engine cannot be reached: {e}", 502) from e
         except StreamBroken as e:
             if hung:
                 raise BackendFailed(hung[0]) from e

@@ -1,0 +1,10 @@
+"""One node, composed: ports in, nursery out.  The only package that knows everyone.
+
+`run` enters a mesh and obeys signals; `mesh` is the node among the other members, `data` its way of
+answering requests, `node` puts both together, serves clients and the command line, and drains.
+"""
+
+from meshd.node.node import Node
+from meshd.node.run import enter, run_node
+
+__all__ = ["Node", "enter", "run_node"]

@@ -1,0 +1,133 @@
+"""The node's way of answering requests: its engines, its view of all holders, both relay ends."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from meshd.backends import Backends
+from meshd.config import Config
+from meshd.http import HttpServer, Sweeper
+from meshd.ids import NodeId
+from meshd.node.mesh import MeshSide
+from meshd.paths import Paths
+from meshd.peers.inventories import Inventories
+from meshd.ports import Ports
+from meshd.relay.forwarder import Forwarder
+from meshd.relay.holder import Holder
+from meshd.relay.remote import RemoteHolders
+from meshd.relay.serving import PeerService
+from meshd.relay.watchdog import Patience
+from meshd.routing.catalogue import Catalogue, Target
+from meshd.routing.placement import Placement
+from meshd.routing.policies import policy_named
+from meshd.wire.answer import CancelRequest
+from meshd.wire.control import Cancel, LoadPush, Message
+
+GONE = "the node is no member any more"
+
+
+class DataSide:
+    """Engines, placement, holder and entry of one node."""
+
+    def __init__(
+        self, ports: Ports, config: Config, paths: Paths, mesh: MeshSide, sweeper: Sweeper
+    ) -> None:
+        self._mesh = mesh
+        self.placement = Placement(
+            mesh.id,
+            Catalogue(config.aliases),
+            policy_named(config.routing.policy, ports.entropy.randrange),
+        )
+        self.backends = Backends(
+            ports,
+            sweeper=sweeper,
+            node=mesh.id,
+            generation=mesh.standing.generation,
+            configured=config.backends,
+            detect=config.detect,
+            claims_dir=paths.claims,
+            on_change=self._offer_changed,
+        )
+        for gguf in config.ggufs:
+            self.backends.add_bundled(
+                gguf.path,
+                alias=gguf.model,
+                slots=gguf.slots,
+                context_tokens=gguf.context_tokens,
+                embedding=gguf.embedding,
+            )
+        self.holder = Holder(
+            mesh.id,
+            self.backends,
+            sweeper,
+            patience=Patience(config.limits.first_token_s, config.limits.inter_token_s),
+            queue_limit=config.limits.queue,
+        )
+        self.service = PeerService(self.holder, sweeper)
+        self.peer_http = HttpServer(self.service.handle, sweeper)
+        mesh.switchboard.answer(Cancel, self._cancelled)
+        mesh.switchboard.on_measured(self.placement.measured_rtt)
+        self.inventories = Inventories(
+            self.backends.inventory, self.holder.load, self.placement, mesh.links, mesh.switchboard
+        )
+        self.remotes = RemoteHolders(
+            ports.network,
+            sweeper,
+            mesh.addresses.of,
+            on_load=self.placement.report,
+            on_abandoned=lambda node, run: mesh.links.notify(node, Cancel(request=run)),
+        )
+        self.forwarder = Forwarder(
+            mesh.id,
+            self.holder,
+            self.remotes,
+            self.placement,
+            sweeper,
+            on_failure=mesh.holder_failed,
+            request_s=config.limits.request_s,
+            queue_wait_s=config.limits.queue_wait_s,
+        )
+
+    # ---------------------------------------------------------------- what happens in the mesh
+
+    def presence_changed(self, node: NodeId, present: bool, suspect: bool) -> None:
+        """Gossip's word on a member."""
+        self.placement.set_presence(node, present=present, suspect=suspect)
+        if not present:
+            self.remotes.drop(node, "the node is away")
+
+    def forget(self, node: NodeId) -> None:
+        """A node is no member any more: nothing of it is asked, nothing for it goes on."""
+        self.placement.catalogue.drop(node)
+        self.placement.forget(node)
+        self.remotes.drop(node, GONE)
+        self.service.cut(node, GONE)
+
+    def members_changed(self, *, stopping: bool) -> None:
+        """This node may have been drained, or taken back into use."""
+        own = self._mesh.registry.get(self._mesh.id)
+        self.holder.draining = stopping or bool(own and own.drained)
+
+    def woke(self) -> None:
+        """Pooled connections did not survive this machine's sleep."""
+        self.remotes.drop_all("this machine slept")
+
+    def drain(self) -> None:
+        """Take nothing new, and say so."""
+        self.holder.draining = True
+        self._mesh.links.notify_all(LoadPush.of(self.holder.load()))
+
+    # ---------------------------------------------------------------- what clients ask
+
+    async def show(self, target: Target) -> dict[str, Any]:
+        """Ollama's /api/show of one copy of a model.  Raises BackendFailed."""
+        if target.node == self._mesh.id:
+            return await self.holder.show(target.backend, target.model.name)
+        return await self.remotes.show(target.node, target.backend, target.model.name)
+
+    def _offer_changed(self) -> None:
+        self.inventories.changed()
+
+    async def _cancelled(self, node: NodeId, message: Cancel) -> Message | None:
+        self.service.cancel(node, CancelRequest(message.request))
+        return None

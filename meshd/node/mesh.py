@@ -1,0 +1,394 @@
+"""The node among the other members: who we are to them, and who they are to us."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+import msgspec
+import trio
+
+from meshd import __version__, control, logs
+from meshd.api.administration import Presence
+from meshd.config import Config
+from meshd.errors import MeshdError
+from meshd.http import HttpServer
+from meshd.identity import Keyring, MeshIdentity, check_peer, show_digits, to_pem
+from meshd.ids import Address, NodeId, short
+from meshd.inference import Failure, FailureKind
+from meshd.membership.mdns import Mdns
+from meshd.membership.sightings import Announcement, Sighting
+from meshd.paths import Paths
+from meshd.peers.addresses import AddressBook, Source
+from meshd.peers.door import PeerDoor
+from meshd.peers.entering import Standing
+from meshd.peers.join_admit import FounderAdmitter
+from meshd.peers.join_server import JoinServer, Waiting
+from meshd.peers.keys import MeshKeys
+from meshd.peers.links import ControlLinks
+from meshd.peers.neighbours import Heard, Neighbours, Own
+from meshd.peers.office import MeshOffice
+from meshd.peers.roster import Roster
+from meshd.peers.switchboard import Switchboard
+from meshd.ports import Alpn, Credentials, Datagrams, Ports
+from meshd.record import RegistryChange
+from meshd.routing.catalogue import Target
+from meshd.screen import Screen
+from meshd.wire.control import PROTOCOL_MAX, PROTOCOL_MIN, Hello
+
+log = logs.get("mesh")
+
+HOUSEKEEPING_S = 60.0
+"""How often addresses are kept on disk and the certificate's age is looked at."""
+
+
+@dataclass(frozen=True, slots=True)
+class Callbacks:
+    """What the data side wants to know of the mesh."""
+
+    presence: Callable[[NodeId, bool, bool], None]
+    """(node, is present, is suspect)."""
+    forgotten: Callable[[NodeId], None]
+    """It is no member any more."""
+    unlinked: Callable[[NodeId, str], None]
+    members: Callable[[], None]
+    """The member list changed."""
+    woke: Callable[[], None]
+    """This machine slept."""
+
+
+class MeshSide:
+    """Identity, membership and orders of one node."""
+
+    def __init__(
+        self,
+        ports: Ports,
+        config: Config,
+        paths: Paths,
+        screen: Screen,
+        standing: Standing,
+        port: int,
+        stop: Callable[[], None],
+    ) -> None:
+        self.id: NodeId = standing.key.public.node
+        self.standing = standing
+        self.registry = standing.registry
+        self._ports, self._config, self._paths = ports, config, paths
+        self._screen, self._port, self._stop = screen, port, stop
+        self._versions: dict[NodeId, str] = {}
+        self._bad = logs.PerSource(logs.get("peers"), trio.current_time)
+        self._saved: dict[str, list[list[str | int]]] = {}
+        ports.network.use(self.credentials())
+        self.addresses = AddressBook()
+        self.switchboard = Switchboard(self.registry.mesh, self._hello)
+        self.links = ControlLinks(ports.network, ports.entropy, self.switchboard, self.addresses.of)
+        self.office = MeshOffice(
+            self.id,
+            self.registry,
+            self.links,
+            self.switchboard,
+            _founder(standing, ports),
+            self.own_addresses,
+        )
+        self.join_server = JoinServer(
+            identity=lambda: standing.identity,
+            admitter=lambda: self.office,
+            entropy=ports.entropy,
+            on_waiting=self._newcomer,
+        )
+        self.office.use_door(self.join_server)
+        self.roster = Roster(self.registry, self.links, self.switchboard)
+        self.keys = MeshKeys(
+            standing.identity.keyring,
+            self.registry,
+            self.links,
+            self.switchboard,
+            ports.entropy,
+            rotates=standing.identity.authority is not None,
+            changed=self._keys_changed,
+        )
+        self.switchboard.on_greeted(self._greeted)
+        self.mdns = Mdns(
+            self._announcement(), ports.network.interface_addresses, on_sighting=self._sighted
+        )
+
+    def connect(
+        self,
+        datagrams: Datagrams,
+        own: Own,
+        heard_inventory: Callable[[NodeId, int], Awaitable[None]],
+        callbacks: Callbacks,
+        peer_http: HttpServer,
+    ) -> None:
+        """Wire in the data side, which was built on the links of this one."""
+        self._callbacks = callbacks
+        self.neighbours = Neighbours(
+            self._ports,
+            self.standing,
+            datagrams,
+            self.links,
+            self.switchboard,
+            self.addresses,
+            own,
+            Heard(callbacks.presence, heard_inventory, self._woke),
+            on_unknown_key=self.keys.ask,
+        )
+        self.door = PeerDoor(
+            {
+                Alpn.CONTROL: self.links.serve,
+                Alpn.HTTP: peer_http.serve_stream,
+                Alpn.JOIN: self.join_server.serve,
+            },
+            on_bad=self._refused_at_door,
+        )
+        self.switchboard.on_unlinked(callbacks.unlinked)
+        self.registry.subscribe(self._members_changed)
+
+    async def run(self) -> None:
+        """Keep links, take part in gossip, announce, until cancelled."""
+        self._restore_addresses()
+        self.apply_members()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.links.run)
+            nursery.start_soon(self.keys.run)
+            nursery.start_soon(self.neighbours.run)
+            nursery.start_soon(self._housekeep)
+            if self._config.mdns:
+                nursery.start_soon(self.mdns.run)
+
+    # ---------------------------------------------------------------- what is asked of it
+
+    def name_of(self, node: NodeId) -> str:
+        """A member's name, or the beginning of its id."""
+        member = self.registry.get(node)
+        return member.name if member else short(node)
+
+    def presence(self, node: NodeId) -> Presence:
+        """What is known of another member, for status."""
+        view = self.neighbours.agent.member(node)
+        version, addresses = self._versions.get(node, ""), self.addresses.of(node)
+        if view is None:
+            state = "alive" if self.links.is_up(node) else "unknown"
+            return Presence(state, None, version, addresses)
+        return Presence(view.state.value, round(view.heard_s, 1), version, addresses)
+
+    def own_addresses(self) -> list[Address]:
+        """Where other members reach this node."""
+        return [Address(host, self._port) for host in self._ports.network.interface_addresses()]
+
+    def holder_failed(self, target: Target, failure: Failure) -> None:
+        """A forwarded request broke: what the data plane saw is evidence for gossip."""
+        log.info("a holder failed", node=self.name_of(target.node), why=failure.message)
+        if failure.kind in (FailureKind.HOLDER_LOST, FailureKind.UNREACHABLE):
+            self.neighbours.suspect(target.node, failure.message)
+
+    def problems(self) -> list[str]:
+        """What a person should know of the mesh's own workings."""
+        found = self.neighbours.agent.problems()
+        if self._config.mdns and self.mdns.failure is not None:
+            found.append(f"mDNS does not work here: {self.mdns.failure}")
+        return found
+
+    async def findings(self) -> list[control.Finding]:
+        """`meshd doctor`: how each member is reached from here."""
+        found = []
+        for member in self.registry.members():
+            if member.id == self.id:
+                continue
+            state = self.presence(member.id).state
+            if self.links.is_up(member.id):
+                found.append(control.Finding("peer-tcp", "ok", f"{member.name}: TCP link is up"))
+            elif state in ("left", "asleep"):
+                found.append(control.Finding("peer-tcp", "ok", f"{member.name}: {state}"))
+            else:
+                where = ", ".join(map(str, self.addresses.of(member.id))) or "no address known"
+                found.append(
+                    control.Finding(
+                        "peer-tcp",
+                        "fail",
+                        f"{member.name} cannot be reached over TCP ({where})",
+                        f"is it on, and does its firewall let port {self._port} in?",
+                    )
+                )
+        found += [
+            control.Finding("mesh", "warn", sentence, "see the sentence")
+            for sentence in self.problems()
+        ]
+        return found
+
+    def gauges(self) -> dict[str, int]:
+        """Counts of gossip, for status."""
+        return self.neighbours.agent.counters()
+
+    # ---------------------------------------------------------------- who we are
+
+    def credentials(self) -> Credentials:
+        """What this node shows on the mesh port."""
+        standing = self.standing
+        return Credentials(
+            node=self.id,
+            mesh=self.registry.mesh,
+            certificate_pem=to_pem(standing.identity.certificate_der),
+            private_key_pem=standing.key.pem(),
+            ca_pem=to_pem(standing.identity.ca_certificate_der),
+            check_peer=self._check_peer,
+        )
+
+    def _check_peer(self, certificate_der: bytes) -> NodeId:
+        return check_peer(
+            certificate_der,
+            mesh=self.registry.mesh,
+            ca_public_key=self.standing.identity.ca,
+            registered=self.registry.key_hash_of,
+            removed=self.registry.is_removed,
+            now_unix_s=self._ports.clock.wall(),
+        )
+
+    def _hello(self) -> Hello:
+        return Hello(
+            protocol_min=PROTOCOL_MIN,
+            protocol_max=PROTOCOL_MAX,
+            version=__version__,
+            node=self.id,
+            generation=self.standing.generation,
+            mesh=self.registry.mesh,
+            name=self.standing.identity.name,
+            members_version=self.registry.version,
+        )
+
+    def _announcement(self) -> Announcement:
+        return Announcement(
+            mesh=self.registry.mesh,
+            node=self.id,
+            name=self.standing.identity.name,
+            port=self._port,
+            protocol=(PROTOCOL_MIN, PROTOCOL_MAX),
+            ca=hashlib.sha256(self.standing.identity.ca_certificate_der).hexdigest(),
+        )
+
+    async def _housekeep(self) -> None:
+        while True:
+            await trio.sleep(HOUSEKEEPING_S)
+            self._save_addresses()
+            if self._ports.clock.wall() >= self.standing.identity.certificate.renew_unix_s:
+                await self._renew()
+
+    async def _renew(self) -> None:
+        """Get a new certificate: at half of its life, so there is time for many tries."""
+        standing, old = self.standing, self.standing.identity
+        try:
+            certificate_der = await self.office.renew(standing.key.public)
+            identity = MeshIdentity(
+                name=old.name,
+                mesh_name=old.mesh_name,
+                certificate_der=certificate_der,
+                ca_certificate_der=old.ca_certificate_der,
+                keyring=self.keys.keyring,
+                authority=old.authority,
+            )
+            standing.store.save_certificate(self.registry.mesh, certificate_der)
+        except MeshdError as e:
+            log.warning("certificate not renewed; trying again", why=str(e))
+            return
+        # Shown and known must change together: join proofs are bound to the certificate shown.
+        standing.identity = identity
+        self._ports.network.use(self.credentials())
+        log.info("certificate renewed")
+
+    # ---------------------------------------------------------------- the others
+
+    def apply_members(self) -> None:
+        """Act on the member list as it is now."""
+        others = {m.id for m in self.registry.members() if m.id != self.id}
+        for member in self.registry.members():
+            self.addresses.put(member.id, member.addresses, Source.LISTED)
+        self.addresses.keep_only(others)
+        self._callbacks.members()
+        self.links.want(others)
+        if self.registry.is_removed(self.id):
+            self._screen.warning("this node was taken off the mesh's member list; it stops")
+            self._stop()
+
+    def _members_changed(self, change: RegistryChange) -> None:
+        for node in change.removed:
+            self._callbacks.forgotten(node)
+            self._versions.pop(node, None)
+        self.apply_members()
+
+    def _greeted(self, node: NodeId, hello: Hello) -> None:
+        self._versions[node] = hello.version
+        if not self.links.is_up(node):
+            self.links.kick(node)  # it is there: no need to wait for our turn to dial
+
+    def _sighted(self, sighting: Sighting) -> None:
+        if sighting.mesh == self.registry.mesh and self.registry.get(sighting.node):
+            self.addresses.put(sighting.node, sighting.addresses, Source.SIGHTED)
+            self.neighbours.agent.found(sighting.node, sighting.addresses)
+            if not self.links.is_up(sighting.node):
+                self.links.kick(sighting.node)
+
+    def _keys_changed(self, keyring: Keyring) -> None:
+        self.standing.identity.keyring = keyring
+        self.standing.store.save_keyring(self.registry.mesh, keyring)
+        self.neighbours.use_keys(keyring)
+
+    def _woke(self) -> None:
+        """Connections did not survive the sleep, and nobody has told us."""
+        self._callbacks.woke()
+        for node in self.links.up():
+            self.links.cut(node, "this machine slept")
+
+    def _refused_at_door(self, source: str, why: str) -> None:
+        self._bad.warning("refused on the mesh port", source, why=why)
+
+    def _newcomer(self, waiting: Waiting) -> None:
+        self._screen.newcomer(
+            digits=show_digits(waiting.digits), name=waiting.name, address=waiting.address
+        )
+
+    # ---------------------------------------------------------------- addresses over a restart
+
+    def _restore_addresses(self) -> None:
+        if self.standing.reached_at is not None:
+            founder = self.registry.founder
+            self.addresses.put(founder, [self.standing.reached_at], Source.SEEN)
+        data = self._ports.disk.read(self._paths.data / "peers.json")
+        if data is None:
+            return
+        try:
+            saved = msgspec.json.decode(data, type=dict[str, list[tuple[str, int]]])
+        except msgspec.MsgspecError as e:
+            log.warning("peers.json is not readable and not needed", why=str(e))
+            return
+        self.addresses.restore(saved)
+
+    def _save_addresses(self) -> None:
+        known = self.addresses.export()
+        if known == self._saved:
+            return
+        try:
+            path = self._paths.data / "peers.json"
+            self._ports.disk.write(path, msgspec.json.encode(known), private=True)
+        except OSError as e:
+            log.warning("addresses not kept", why=str(e))
+        else:
+            self._saved = known
+
+
+def _founder(standing: Standing, ports: Ports) -> FounderAdmitter | None:
+    """The founder's desk, where this node is the founder."""
+    authority = standing.identity.authority
+    if authority is None:
+        return None
+    mesh = standing.registry.mesh
+    return FounderAdmitter(
+        node=standing.key.public.node,
+        authority=authority,
+        registry=standing.registry,
+        tokens=standing.tokens,
+        keyring=lambda: standing.identity.keyring,
+        clock=ports.clock,
+        entropy=ports.entropy,
+        persist_tokens=lambda tokens: standing.store.save_tokens(mesh, tokens),
+    )

@@ -1,0 +1,205 @@
+"""A member of a mesh, with everything that it does."""
+
+from __future__ import annotations
+
+from collections import Counter
+from functools import partial
+
+import trio
+
+from meshd import logs
+from meshd.api.access import Access
+from meshd.api.admin import AdminApi
+from meshd.api.administration import Administration, Sources
+from meshd.api.server import ClientApi
+from meshd.apikeys import ApiKeys
+from meshd.config import Config
+from meshd.http import HttpServer, RequestLimits, ServerOptions, Sweeper
+from meshd.ids import Address
+from meshd.node.data import DataSide
+from meshd.node.mesh import Callbacks, MeshSide
+from meshd.paths import Paths
+from meshd.peers.entering import Standing
+from meshd.peers.neighbours import Own
+from meshd.ports import Datagrams, Listener, Ports
+from meshd.screen import Screen
+
+log = logs.get("node")
+
+_EVERYWHERE = ("0.0.0.0", "::", "")
+
+
+class Node:
+    """The two sides of a node, its doors, its start and its end."""
+
+    def __init__(
+        self,
+        ports: Ports,
+        config: Config,
+        paths: Paths,
+        screen: Screen,
+        standing: Standing,
+        listener: Listener,
+        datagrams: Datagrams,
+    ) -> None:
+        """`listener` and `datagrams` are those of the mesh port."""
+        assert listener.address is not None
+        self._ports, self._config, self._paths = ports, config, paths
+        self._screen, self._listener = screen, listener
+        self._port = listener.address.port
+        self._stop = trio.Event()
+        self._keys = ApiKeys()
+        self._rules = Access()
+        self.client_url = ""
+        """Where clients reach it, once it runs."""
+        self.sweeper = Sweeper()
+        self.mesh = MeshSide(
+            ports, config, paths, screen, standing, self._port, lambda: self._stop.set()
+        )
+        self.data = DataSide(ports, config, paths, self.mesh, self.sweeper)
+        data = self.data
+        self.mesh.connect(
+            datagrams,
+            Own(
+                addresses=self.mesh.own_addresses,
+                inventory_revision=lambda: data.backends.inventory().revision,
+                load=data.holder.load,
+            ),
+            data.inventories.fetch_if_newer,
+            Callbacks(
+                presence=data.presence_changed,
+                forgotten=data.forget,
+                unlinked=data.remotes.drop,
+                members=lambda: data.members_changed(stopping=self._stop.is_set()),
+                woke=data.woke,
+            ),
+            data.peer_http,
+        )
+
+    async def run(self, stop: trio.Event) -> None:
+        """Serve until `stop`, then drain and say goodbye."""
+        self._stop = stop
+        self._reload_keys()
+        async with trio.open_nursery() as nursery:
+            for service in (
+                self.sweeper.run,
+                partial(self.mesh.door.run, self._listener),
+                self.mesh.run,
+                self.data.backends.run,
+                self.data.inventories.run,
+            ):
+                nursery.start_soon(service)
+            await self.data.backends.first_probe_done()
+            clients = await self._serve_clients(nursery)
+            await stop.wait()
+            await self._drain(clients)
+            await self.mesh.neighbours.agent.leave()
+            nursery.cancel_scope.cancel()
+
+    # ---------------------------------------------------------------- doors
+
+    async def _serve_clients(self, nursery: trio.Nursery) -> HttpServer:
+        config, network = self._config, self._ports.network
+        listener = await network.listen_clients(config.listen, config.api_port)
+        assert listener.address is not None
+        name = self.mesh.standing.identity.name
+        api = ClientApi(
+            name=name,
+            forwarder=self.data.forwarder,
+            placement=self.data.placement,
+            node_name=self.mesh.name_of,
+            show=self.data.show,
+            access=lambda: self._rules,
+            clock=self._ports.clock,
+            entropy=self._ports.entropy,
+        )
+        options = ServerOptions(
+            request=RequestLimits(body_bytes=config.limits.body_bytes),
+            connections=config.limits.connections,
+            admit=api.admit,
+            on_error=lambda what, error: log.exception(what, exc_info=error),
+        )
+        clients = HttpServer(api.handle, self.sweeper, options=options)
+        nursery.start_soon(clients.serve, listener)
+        host = "127.0.0.1" if listener.address.host in _EVERYWHERE else config.listen
+        self.client_url = f"http://{Address(host, listener.address.port)}"
+        await self._serve_control(nursery, api.counters)
+        backends = self.data.backends.inventory().backends
+        self._screen.serving(
+            name=name,
+            client_url=self.client_url,
+            peer_port=self._port,
+            nodes=len(self.mesh.registry.members()),
+            models=sorted({model.name for b in backends for model in b.models}),
+            engines=[b.engine for b in backends],
+        )
+        return clients
+
+    async def _serve_control(self, nursery: trio.Nursery, api_counters: Counter[str]) -> None:
+        mesh, data = self.mesh, self.data
+        sources = Sources(
+            node=mesh.id,
+            registry=mesh.registry,
+            backends=data.backends,
+            holder=data.holder,
+            placement=data.placement,
+            presence=mesh.presence,
+            own_addresses=mesh.own_addresses,
+            client_url=self.client_url,
+            peer_port=self._port,
+            counters=[
+                api_counters,
+                data.forwarder.counters,
+                mesh.door.counters,
+                mesh.join_server.counters,
+                mesh.switchboard.counters,
+            ],
+            gauges=self._gauges,
+            problems=mesh.problems,
+            findings=[mesh.findings],
+        )
+        administration = Administration(
+            sources,
+            mesh.office,
+            stop=self._stop.set,
+            reload_keys=self._reload_keys,
+            forget=mesh.standing.store.leave,
+        )
+        server = HttpServer(AdminApi(administration).handle, self.sweeper)
+        listener = await self._ports.network.listen_control(self._paths.socket)
+        nursery.start_soon(server.serve, listener)
+
+    async def _drain(self, clients: HttpServer) -> None:
+        """Take nothing new, tell the others, and give what runs its time."""
+        timeout_s = self._config.drain_timeout_s
+        forwarder, holder = self.data.forwarder.in_flight, self.data.holder.in_flight
+        clients.drain()
+        self.data.drain()
+        self._screen.draining(running=max(holder.count, forwarder.count), timeout_s=timeout_s)
+        with trio.move_on_after(timeout_s):
+            await forwarder.until_none()
+            await holder.until_none()
+        self._screen.stopped(unfinished=max(holder.count, forwarder.count))
+
+    # ---------------------------------------------------------------- small things
+
+    def _reload_keys(self) -> int:
+        """Read the API keys anew; how many there are."""
+        config, network = self._config, self._ports.network
+        self._keys = ApiKeys.parse(self._ports.disk.read(self._paths.keys), self._paths.keys)
+        self._rules = Access(
+            machine_names=frozenset({network.host_name().lower()}),
+            machine_addresses=frozenset(network.interface_addresses()),
+            allowed_hosts=frozenset(config.allowed_hosts),
+            allowed_origins=config.allowed_origins,
+            require_key=config.require_key,
+            check_key=lambda key: self._keys.check(key.decode("latin-1")),
+        )
+        return len(self._keys.keys)
+
+    def _gauges(self) -> dict[str, int]:
+        return {
+            "loop_late_ms": round(self.sweeper.late_s * 1000),
+            "loop_late_ms_max": round(self.sweeper.late_max_s * 1000),
+            **self.mesh.gauges(),
+        }
