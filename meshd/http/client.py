@@ -34,12 +34,14 @@ quick engine does not keep the loop from everybody else."""
 class _Pooled:
     """A connection and what is read from it."""
 
-    __slots__ = ("half_sent", "idle_until", "parser", "stream")
+    __slots__ = ("half_sent", "heard", "idle_since", "idle_until", "parser", "stream")
 
     def __init__(self, stream: ByteStream, bounds: ResponseLimits) -> None:
         self.stream = stream
         self.parser = ResponseParser(bounds)
-        self.idle_until = 0.0
+        self.idle_since = self.idle_until = 0.0
+        self.heard = False
+        """Something of the answer has come."""
         self.half_sent = False
         """The server answered without having taken the whole request."""
 
@@ -143,7 +145,7 @@ class HttpClient:
         self._pool_idle_s = pool_idle_s
         self._bounds = bounds
         self._idle: list[_Pooled] = []  # the last one used is at the end, and is used next
-        self._busy: dict[_Pooled, None] = {}
+        self._connections: dict[_Pooled, None] = {}
         self._watch: Watch | None = None
         self._closed = False
 
@@ -170,87 +172,81 @@ class HttpClient:
         if body or method in ("POST", "PUT", "PATCH"):
             fixed += b"content-length: %d\r\n" % len(body)
         head = request_head(method, path, fixed, headers)
-        head_only = method == "HEAD"
-        connection = self._take_idle()
-        if connection is not None:
+        message, rest = (head + body, b"") if len(body) <= _LONE_BODY_BYTES else (head, body)
+        fresh = False
+        while True:
+            connection = None if fresh else self._take_idle()
+            if connection is None:
+                fresh = True
+                connection = _Pooled(await self._dial(), self._bounds)
+                self._connections[connection] = None
+            connection.parser.expect(head_only=method == "HEAD")
             try:
-                return await self._exchange(connection, head, body, head_only, on_stream)
-            except _Stale:
-                pass
-        stream = await self._dial()
-        connection = _Pooled(stream, self._bounds)
-        try:
-            return await self._exchange(connection, head, body, head_only, on_stream)
-        except _Stale as stale:
-            raise StreamBroken(str(stale)) from None
+                if on_stream is not None:
+                    on_stream(connection.stream)
+                await self._exchange(connection, message, rest)
+            except BaseException as error:
+                stale = type(error) is StreamBroken and not connection.heard
+                self._give_up(connection, "the request failed")
+                if fresh or not stale:
+                    raise
+                fresh = True
+            else:
+                return ClientResponse(self, connection)
 
-    async def _exchange(
-        self,
-        connection: _Pooled,
-        head: bytes,
-        body: bytes,
-        head_only: bool,
-        on_stream: OnStream | None,
-    ) -> ClientResponse:
+    async def _exchange(self, connection: _Pooled, message: bytes, rest: bytes) -> None:
+        """Send a request and read until the head of its answer is there."""
         stream, parser = connection.stream, connection.parser
-        parser.expect(head_only=head_only)
-        self._busy[connection] = None
-        heard = False
+        connection.heard = False
         try:
-            if on_stream is not None:
-                on_stream(stream)
-            try:
-                await _send(stream, head, body)
-            except StreamAborted:
-                raise
-            except StreamBroken:
-                # A server that refuses a body may answer and close while it is being sent.
-                connection.half_sent = True
-            while not parser.head_complete:
-                data = await stream.receive_some()
-                if not data:
-                    parser.feed_eof()
-                heard = True
-                parser.feed(data)
-        except BaseException as error:
-            self._busy.pop(connection, None)
-            if (
-                isinstance(error, StreamBroken)
-                and not heard
-                and not isinstance(error, StreamAborted)
-            ):
-                stream.abort("the server had closed it")
-                raise _Stale(str(error)) from None
-            stream.abort("the request failed")
+            if not stream.send_nowait(message):
+                await stream.send_all(message)
+            elif stream.unsent_bytes:
+                await stream.send_all(b"")
+            if rest:
+                await stream.send_all(rest)
+        except StreamAborted:
             raise
-        return ClientResponse(self, connection)
+        except StreamBroken:
+            # A server that refuses a body may answer and close while it is being sent.
+            connection.half_sent = True
+        while not parser.head_complete:
+            data = await stream.receive_some()
+            if data:
+                connection.heard = True
+                parser.feed(data)
+            else:
+                parser.feed_eof()
 
     def close_idle(self) -> None:
         """Close what is not in use, for instance after the machine has slept."""
-        idle, self._idle = self._idle, []
-        for connection in idle:
-            connection.stream.close()
+        for connection in self._idle:
+            self._close(connection)
+        self._idle.clear()
 
     def close_all(self, reason: str) -> None:
         """Close everything, for good; requests in progress raise StreamAborted(reason)."""
         self._closed = True
-        busy, self._busy = self._busy, {}
-        for connection in busy:
-            connection.stream.abort(reason)
         self.close_idle()
+        for connection in list(self._connections):
+            self._give_up(connection, reason)
 
     # --- the pool
 
     def _take_idle(self) -> _Pooled | None:
+        now = self._sweeper.now
         while self._idle:
             connection = self._idle.pop()
-            if connection.idle_until > self._sweeper.now and not connection.stream.is_stale():
+            # Within the tick in which it was given back it is taken on trust: asking the socket
+            # costs a system call, and being wrong costs one fresh dial.
+            if connection.idle_since == now or (
+                connection.idle_until > now and not connection.stream.is_stale()
+            ):
                 return connection
-            connection.stream.close()
+            self._close(connection)
         return None
 
     def _give_back(self, connection: _Pooled) -> None:
-        self._busy.pop(connection, None)
         parser = connection.parser
         if (
             not parser.reusable
@@ -258,44 +254,38 @@ class HttpClient:
             or self._closed
             or len(self._idle) >= self._pool_size
         ):
-            connection.stream.close()
+            self._close(connection)
             return
         idle_s = self._pool_idle_s
         if parser.keep_alive_s is not None:
             idle_s = min(idle_s, parser.keep_alive_s - _KEEP_ALIVE_MARGIN_S)
-        self._idle.append(connection)
+            if idle_s <= 0:
+                self._close(connection)
+                return
         if self._watch is None:
             self._watch = self._sweeper.watch(self._expire)
-        connection.idle_until = self._sweeper.now + idle_s
-        self._watch.at = min(self._watch.at, connection.idle_until)
+        connection.idle_since = now = self._sweeper.now
+        connection.idle_until = now + idle_s
+        if connection.idle_until < self._watch.at:
+            self._watch.at = connection.idle_until
+        self._idle.append(connection)
+
+    def _close(self, connection: _Pooled) -> None:
+        self._connections.pop(connection, None)
+        connection.stream.close()
 
     def _give_up(self, connection: _Pooled, reason: str) -> None:
-        self._busy.pop(connection, None)
+        self._connections.pop(connection, None)
         connection.stream.abort(reason)
 
     def _expire(self) -> None:
         now = self._sweeper.now
         for connection in [c for c in self._idle if c.idle_until <= now]:
             self._idle.remove(connection)
-            connection.stream.close()
+            self._close(connection)
         assert self._watch is not None
         if self._idle:
             self._watch.at = min(connection.idle_until for connection in self._idle)
         else:  # a pool with nothing in it is not watched, so that an idle process sleeps
             self._sweeper.unwatch(self._watch)
             self._watch = None
-
-
-class _Stale(Exception):
-    """The connection ended before the first byte of an answer."""
-
-
-async def _send(stream: ByteStream, head: bytes, body: bytes) -> None:
-    if len(body) <= _LONE_BODY_BYTES:
-        head, body = head + body, b""
-    if not stream.send_nowait(head):
-        await stream.send_all(head)
-    elif stream.unsent_bytes:
-        await stream.send_all(b"")
-    if body:
-        await stream.send_all(body)

@@ -16,7 +16,6 @@ import math
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from enum import Enum, auto
 
 import trio
 
@@ -26,7 +25,7 @@ from meshd.http.baton import Baton
 from meshd.http.encode import CLOSE, CONTINUE, response_head
 from meshd.http.messages import Headers, Refusal, ServerRequest
 from meshd.http.requests import Admit, RequestLimits, RequestParser
-from meshd.http.responder import Responder
+from meshd.http.responder import Drain, Responder
 from meshd.http.sweeper import Sweeper
 from meshd.ports import ByteStream
 
@@ -71,12 +70,8 @@ class ServerOptions:
     """Told of exceptions that a handler let out."""
 
 
-class _Phase(Enum):
-    IDLE = auto()
-    HEAD = auto()
-    BODY = auto()
-    SERVING = auto()
-    LINGERING = auto()
+# What a connection is at; plain numbers, since the hot path assigns and compares them.
+_IDLE, _HEAD, _BODY, _SERVING, _LINGERING = range(5)
 
 
 class Connection:
@@ -88,15 +83,15 @@ class Connection:
         handler: Handler,
         sweeper: Sweeper,
         options: ServerOptions,
-        draining: Callable[[], bool],
+        drain: Drain,
     ) -> None:
         self._stream = stream
         self._handler = handler
         self._sweeper = sweeper
         self._options = options
-        self.closing = draining
+        self.drain = drain
         self._parser = RequestParser(options.request, stream.remote, options.admit)
-        self._phase = _Phase.IDLE
+        self._phase = _IDLE
         self._watch = sweeper.watch(self._expire)
         self._watch.at = sweeper.now + options.idle_s
         self._responder: Responder | None = None
@@ -127,7 +122,7 @@ class Connection:
 
     def close_if_idle(self) -> None:
         """For draining: end it now if no request is in progress."""
-        if self._phase is _Phase.IDLE and self._nursery is not None:
+        if self._phase is _IDLE and self._nursery is not None:
             self._nursery.cancel_scope.cancel()
 
     # --- the worker
@@ -135,6 +130,7 @@ class Connection:
     async def _work(self) -> None:
         parser = self._parser
         ready = parser.ready
+        receive_some = self._stream.receive_some
         while True:
             while ready:
                 item = ready.popleft()
@@ -146,39 +142,42 @@ class Connection:
                     return
             if parser.done:
                 return
-            self._set_reading_phase()
-            if parser.wants_continue:
-                parser.wants_continue = False
-                await self.send(CONTINUE)
-            data = await self._read()
+            if parser.in_body or parser.stagnant_bytes:
+                await self._expect_more()
+            else:
+                self._phase = _IDLE
+                self._watch.at = self._sweeper.now + self._options.idle_s
+            if self._watcher_started:
+                data = await self._read()
+            else:
+                data = await receive_some()
             if not data:
                 return
             parser.feed(data)
 
-    def _set_reading_phase(self) -> None:
+    async def _expect_more(self) -> None:
+        """A message has begun and is not complete: it has its deadlines, and perhaps waits."""
         now = self._sweeper.now
-        options = self._options
-        if self._parser.in_body:
-            if self._phase is not _Phase.BODY:
-                self._phase = _Phase.BODY
+        options, parser = self._options, self._parser
+        if parser.in_body:
+            if self._phase is not _BODY:
+                self._phase = _BODY
                 self._message_at = now + options.body_s
             self._watch.at = min(self._message_at, now + options.body_stall_s)
-        elif self._parser.unfinished:
-            if self._phase is not _Phase.HEAD:
-                self._phase = _Phase.HEAD
+            if parser.wants_continue:
+                parser.wants_continue = False
+                await self._send(CONTINUE)
+        else:
+            if self._phase is not _HEAD:
+                self._phase = _HEAD
                 self._message_at = now + options.head_s
             self._watch.at = self._message_at
-        else:
-            self._phase = _Phase.IDLE
-            self._watch.at = now + options.idle_s
-            if self.closing():
-                self._watch.at = now
 
     async def _serve(self, request: ServerRequest) -> bool:
         """Answer one request; whether the connection goes on."""
         responder = self._responder = Responder(self, request)
-        self._phase = _Phase.SERVING
-        self._watch.at = math.inf if self._watcher_reads else self._sweeper.now + WATCH_AFTER_S
+        self._phase = _SERVING
+        self._watch.at = self._sweeper.now + WATCH_AFTER_S
         try:
             await self._handler(request, responder)
         except Exception as error:  # a handler's bug must not end the daemon
@@ -189,7 +188,7 @@ class Connection:
         if not responder.finished:
             await self._unfinished(responder)
         self._responder = None
-        return responder.keep_alive
+        return responder.keep_alive and not self.drain.begun
 
     async def _unfinished(self, responder: Responder) -> None:
         """The handler ended without an end of its answer: never let that look like one."""
@@ -202,14 +201,14 @@ class Connection:
         await responder.send(500, headers, body)
 
     async def _refuse(self, refusal: Refusal) -> None:
-        self._phase = _Phase.SERVING
+        self._phase = _SERVING
         self._watch.at = math.inf
-        await self.send(self._refusal(refusal))
+        await self._send(self._refusal(refusal))
         if not refusal.more_coming:
             return
         # Closing with bytes unread would reset the connection, and the client might lose the
         # answer while it still sends its body; so what comes is read away for a moment.
-        self._phase = _Phase.LINGERING
+        self._phase = _LINGERING
         self._watch.at = self._sweeper.now + LINGER_S
         left = LINGER_BYTES
         while left > 0 and (data := await self._read()):
@@ -220,28 +219,37 @@ class Connection:
         if body is None:
             headers, body = self._options.error_body(refusal.status, refusal.message)
         framing = b"content-length: %d\r\n" % len(body)
-        head = response_head(refusal.status, headers, CLOSE, framing)
+        head = response_head(refusal.status, headers, CLOSE + framing)
         return head if refusal.head_only else head + body
 
     # --- what a responder sends through
 
-    async def send(self, data: bytes) -> None:
-        """Hand it to the transport; waits while the client does not read, within the limit."""
+    def push(self, data: bytes) -> bytes | None:
+        """Send without waiting.  None if all of it is out; else what `flush` must be given."""
         stream = self._stream
+        if len(data) > SEND_STEP_BYTES:
+            return data
         try:
-            if len(data) <= SEND_STEP_BYTES:
-                if stream.send_nowait(data):
-                    if stream.unsent_bytes:
-                        await self._send_slowly(b"")
-                else:
-                    await self._send_slowly(data)
-                return
-            view = memoryview(data)
-            for at in range(0, len(data), SEND_STEP_BYTES):
-                await self._send_slowly(view[at : at + SEND_STEP_BYTES])
+            if stream.send_nowait(data):
+                return b"" if stream.unsent_bytes else None
         except StreamBroken:
             self._gone()
             raise
+        return data
+
+    async def flush(self, data: bytes) -> None:
+        """Send what `push` left; waits while the client does not read, within the limit."""
+        view = memoryview(data)
+        try:
+            for at in range(0, max(1, len(data)), SEND_STEP_BYTES):
+                self._stalled_at = self._sweeper.now + self._options.send_stall_s
+                self._watch.at = min(self._watch.at, self._stalled_at)
+                await self._stream.send_all(view[at : at + SEND_STEP_BYTES])
+        except StreamBroken:
+            self._gone()
+            raise
+        finally:
+            self._stalled_at = math.inf
 
     def send_nowait(self, data: bytes) -> bool:
         """See `ByteStream.send_nowait`."""
@@ -251,26 +259,22 @@ class Connection:
             self._gone()
             raise
 
-    async def _send_slowly(self, data: bytes | memoryview) -> None:
-        self._stalled_at = self._sweeper.now + self._options.send_stall_s
-        self._watch.at = min(self._watch.at, self._stalled_at)
-        try:
-            await self._stream.send_all(data)
-        finally:
-            self._stalled_at = math.inf
+    async def _send(self, data: bytes) -> None:
+        if (rest := self.push(data)) is not None:
+            await self.flush(rest)
 
     # --- deadlines
 
     def _expire(self) -> None:
         phase = self._phase
-        if phase is _Phase.SERVING:
+        if phase is _SERVING:
             if self._stalled_at <= self._sweeper.now:
                 self._stream.abort("the client did not read its answer for too long")
                 return
             self._start_watching()
             self._watch.at = self._stalled_at
             return
-        if phase in (_Phase.HEAD, _Phase.BODY):
+        if phase in (_HEAD, _BODY):
             late = Refusal(408, "The request did not arrive in time.")
             with suppress(StreamBroken):
                 self._stream.send_nowait(self._refusal(late))

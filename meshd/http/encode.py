@@ -18,28 +18,30 @@ CLOSE = b"connection: close\r\n"
 KEEP_ALIVE = b"connection: keep-alive\r\n"
 
 
-def response_head(status: int, headers: Headers, connection: bytes, framing: bytes) -> bytes:
-    """Status line to empty line.  `connection` and `framing` are whole header lines or empty."""
+def response_head(status: int, headers: Headers, fixed: bytes) -> bytes:
+    """Status line to empty line.  `fixed` are whole header lines (framing, Connection)."""
     line = _STATUS_LINES.get(status) or b"HTTP/1.1 %d Unknown\r\n" % status
-    return _head(line, headers, connection + framing)
+    return _head(line + fixed, headers)
 
 
 def request_head(method: str, target: str, fixed: bytes, headers: Headers) -> bytes:
-    """Request line to empty line.  `fixed` are whole header lines, the Host among them."""
-    if " " in target:
-        raise ValueError("a request target that was to be sent contains a blank")
-    return _head(f"{method} {target} HTTP/1.1\r\n".encode("ascii"), headers, fixed)
+    """Request line to empty line.  `fixed` are whole header lines, the Host among them.
+
+    Raises ValueError if the target cannot stand in a request line.
+    """
+    if " " in target or "\n" in target or "\r" in target:
+        raise ValueError("a request target that was to be sent contains a blank or a line break")
+    return _head(f"{method} {target} HTTP/1.1\r\n".encode("ascii") + fixed, headers)
 
 
-def _head(line: bytes, headers: Headers, fixed: bytes) -> bytes:
-    head = b"".join(
-        [line, fixed, *[name + b": " + value + b"\r\n" for name, value in headers], b"\r\n"]
-    )
+def _head(head: bytes, headers: Headers) -> bytes:
+    if not headers:
+        return head + b"\r\n"
+    lines = b"".join([name + b": " + value + b"\r\n" for name, value in headers])
     # A line break inside a name or a value would forge headers, or a whole message.
-    lines = len(headers) + 2 + fixed.count(b"\n")
-    if head.count(b"\n") != lines or head.count(b"\r") != lines:
+    if not (lines.count(b"\n") == lines.count(b"\r") == len(headers)):
         raise ValueError("a header that was to be sent contains a line break")
-    return head
+    return head + lines + b"\r\n"
 
 
 def chunk(data: bytes) -> bytes:

@@ -24,6 +24,9 @@ HOP_BY_HOP = frozenset(
 )
 """Headers that speak of one connection and not of the message (RFC 9110, 7.6.1)."""
 
+_NOT_PASSED = HOP_BY_HOP | {b"content-length"}
+_NAMING_NOTHING = (b"keep-alive", b"close", b"Keep-Alive")
+
 _NOBODY = Remote(address=None)
 
 
@@ -50,7 +53,6 @@ class ServerRequest:
         path: str,
         query: str,
         headers: list[tuple[bytes, bytes]],
-        *,
         body: bytes = b"",
         remote: Remote = _NOBODY,
         http10: bool = False,
@@ -104,12 +106,9 @@ def find_header(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> bytes | 
 
 def end_to_end(headers: Headers) -> list[tuple[bytes, bytes]]:
     """Headers that a proxy passes on: none that is hop-by-hop, named by Connection, or framing."""
-    named: set[bytes] = set()
+    passed = [header for header in headers if header[0] not in _NOT_PASSED]
     for name, value in headers:
-        if name == b"connection":
-            named.update(token.strip().lower() for token in value.split(b","))
-    return [
-        (name, value)
-        for name, value in headers
-        if name not in HOP_BY_HOP and name != b"content-length" and name not in named
-    ]
+        if name == b"connection" and value not in _NAMING_NOTHING:
+            named = {token.strip().lower() for token in value.split(b",")}
+            passed = [header for header in passed if header[0] not in named]
+    return passed

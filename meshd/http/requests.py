@@ -15,12 +15,10 @@ from dataclasses import dataclass
 import httptools
 
 from meshd import limits
-from meshd.http.messages import BadRequest, Headers, Refusal, ServerRequest, find_header
+from meshd.http.messages import BadRequest, Headers, Refusal, ServerRequest
 from meshd.ports import Remote
 
 Admit = Callable[[ServerRequest], tuple[int, Headers, bytes] | None]
-
-_SPECIAL = frozenset({b"host", b"transfer-encoding", b"content-length", b"expect"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +37,9 @@ class RequestParser:
     `feed` appends to `ready` what it completed, in order; a `Refusal` there is the last thing and
     whatever follows on the wire is ignored.  `admit` is asked about each head before any of its
     body is kept.
+
+    The callbacks of llhttp run once per header and per request, so they do next to nothing; a head
+    is looked at as a whole when it is complete.
     """
 
     def __init__(self, bounds: RequestLimits, remote: Remote, admit: Admit | None = None) -> None:
@@ -49,81 +50,75 @@ class RequestParser:
         """No further request will come out: refused, or the client said `Connection: close`."""
         self.wants_continue = False
         """The client waits for `100 Continue` before it sends the body."""
+        self.stagnant_bytes = 0
+        """Fed since a message ended or a body grew: zero between messages."""
+        self._fed_bytes = 0
         self._bounds = bounds
         self._remote = remote
         self._admit = admit
         self._parser = httptools.HttpRequestParser(self)
         self._request: ServerRequest | None = None
-        self._reset()
-
-    def _reset(self) -> None:
         self._target = b""
-        self._headers: list[tuple[bytes, bytes]] = []
-        self._left = self._bounds.head_bytes
-        self._unfinished = 0  # bytes fed since the last message ended, while in a head
+        self._fields: list[tuple[bytes, bytes]] = []  # of the head, then of the trailer
         self._body: bytes | bytearray = b""
-        self._hosts = 0
-        self._length = 0
-        self._chunked = False
-
-    @property
-    def unfinished(self) -> bool:
-        """Whether a head has begun and not ended, as far as `ready` was taken."""
-        return self._unfinished > 0
+        self._body_coming = False
 
     def feed(self, data: bytes) -> None:
         """Take what arrived.  Never raises for what a client can send."""
         if self.done:
             return
-        try:
-            self._feed(data)
-            self._check_unfinished(len(data))
-        except BadRequest as error:
-            self._refuse(Refusal(error.status, str(error), head_only=self._is_head()))
-
-    def _feed(self, data: bytes) -> None:
+        body_bytes = len(self._body)
+        self._fed_bytes = self.stagnant_bytes + len(data)
         upgrade_at: int | None = None
         try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade as upgrade:
-            upgrade_at = upgrade.args[0]
+            try:
+                self._parser.feed_data(data)
+            except httptools.HttpParserUpgrade as upgrade:
+                upgrade_at = upgrade.args[0]
+            if upgrade_at is not None:
+                self._decline_upgrade(data[upgrade_at:])
+            if not self.ready and len(self._body) == body_bytes:
+                self._stagnate(len(data))
+            else:
+                self.stagnant_bytes = 0
+        except BadRequest as error:
+            self._refuse(Refusal(error.status, str(error)))
         except httptools.HttpParserCallbackError as error:
-            if isinstance(error.__context__, BadRequest):
-                raise error.__context__ from None
-            if not isinstance(error.__context__, _Stop):
-                raise
+            self._refuse(_refusal_in(error))
         except httptools.HttpParserError as error:
             if not self.done:  # after `Connection: close` the rest does not matter
-                raise BadRequest(400, f"The request is not valid HTTP/1.1: {error}.") from None
-        if upgrade_at is not None:
-            self._decline_upgrade(data[upgrade_at:])
+                self._refuse(Refusal(400, f"The request is not valid HTTP/1.1: {error}."))
 
-    def _check_unfinished(self, size_bytes: int) -> None:
-        """Bound what the parser holds of a head that is not complete yet."""
-        if self.in_body or self.ready:
-            return
-        self._unfinished += size_bytes
-        if self._unfinished > 2 * self._bounds.head_bytes:
+    def _stagnate(self, size_bytes: int) -> None:
+        """Bound what llhttp keeps of one long field, and fields without end."""
+        self.stagnant_bytes += size_bytes
+        if self.stagnant_bytes > 2 * self._bounds.head_bytes:
             raise self._head_too_large()
-        self._check_head()
+        self._check_target()
+        self._check_fields(self._fields)
 
-    def _check_head(self) -> None:
-        if self._left < 0:
-            raise self._head_too_large()
-        if len(self._headers) > self._bounds.headers:
+    def _check_target(self) -> None:
+        limit = self._bounds.target_bytes
+        if len(self._target) > limit:
+            raise BadRequest(414, f"The request target is longer than {limit} bytes.")
+
+    def _check_fields(self, fields: list[tuple[bytes, bytes]]) -> None:
+        if len(fields) > self._bounds.headers:
             raise BadRequest(431, f"More than {self._bounds.headers} header fields.")
+        limit = self._bounds.head_bytes
+        # As a rule all that was fed is less, and the fields need not be added up.
+        if self._fed_bytes > limit and sum(len(n) + len(v) for n, v in fields) > limit:
+            raise self._head_too_large()
 
     def _head_too_large(self) -> BadRequest:
         return BadRequest(431, f"The request head is larger than {self._bounds.head_bytes} bytes.")
 
-    def _is_head(self) -> bool:
-        return self._request is not None and self._request.method == "HEAD"
-
     def _refuse(self, refusal: Refusal) -> None:
         self.done = True
         self.wants_continue = False
-        body_coming = self.in_body and (self._length > 0 or self._chunked)
-        refusal.more_coming = body_coming or refusal.status in (414, 431)
+        request = self._request
+        refusal.head_only = request is not None and request.method == "HEAD"
+        refusal.more_coming = self._body_coming or refusal.status in (414, 431)
         self.ready.append(refusal)
 
     def _decline_upgrade(self, rest: bytes) -> None:
@@ -136,113 +131,102 @@ class RequestParser:
         lines = [self._parser.get_method() + b" " + self._target + b" HTTP/1.1"]
         lines += [
             name + b": " + value
-            for name, value in self._headers
-            if name not in (b"upgrade", b"connection")
+            for name, value in self._fields
+            if name.lower() not in (b"upgrade", b"connection")
         ]
         self._parser = httptools.HttpRequestParser(self)
-        self._reset()
-        self._feed(b"\r\n".join(lines) + b"\r\n\r\n")
+        self._target = b""
+        self._fields = []
+        self._parser.feed_data(b"\r\n".join(lines) + b"\r\n\r\n")
         if rest and not self.done:
-            self._feed(rest)
+            offer_at: int | None = None
+            try:
+                self._parser.feed_data(rest)
+            except httptools.HttpParserUpgrade as upgrade:
+                offer_at = upgrade.args[0]
+            if offer_at is not None:
+                self._decline_upgrade(rest[offer_at:])
 
     # --- callbacks of llhttp
 
     def on_url(self, target: bytes) -> None:
         self._target += target
-        if len(self._target) > self._bounds.target_bytes:
-            raise BadRequest(
-                414, f"The request target is longer than {self._bounds.target_bytes} bytes."
-            )
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._left -= len(name) + len(value)
-        if self.in_body:  # a trailer: bounded, and not believed
-            if self._left < 0:
-                raise self._head_too_large()
-            return
-        name = name.lower()
-        if name in _SPECIAL:
-            self._on_special(name, value.strip())
-        self._headers.append((name, value.rstrip(b" \t")))
-
-    def _on_special(self, name: bytes, value: bytes) -> None:
-        if name == b"host":
-            self._hosts += 1
-        elif name == b"content-length":
-            self._length = int(value) if value.isdigit() and len(value) < 20 else -1
-        elif name == b"transfer-encoding":
-            if value.lower() != b"chunked":
-                raise BadRequest(501, "Only the transfer coding `chunked` is understood.")
-            self._chunked = True
-        elif value.lower() == b"100-continue":
-            self.wants_continue = True
-        else:
-            raise BadRequest(417, "Only the expectation `100-continue` can be met.")
+        self._fields.append((name, value))
 
     def on_headers_complete(self) -> None:
         parser = self._parser
-        self._check_head()
+        fields = self._fields
+        self._check_target()
+        self._check_fields(fields)
         if parser.should_upgrade():
             if parser.get_method() == b"CONNECT":
                 raise BadRequest(501, "This is not a forward proxy: CONNECT is not served.")
             return  # `feed` parses this head again, without the offer
-        version = parser.get_http_version()
-        http10 = version == "1.0"
-        if not http10 and version != "1.1":
-            raise BadRequest(505, f"HTTP/{version} is not spoken here, only HTTP/1.1.")
-        if self._hosts != 1 and not (http10 and self._hosts == 0):
+        headers = [(name.lower(), value.rstrip(b" \t")) for name, value in fields]
+        named = dict(headers)
+        keep_alive = parser.should_keep_alive()
+        http10 = False
+        if not keep_alive or b"connection" in named:  # else it can only be 1.1
+            http10 = self._is_http10()
+        if b"host" not in named:
+            if not http10:
+                raise BadRequest(400, "A request needs a Host header.")
+        elif len(named) != len(headers) and [name for name, _ in headers].count(b"host") > 1:
             raise BadRequest(400, "A request needs exactly one Host header.")
-        if http10 and self._chunked:
-            raise BadRequest(400, "HTTP/1.0 has no Transfer-Encoding.")
-        request = self._request = ServerRequest(
-            parser.get_method().decode("ascii"),
-            *self._split_target(),
-            self._headers,
-            remote=self._remote,
-            http10=http10,
-            keep_alive=parser.should_keep_alive(),
-        )
-        self.in_body = True
-        if self._admit is not None and (refused := self._admit(request)) is not None:
-            status, headers, body = refused
-            self._refuse(
-                Refusal(status, headers=headers, body=body, head_only=request.method == "HEAD")
-            )
-            raise _Stop
-        if self._length > self._bounds.body_bytes:
-            raise self._body_too_large()
-
-    def _split_target(self) -> tuple[str, str]:
         target = self._target.decode("latin-1")
         if not target.startswith("/") and target != "*":
-            target = self._take_absolute(target)
+            target, headers = _take_absolute(target, headers)
         path, _, query = target.partition("?")
-        return path, query
+        request = self._request = ServerRequest(
+            _METHODS[parser.get_method()],
+            path,
+            query,
+            headers,
+            b"",
+            self._remote,
+            http10,
+            keep_alive,
+        )
+        self.in_body = True
+        self._fields = []
+        self._expect_body(named, http10)
+        if self._admit is not None and (refused := self._admit(request)) is not None:
+            raise _NotAdmitted(*refused)
+        if self._body_coming and int(named.get(b"content-length", 0)) > self._bounds.body_bytes:
+            raise self._body_too_large()
 
-    def _take_absolute(self, target: str) -> str:
-        """`GET http://host/path`: the authority in it is the Host (RFC 9112, 3.2.2)."""
-        scheme, separator, rest = target.partition("://")
-        if not separator or scheme.lower() not in ("http", "https"):
-            raise BadRequest(400, "The request target is neither a path nor an http URL.")
-        cut = min((i for i in (rest.find("/"), rest.find("?")) if i >= 0), default=len(rest))
-        authority = rest[:cut].rpartition("@")[2].encode("latin-1")
-        self._headers[:] = [
-            (name, authority if name == b"host" else value) for name, value in self._headers
-        ]
-        if find_header(self._headers, b"host") is None:
-            self._headers.append((b"host", authority))
-        path = rest[cut:]
-        return path if path.startswith("/") else "/" + path
+    def _is_http10(self) -> bool:
+        version = self._parser.get_http_version()
+        if version not in ("1.0", "1.1"):
+            raise BadRequest(505, f"HTTP/{version} is not spoken here, only HTTP/1.1.")
+        return bool(version == "1.0")
+
+    def _expect_body(self, named: dict[bytes, bytes], http10: bool) -> None:
+        coding = named.get(b"transfer-encoding")
+        if coding is None:
+            self._body_coming = named.get(b"content-length", b"0") != b"0"
+        else:
+            if http10:
+                raise BadRequest(400, "HTTP/1.0 has no Transfer-Encoding.")
+            if coding.lower() != b"chunked":
+                raise BadRequest(501, "Only the transfer coding `chunked` is understood.")
+            self._body_coming = True
+        if b"expect" in named:
+            if named[b"expect"].lower() != b"100-continue":
+                raise BadRequest(417, "Only the expectation `100-continue` can be met.")
+            self.wants_continue = True
 
     def on_body(self, data: bytes) -> None:
         body = self._body
         if not body:
-            self._body = data
+            self._body = body = data
         else:
             if type(body) is bytes:
                 body = self._body = bytearray(body)
             body += data
-        if len(self._body) > self._bounds.body_bytes:
+        if len(body) > self._bounds.body_bytes:
             raise self._body_too_large()
 
     def _body_too_large(self) -> BadRequest:
@@ -252,17 +236,53 @@ class RequestParser:
         request = self._request
         if request is None:
             return  # an offered upgrade: see `_decline_upgrade`
-        self._request = None
+        if self._fields:
+            self._check_fields(self._fields)  # a trailer: bounded, and not believed
+            self._fields = []
         if self._body:
             request.body = bytes(self._body)
-        self.in_body = False
-        self.wants_continue = False
+            self._body = b""
+        self._request = None
+        self._target = b""
+        self._body_coming = self.in_body = self.wants_continue = False
         self.ready.append(request)
-        if request.keep_alive:
-            self._reset()
-        else:
+        if not request.keep_alive:
             self.done = True
 
 
-class _Stop(Exception):
-    """Leaves llhttp after a refusal; never leaves this module."""
+class _NotAdmitted(Exception):
+    """Leaves llhttp with what `admit` wants said; never leaves this module."""
+
+
+def _refusal_in(error: httptools.HttpParserCallbackError) -> Refusal:
+    cause = error.__context__
+    if isinstance(cause, BadRequest):
+        return Refusal(cause.status, str(cause))
+    if isinstance(cause, _NotAdmitted):
+        status, headers, body = cause.args
+        return Refusal(status, headers=headers, body=body)
+    raise error
+
+
+def _take_absolute(
+    target: str, headers: list[tuple[bytes, bytes]]
+) -> tuple[str, list[tuple[bytes, bytes]]]:
+    """`GET http://host/path`: the authority in it is the Host (RFC 9112, 3.2.2)."""
+    scheme, separator, rest = target.partition("://")
+    if not separator or scheme.lower() not in ("http", "https"):
+        raise BadRequest(400, "The request target is neither a path nor an http URL.")
+    cut = min((i for i in (rest.find("/"), rest.find("?")) if i >= 0), default=len(rest))
+    authority = rest[:cut].rpartition("@")[2].encode("latin-1")
+    others = [header for header in headers if header[0] != b"host"]
+    path = rest[cut:]
+    return path if path.startswith("/") else "/" + path, [(b"host", authority), *others]
+
+
+class _Methods(dict[bytes, str]):
+    """Method names as text.  llhttp knows few, so this does not grow."""
+
+    def __missing__(self, method: bytes) -> str:
+        return self.setdefault(method, method.decode("ascii"))
+
+
+_METHODS = _Methods()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 from meshd.errors import StreamBroken
@@ -12,14 +13,23 @@ from meshd.http.messages import Headers, ServerRequest
 _BODILESS = frozenset({204, 304})
 
 
+@dataclass(slots=True)
+class Drain:
+    """Shared by the connections of a server: whether each is to end after its answer."""
+
+    begun: bool = False
+
+
 class Wire(Protocol):
     """What a responder needs of its connection."""
 
-    def closing(self) -> bool:
-        """Whether the connection is to end after this answer anyway."""
+    drain: Drain
+
+    def push(self, data: bytes) -> bytes | None:
+        """Send without waiting.  None if all of it is out; else what `flush` must be given."""
         ...
 
-    async def send(self, data: bytes) -> None: ...
+    async def flush(self, data: bytes) -> None: ...
 
     def send_nowait(self, data: bytes) -> bool: ...
 
@@ -35,7 +45,6 @@ class Responder:
         "_chunked",
         "_keep_alive",
         "_on_disconnect",
-        "_request",
         "_silent",
         "_wire",
         "disconnected",
@@ -45,7 +54,6 @@ class Responder:
 
     def __init__(self, wire: Wire, request: ServerRequest) -> None:
         self._wire = wire
-        self._request = request
         self._keep_alive = request.keep_alive
         self._chunked = not request.http10
         self._silent = request.method == "HEAD"
@@ -87,28 +95,33 @@ class Responder:
 
     async def send(self, status: int, headers: Headers, body: bytes) -> None:
         """The whole answer, with its length."""
-        head = self._begin(status, headers, length=len(body))
+        data = self._begin(status, headers, len(body))
         self.finished = True
-        if self._silent or status in _BODILESS:
-            await self._wire.send(head)
-        elif len(body) <= 65536:
-            await self._wire.send(head + body)
-        else:  # sooner two system calls than a copy
-            await self._wire.send(head)
-            await self._wire.send(body)
+        wire = self._wire
+        if not self._silent and status not in _BODILESS:
+            if len(body) <= 65536:
+                data += body
+            else:  # sooner two system calls than a copy
+                if (rest := wire.push(data)) is not None:
+                    await wire.flush(rest)
+                data = body
+        if (rest := wire.push(data)) is not None:
+            await wire.flush(rest)
 
     async def start(self, status: int, headers: Headers, data: bytes = b"") -> None:
         """Status and headers of a streamed answer, and what of the body is there already."""
         self._silent = self._silent or status in _BODILESS
-        head = self._begin(status, headers, length=None)
-        await self._wire.send(head + self._piece(data))
+        head = self._begin(status, headers, None)
+        if (rest := self._wire.push(head + self._piece(data))) is not None:
+            await self._wire.flush(rest)
 
     async def write(self, data: bytes) -> None:
         """One piece of the body, as soon as the transport takes it: this is the backpressure."""
         if self.disconnected:
             raise StreamBroken("the client went away")
-        if piece := self._piece(data):
-            await self._wire.send(piece)
+        piece = self._piece(data)
+        if piece and (rest := self._wire.push(piece)) is not None:
+            await self._wire.flush(rest)
 
     def write_nowait(self, data: bytes) -> bool:
         """Write if the transport is not behind; False if nothing was sent (see ByteStream)."""
@@ -125,8 +138,8 @@ class Responder:
         last = self._piece(data)
         if self._chunked and not self._silent:
             last += LAST_CHUNK
-        if last:
-            await self._wire.send(last)
+        if last and (rest := self._wire.push(last)) is not None:
+            await self._wire.flush(rest)
 
     def _begin(self, status: int, headers: Headers, length: int | None) -> bytes:
         """The head of the answer."""
@@ -134,23 +147,21 @@ class Responder:
             raise StreamBroken("the client went away")
         if self.started:
             raise RuntimeError("this request is being answered already")
-        http10 = self._request.http10
-        framing = b""
-        if length is None:
-            if self._chunked:
-                framing = CHUNKED
-            elif not self._silent:
-                self._keep_alive = False  # the end of the connection ends the body
-        elif status != 204:
-            framing = b"content-length: %d\r\n" % length
-        if self._wire.closing():
+        fixed = b""
+        if length is not None:
+            if status != 204:
+                fixed = b"content-length: %d\r\n" % length
+        elif self._chunked:
+            fixed = CHUNKED
+        elif not self._silent:
+            self._keep_alive = False  # the end of the connection ends the body
+        if self._wire.drain.begun:
             self._keep_alive = False
-        connection = b""
         if not self._keep_alive:
-            connection = CLOSE
-        elif http10:
-            connection = KEEP_ALIVE
-        head = response_head(status, headers, connection, framing)
+            fixed += CLOSE
+        elif not self._chunked:
+            fixed += KEEP_ALIVE
+        head = response_head(status, headers, fixed)
         self.started = True  # not before: what cannot be encoded can still become an error
         return head
 

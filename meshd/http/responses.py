@@ -13,8 +13,7 @@ import httptools
 from meshd import limits
 from meshd.errors import LimitExceeded, ProtocolError, StreamBroken
 
-_SPECIAL = frozenset({b"content-length", b"transfer-encoding", b"keep-alive"})
-_BODILESS = frozenset({204, 304})
+_BODILESS = (204, 304)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +30,23 @@ class ResponseParser:
     `expect` before each request; then `feed` until `head_complete`, and `feed` and `take` until
     `complete`.
     """
+
+    __slots__ = (
+        "_bounds",
+        "_chunks",
+        "_fed_bytes",
+        "_fields",
+        "_framed",
+        "_head_only",
+        "_parser",
+        "_stagnant_bytes",
+        "complete",
+        "head_complete",
+        "headers",
+        "keep_alive_s",
+        "reusable",
+        "status",
+    )
 
     def __init__(self, bounds: ResponseLimits) -> None:
         self._bounds = bounds
@@ -53,13 +69,16 @@ class ResponseParser:
         self.keep_alive_s: float | None = None
         """How long the server says that it keeps an idle connection."""
         self._head_only = head_only
-        self._left = self._bounds.head_bytes
-        self._fed = 0
         self._framed = False
+        self._stagnant_bytes = 0  # fed since the body grew
+        self._fed_bytes = 0  # the same, with what is being fed
+        self._fields: list[tuple[bytes, bytes]] = []  # of heads, then of the trailer
         self._chunks: list[bytes] = []
 
     def feed(self, data: bytes) -> None:
         """Take what arrived.  Raises ProtocolError (garbage) or LimitExceeded."""
+        pieces = len(self._chunks)
+        self._fed_bytes = self._stagnant_bytes + len(data)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -76,10 +95,14 @@ class ResponseParser:
                 raise ProtocolError(
                     f"The server's answer is not valid HTTP/1.1: {error}."
                 ) from None
-        if not self.head_complete:
-            self._fed += len(data)
-            if self._fed > 2 * self._bounds.head_bytes:
+        if len(self._chunks) == pieces and not self.complete:
+            # This bounds what llhttp keeps of one long field, and fields without end.
+            self._stagnant_bytes += len(data)
+            if self._stagnant_bytes > 2 * self._bounds.head_bytes:
                 raise self._too_large()
+            self._check_fields()
+        else:
+            self._stagnant_bytes = 0
 
     def feed_eof(self) -> None:
         """The connection ended.  Raises StreamBroken if the response must not end here."""
@@ -96,52 +119,51 @@ class ResponseParser:
         """The pieces of the body that have come since the last call."""
         chunks = self._chunks
         if len(chunks) == 1:
-            data = chunks[0]
-        elif chunks:
-            data = b"".join(chunks)
-        else:
-            return b""
+            return chunks.pop()
+        data = b"".join(chunks)
         chunks.clear()
         return data
+
+    def _check_fields(self) -> None:
+        fields, bounds = self._fields, self._bounds
+        if len(fields) > bounds.headers:
+            raise LimitExceeded(
+                f"The server's answer has more than {bounds.headers} header fields."
+            )
+        limit = bounds.head_bytes
+        # As a rule all that was fed is less, and the fields need not be added up.
+        if self._fed_bytes > limit and sum(len(n) + len(v) for n, v in fields) > limit:
+            raise self._too_large()
 
     def _too_large(self) -> LimitExceeded:
         return LimitExceeded(
             f"The head of the server's answer is larger than {self._bounds.head_bytes} bytes."
         )
 
-    # --- callbacks of llhttp
+    # --- callbacks of llhttp: once per header, so they do next to nothing
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._left -= len(name) + len(value)
-        if self._left < 0:
-            raise self._too_large()
-        if self.complete:
-            raise _Surplus
-        if self.head_complete:
-            return  # a trailer: bounded, and not believed
-        name = name.lower()
-        if name in _SPECIAL:
-            if name == b"keep-alive":
-                self.keep_alive_s = _keep_alive_s(value)
-            elif name == b"content-length" or b"chunked" in value.lower():
-                self._framed = True
-        headers = self.headers
-        headers.append((name, value.rstrip(b" \t")))
-        if len(headers) > self._bounds.headers:
-            raise LimitExceeded(
-                f"The server's answer has more than {self._bounds.headers} header fields."
-            )
+        self._fields.append((name, value))
 
     def on_headers_complete(self) -> None:
         if self.complete:
             raise _Surplus
+        self._check_fields()
         status = self._parser.get_status_code()
         if status < 200:
             return
         self.status = status
         self.head_complete = True
-        if status in _BODILESS:
-            self._framed = True
+        self.headers = [(name.lower(), value.rstrip(b" \t")) for name, value in self._fields]
+        self._fields = []
+        named = dict(self.headers)
+        self._framed = (
+            b"content-length" in named
+            or status in _BODILESS
+            or b"chunked" in named.get(b"transfer-encoding", b"").lower()
+        )
+        if b"keep-alive" in named:
+            self.keep_alive_s = _keep_alive_s(named[b"keep-alive"])
         if self._head_only:
             # llhttp cannot be told that no body follows, so it is replaced.
             self.complete = True
@@ -156,10 +178,11 @@ class ResponseParser:
     def on_message_complete(self) -> None:
         if self.complete:
             raise _Surplus
-        if not self.head_complete:  # 1xx: the answer is still to come
-            self.headers = []
-            self._framed = False
+        if not self.head_complete:
+            self._fields = []  # 1xx: the answer is still to come; what was fed stays counted
             return
+        if self._fields:
+            self._check_fields()  # a trailer: bounded, and not believed
         self.complete = True
         self.reusable = self._parser.should_keep_alive()
 

@@ -7,6 +7,7 @@ import trio
 from meshd.errors import MeshdError, StreamBroken
 from meshd.http.connection import Connection, Handler, ServerOptions
 from meshd.http.encode import CLOSE, response_head
+from meshd.http.responder import Drain
 from meshd.http.sweeper import Sweeper
 from meshd.ports import ByteStream, Listener
 
@@ -23,7 +24,7 @@ class HttpServer:
         self._sweeper = sweeper
         self._options = options
         self._connections: dict[Connection, None] = {}
-        self._draining = False
+        self._drain = Drain()
 
     @property
     def connections(self) -> int:
@@ -48,9 +49,7 @@ class HttpServer:
         if len(self._connections) >= self._options.connections:
             await self._turn_away(stream)
             return
-        connection = Connection(
-            stream, self._handler, self._sweeper, self._options, self._is_draining
-        )
+        connection = Connection(stream, self._handler, self._sweeper, self._options, self._drain)
         self._connections[connection] = None
         try:
             await connection.run()
@@ -59,12 +58,9 @@ class HttpServer:
 
     def drain(self) -> None:
         """End idle connections now and the others after the answer they are at."""
-        self._draining = True
+        self._drain.begun = True
         for connection in list(self._connections):
             connection.close_if_idle()
-
-    def _is_draining(self) -> bool:
-        return self._draining
 
     async def _serve_accepted(self, listener: Listener, stream: ByteStream) -> None:
         late = self._sweeper.watch(lambda: stream.abort("the handshake took too long"))
@@ -83,7 +79,7 @@ class HttpServer:
         headers, body = self._options.error_body(503, "Too many connections; try again.")
         framing = b"retry-after: 1\r\ncontent-length: %d\r\n" % len(body)
         try:
-            stream.send_nowait(response_head(503, headers, CLOSE, framing) + body)
+            stream.send_nowait(response_head(503, headers, CLOSE + framing) + body)
             await stream.aclose()
         except MeshdError:
             stream.abort("turned away")

@@ -22,6 +22,7 @@ from meshd.ports import ByteStream
 from tests.unit.http.rig import Script, read_until, upstream
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
+EARLY = b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n"
 EVENTS = b"data: 1\r\n\r\ndata: 2\n\ndata: [DONE]\n\n"
 
 
@@ -90,10 +91,11 @@ async def test_a_target_that_would_break_the_request_line_is_not_sent(target: st
 
 async def test_headers_are_read_with_lower_case_names() -> None:
     async with upstream(
-        answers(b"HTTP/1.1 404 Nope\r\nX-A:  b \r\nContent-Length: 0\r\n\r\n")
+        answers(EARLY + b"HTTP/1.1 404 Nope\r\nX-A:  b \r\nContent-Length: 0\r\n\r\n")
     ) as rig:
         response = await rig.client().request("GET", "/")
         assert response.status == 404
+        assert response.headers == [(b"x-a", b"b"), (b"content-length", b"0")]
         assert response.header(b"x-a") == b"b"
         assert response.header(b"x-b") is None
         assert await response.read(10) == b""
