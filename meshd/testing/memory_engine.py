@@ -78,6 +78,8 @@ class MemoryEngine:
     running: int = 0
     cancelled: int = 0
     """Answers that the client did not wait for."""
+    words_said: int = 0
+    """Over all answers."""
     resident: bool = False
     """Ollama's: loaded by the first request."""
 
@@ -86,6 +88,11 @@ class MemoryEngine:
         self._scope: trio.CancelScope | None = None
 
     # --- life
+
+    @property
+    def serving(self) -> bool:
+        """Whether it was started and did not crash since."""
+        return self._scope is not None and not self._scope.cancel_called
 
     async def serve(
         self,
@@ -205,6 +212,7 @@ class MemoryEngine:
                     return await responder.write(b"data: {nonsense}\n\n")
             await trio.sleep(1.0 / self.tokens_per_s)
             await responder.write(wire.piece(word))
+            self.words_said += 1
         return await responder.write(wire.end(len(words)))
 
     def _embedding(self, path: str, body: dict[str, Any]) -> object:

@@ -259,7 +259,8 @@ class MemoryHost:
         if (alpn is not None) != listener.peers:
             raise DialFailed(f"{address}: the TLS handshake failed.")
         call = _Call(alpn, certificate)
-        stream = self._connect(listener, host, address, Address(self.addresses[0], 0), call)
+        source = Address("127.0.0.1" if address.host in LOOPBACK else self.addresses[0], 0)
+        stream = self._connect(listener, host, address, source, call)
         if alpn is not None:
             try:
                 await call.answered.wait()

@@ -1,0 +1,218 @@
+"""A client of the API, on a host in memory: one request, followed while its answer comes.
+
+    client = MemoryClient(host, api_port, sweeper)
+    answer = client.openai("tiny", max_tokens=5)     # nothing is sent yet
+    nursery.start_soon(answer.run)
+    ... answer.text, answer.pause(), answer.leave() ...
+
+It reads OpenAI's SSE and Ollama's NDJSON as those clients do: what ends without a finish_reason and
+without the dialect's own error is "cut", which meshd must never let happen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import msgspec
+import trio
+
+from meshd import limits
+from meshd.errors import MeshdError
+from meshd.http import HttpClient, Sweeper
+from meshd.ids import Address
+from meshd.ports import ByteStream, Network
+
+OPENAI_CHAT: Final = "/v1/chat/completions"
+OLLAMA_CHAT: Final = "/api/chat"
+QUESTION: Final = [{"role": "user", "content": "Count, please."}]
+
+_JSON: Final = (b"content-type", b"application/json")
+
+
+class MemoryAnswer:
+    """One request, and what of its answer is there."""
+
+    def __init__(
+        self, client: HttpClient, path: str, body: dict[str, Any], headers: Sequence[str]
+    ) -> None:
+        self.path = path
+        self.body = body
+        self.status = 0
+        """0 until the head of the answer is there."""
+        self.headers: dict[str, str] = {}
+        self.text = ""
+        self.pieces: list[float] = []
+        """When each event or line with text came."""
+        self.finish: str | None = None
+        self.error = ""
+        """The dialect's own error: in the stream, or the message of a 4xx or 5xx."""
+        self.broken = ""
+        """Why the connection broke, if it did."""
+        self.data: Any = None
+        """The decoded body of an answer that was not streamed."""
+        self.ended_at: float | None = None
+        self._client = client
+        self._sent_headers = [_JSON]
+        for header in headers:
+            name, _, value = header.partition(":")
+            self._sent_headers.append((name.strip().lower().encode(), value.strip().encode()))
+        self._stream: ByteStream | None = None
+        self._may_read = trio.Event()
+        self._may_read.set()
+
+    # --- what the client does
+
+    async def run(self) -> None:
+        """Send it and read the answer to its end.  What breaks is noted, not raised."""
+        try:
+            await self._run()
+        except MeshdError as error:
+            self.broken = str(error)
+        self.ended_at = trio.current_time()
+
+    def leave(self) -> None:
+        """The client goes away."""
+        assert self._stream is not None, "it was not sent yet"
+        self._stream.abort("the client left")
+
+    def pause(self) -> None:
+        """The client stops reading, and stays."""
+        if self._may_read.is_set():
+            self._may_read = trio.Event()
+
+    def resume(self) -> None:
+        """It reads again."""
+        self._may_read.set()
+
+    # --- what came of it
+
+    @property
+    def over(self) -> bool:
+        return self.ended_at is not None
+
+    @property
+    def how(self) -> str:
+        """whole | refused | error (in the stream) | cut | broken; "" while it runs."""
+        if not self.over:
+            return ""
+        if self.status != 200 and not self.broken:
+            return "refused"
+        if self.finish is not None and not self.error and not self.broken:
+            return "whole"
+        return "error" if self.error else "broken" if self.broken else "cut"
+
+    @property
+    def holder(self) -> str:
+        """The name of the node that answered."""
+        return self.headers.get("x-meshd-node", "")
+
+    @property
+    def attempts(self) -> int:
+        return int(self.headers.get("x-meshd-attempts", "1"))
+
+    async def _run(self) -> None:
+        response = await self._client.request(
+            "POST",
+            self.path,
+            self._sent_headers,
+            msgspec.json.encode(self.body),
+            on_stream=self._sent,
+        )
+        self.status = response.status
+        self.headers = {name.decode(): value.decode() for name, value in response.headers}
+        kind = self.headers.get("content-type", "")
+        if kind.startswith("text/event-stream"):
+            separator = b"\n\n"
+        elif kind.startswith("application/x-ndjson"):
+            separator = b"\n"
+        else:
+            self._whole(await response.read(limits.ENGINE_BODY_BYTES))
+            return
+        held = b""
+        while True:
+            await self._may_read.wait()
+            data = await response.read_some()
+            if not data:
+                break
+            *events, held = (held + data).split(separator)
+            for event in events:
+                self._event(event)
+        if held:
+            self.broken = f"the answer ended within an event: {held[:80]!r}"
+
+    def _sent(self, stream: ByteStream) -> None:
+        self._stream = stream
+
+    def _event(self, event: bytes) -> None:
+        event = event.removeprefix(b"data: ")
+        if not event or event.startswith(b":") or event == b"[DONE]":
+            return
+        assert not self.error, f"nothing comes after the error: {event!r}"
+        data = msgspec.json.decode(event)
+        if "error" in data:
+            self.error = _message(data["error"])
+        elif "choices" in data:
+            for choice in data["choices"]:
+                part = choice.get("delta", choice)
+                self._add(part.get("content") or part.get("text") or "")
+                self.finish = choice["finish_reason"] or self.finish
+        else:
+            self._add(data.get("message", {}).get("content") or data.get("response") or "")
+            if data["done"]:
+                self.finish = data["done_reason"]
+
+    def _add(self, text: str) -> None:
+        assert self.finish is None or not text, "no text comes after the end"
+        if text:
+            self.text += text
+            self.pieces.append(trio.current_time())
+
+    def _whole(self, body: bytes) -> None:
+        self.data = msgspec.json.decode(body)
+        if self.status != 200:
+            self.error = _message(self.data.get("error", ""))
+            return
+        for choice in self.data.get("choices", ()):
+            part = choice.get("message", choice)
+            self.text = part.get("content") or part.get("text") or ""
+            self.finish = choice["finish_reason"]
+        if "done_reason" in self.data:
+            message = self.data.get("message", {})
+            self.text = message.get("content") or self.data.get("response") or ""
+            self.finish = self.data["done_reason"]
+
+
+class MemoryClient:
+    """A program on one host that talks to one node's API."""
+
+    def __init__(self, network: Network, address: Address, sweeper: Sweeper) -> None:
+        self._http = HttpClient(
+            lambda: network.dial_plain(address, limits.DIAL_S),
+            host=str(address),
+            sweeper=sweeper,
+            pool_size=0,  # each request by itself, as from programs of their own
+        )
+
+    def post(self, path: str, body: dict[str, Any], *headers: str) -> MemoryAnswer:
+        """A request to be `run`; `headers` as "name: value"."""
+        return MemoryAnswer(self._http, path, body, headers)
+
+    def openai(self, model: str, *headers: str, stream: bool = True, **more: Any) -> MemoryAnswer:
+        """A chat in OpenAI's dialect."""
+        body = {"model": model, "messages": QUESTION, "stream": stream, **more}
+        return self.post(OPENAI_CHAT, body, *headers)
+
+    def ollama(self, model: str, *headers: str, stream: bool = True, **more: Any) -> MemoryAnswer:
+        """A chat in Ollama's dialect."""
+        body = {"model": model, "messages": QUESTION, "stream": stream, **more}
+        return self.post(OLLAMA_CHAT, body, *headers)
+
+    async def get(self, path: str) -> Any:
+        """A list, decoded."""
+        response = await self._http.request("GET", path)
+        return msgspec.json.decode(await response.read(limits.ENGINE_BODY_BYTES))
+
+
+def _message(error: Any) -> str:
+    return str(error["message"] if isinstance(error, dict) else error)
