@@ -27,13 +27,54 @@ Headers = Sequence[tuple[bytes, bytes]]
 class AnswerStream(Protocol):
     """A decoder of one dialect (`OpenAIStream`, `OllamaStream`)."""
 
-    complete: bool
-    over: bool
-    failure: Failure | None
+    @property
+    def complete(self) -> bool: ...
+
+    @property
+    def over(self) -> bool: ...
+
+    @property
+    def failure(self) -> Failure | None: ...
 
     def feed(self, data: bytes) -> list[Delta | Usage]: ...
 
     def end(self) -> list[Delta | Usage]: ...
+
+    def whole(self, data: bytes) -> list[Delta | Usage]:
+        """Of an engine that answers with one body, whatever it was asked for."""
+        ...
+
+
+class _Whole:
+    """Keeps a body that is no stream until its end, then hands it to the decoder as one."""
+
+    def __init__(self, decoder: AnswerStream) -> None:
+        self._decoder = decoder
+        self._body = bytearray()
+
+    @property
+    def complete(self) -> bool:
+        return self._decoder.complete
+
+    @property
+    def over(self) -> bool:
+        return self._decoder.over
+
+    @property
+    def failure(self) -> Failure | None:
+        return self._decoder.failure
+
+    def feed(self, data: bytes) -> list[Delta | Usage]:
+        self._body += data
+        if len(self._body) > limits.ENGINE_BODY_BYTES:
+            raise LimitExceeded(f"the engine's answer is over {limits.ENGINE_BODY_BYTES} bytes")
+        return []
+
+    def end(self) -> list[Delta | Usage]:
+        return self._decoder.whole(bytes(self._body))
+
+    def whole(self, data: bytes) -> list[Delta | Usage]:
+        return self._decoder.whole(data)
 
 
 class EngineHttp:
@@ -48,6 +89,7 @@ class EngineHttp:
         self._prefix = prefix
         self._headers = tuple(headers)
         self._posting = (*self._headers, (b"content-type", b"application/json"))
+        self._streaming = (*self._posting, (b"accept", b"text/event-stream, application/x-ndjson"))
 
     async def stream(
         self, path: str, body: bytes, decoder: AnswerStream, emit: Emit, control: RunControl
@@ -57,10 +99,12 @@ class EngineHttp:
         response: ClientResponse | None = None
         try:
             response = await self.client.request(
-                "POST", self._prefix + path, self._posting, body, on_stream=control.attach
+                "POST", self._prefix + path, self._streaming, body, on_stream=control.attach
             )
             if response.status != 200:
                 raise BackendFailed(await _read_failure(response))
+            if _is_json(response):
+                decoder = _Whole(decoder)
             await self._pump(response, decoder, emit, clock)
         finally:
             control.detach()
@@ -188,6 +232,11 @@ class _Clock:
 
 def _ns(seconds: float) -> int:
     return int(seconds * 1e9)
+
+
+def _is_json(response: ClientResponse) -> bool:
+    """Whether the body is one object and no stream of events or lines."""
+    return (response.header(b"content-type") or b"").startswith(b"application/json")
 
 
 async def _read_failure(response: ClientResponse) -> Failure:

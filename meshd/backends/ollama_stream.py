@@ -95,6 +95,10 @@ class OllamaStream:
         self.over = True
         return events
 
+    def whole(self, data: bytes) -> list[Delta | Usage]:
+        """The body as one: a line like any other."""
+        return [*self.feed(data), *self.end()]
+
     def _events(self, payloads: Sequence[bytes]) -> list[Delta | Usage]:
         out: list[Delta | Usage] = []
         for payload in payloads:

@@ -53,6 +53,8 @@ class _Piece(msgspec.Struct, gc=False):
 class _Choice(msgspec.Struct, gc=False):
     index: int = 0
     delta: _Piece | None = None
+    message: _Piece | None = None
+    """Where `delta` would be, of an engine that does not stream."""
     text: str | None = None
     """/v1/completions."""
     logprobs: msgspec.Raw = _ABSENT
@@ -141,6 +143,12 @@ class OpenAIStream:
         self.over = True
         return events
 
+    def whole(self, data: bytes) -> list[Delta | Usage]:
+        """The body of an engine that does not stream, whatever it was asked for: all at once."""
+        events = self._events([data])
+        self.over = True
+        return events
+
     def _events(self, payloads: Sequence[bytes]) -> list[Delta | Usage]:
         out: list[Delta | Usage] = []
         for payload in payloads:
@@ -177,7 +185,7 @@ class OpenAIStream:
             self.failure = failure_in_stream({"message": chunk.message})
 
     def _delta(self, choice: _Choice) -> Delta | None:
-        piece = choice.delta
+        piece = choice.delta or choice.message
         if (
             piece is not None
             and piece.content
