@@ -65,6 +65,7 @@ class Switchboard:
             return None
         answering = self._answering.get(type(message))
         if answering is None:
+            self.counters["control_not_a_question"] += 1
             raise Refused(f"{type(message).__name__} is no question for this node")
         return await answering(node, message)
 

@@ -219,6 +219,8 @@ class MemoryStream:
             self._out.end()
         self._in.readable.wake()  # our own waiters, who find the reason
         self._out.writable.wake()
+        if self._out.link.up:
+            self._in.writable.wake()  # the other side's sender, whom nobody will make room for
         self._in.forget()
 
     def _push(self) -> None:

@@ -1,0 +1,386 @@
+"""Control links between members that behave: up, asked, pinged, redialled, cut."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+import trio
+import trio.testing
+from trio.testing import MockClock
+
+from meshd import limits
+from meshd.errors import DialFailed, Refused
+from meshd.ids import NodeId
+from meshd.peers.links import REDIAL_MAX_S
+from meshd.wire.control import Done, InventoryRequest, Leave, Message, Ping, TokenCreate
+from tests.unit.peers.rig import A, B, C, Peer, Town, until
+
+
+async def pair(town: Town) -> tuple[Peer, Peer]:
+    """Two members with links both ways."""
+    a, b = await town.live(A), await town.live(B)
+    a.links.want({B})
+    b.links.want({A})
+    await until(lambda: a.links.is_up(B) and b.links.is_up(A))
+    return a, b
+
+
+async def done(node: NodeId, message: Message) -> Message | None:
+    await trio.lowlevel.checkpoint()
+    return Done(message=f"done for {node[0]}")
+
+
+async def test_each_side_dials_and_each_is_told_of_its_own_link_once(
+    autojump_clock: MockClock,
+) -> None:
+    async with Town.open(latency_s=0.01) as town:
+        a, b = await pair(town)
+        assert (a.notes.ups, b.notes.ups) == ([B], [A])
+        assert {node for node, _ in a.notes.greetings} == {B}
+        assert len(a.notes.greetings) == 2, "on the link it dialled, and on the one it answers"
+        assert a.links.up() == [B]
+
+
+async def test_a_question_is_answered_and_a_notification_is_not(autojump_clock: MockClock) -> None:
+    async with Town.open() as town:
+        a, b = await pair(town)
+        b.notes.answer = done
+        assert await a.links.request(B, InventoryRequest()) == Done(message="done for a")
+        a.links.notify(B, InventoryRequest())
+        await until(lambda: len(b.notes.messages) == 2)
+        assert [m for _, m in b.notes.messages] == [InventoryRequest()] * 2
+
+
+async def test_answers_find_their_questions_in_whatever_order_they_come(
+    autojump_clock: MockClock,
+) -> None:
+    async with Town.open() as town:
+        a, b = await pair(town)
+
+        async def slow_first(node: NodeId, message: Message) -> Message:
+            assert isinstance(message, TokenCreate)
+            await trio.sleep(10 - message.uses)
+            return Done(message=str(message.uses))
+
+        b.notes.answer = slow_first
+        got: dict[int, str] = {}
+
+        async def ask(uses: int) -> None:
+            answer = await a.links.request(B, TokenCreate(ttl_s=1, uses=uses), 30)
+            assert isinstance(answer, Done)
+            got[uses] = answer.message
+
+        async with trio.open_nursery() as nursery:
+            for uses in range(1, 9):
+                nursery.start_soon(ask, uses)
+        assert got == {uses: str(uses) for uses in range(1, 9)}
+
+
+async def test_a_refusal_comes_back_in_its_own_words(autojump_clock: MockClock) -> None:
+    async with Town.open() as town:
+        a, b = await pair(town)
+
+        async def refuse(node: NodeId, message: Message) -> Message | None:
+            raise Refused("not on a Sunday")
+
+        b.notes.answer = refuse
+        with pytest.raises(Refused, match="not on a Sunday"):
+            await a.links.request(B, InventoryRequest())
+        assert a.links.is_up(B)
+
+
+async def test_a_bug_in_an_answerer_is_a_refusal_and_costs_neither_link_nor_node(
+    autojump_clock: MockClock,
+) -> None:
+    async with Town.open() as town:
+        a, b = await pair(town)
+
+        async def stumble(node: NodeId, message: Message) -> Message | None:
+            raise KeyError("nobody thought of this")
+
+        b.notes.answer = stumble
+        with pytest.raises(Refused, match="its log says more"):
+            await a.links.request(B, InventoryRequest())
+        b.notes.answer = done
+        assert await a.links.request(B, InventoryRequest())
+
+
+async def test_an_answer_that_cannot_be_written_is_a_refusal_and_the_link_goes_on(
+    autojump_clock: MockClock,
+) -> None:
+    async with Town.open() as town:
+        a, b = await pair(town)
+
+        async def wrong(node: NodeId, message: Message) -> Message | None:
+            return Leave(node="not an id")
+
+        b.notes.answer = wrong
+        with pytest.raises(Refused, match="the other node failed"):
+            await a.links.request(B, InventoryRequest())
+        b.notes.answer = done
+        assert await a.links.request(B, InventoryRequest())
+        assert (a.notes.downs, b.bad) == ([], [])
+
+
+async def test_a_question_that_no_frame_can_carry_fails_at_once_and_as_a_sentence(
+    autojump_clock: MockClock,
+) -> None:
+    async with Town.open() as town:
+        a, _ = await pair(town)
+        began = trio.current_time()
+        with pytest.raises(Refused, match="TokenCreate"):
+            await a.links.request(B, TokenCreate(ttl_s=-1, uses=0))
+        big = Done(message="x", extra={"blob": bytes(limits.CONTROL_FRAME_BYTES)})
+        with pytest.raises(Refused, match="over the limit"):
+            await a.links.request(B, big)
+        assert trio.current_time() == began
+        a.links.notify(B, big)  # nobody waits for it: it is logged
+        assert a.links.is_up(B)
+
+
+async def test_no_link_and_no_answer_are_failed_dials(autojump_clock: MockClock) -> None:
+    async with Town.open() as town:
+        a, b = await pair(town)
+        with pytest.raises(DialFailed, match="cannot be reached"):
+            await a.links.request(C, Ping())
+
+        async def sleep(node: NodeId, message: Message) -> Message | None:
+            await trio.sleep(60)
+            return None
+
+        b.notes.answer = sleep
+        with pytest.raises(DialFailed, match="did not answer within 3 s"):
+            await a.links.request(B, InventoryRequest(), 3)
+
+
+async def test_questions_that_were_given_up_free_their_places(autojump_clock: MockClock) -> None:
+    async with Town.open() as town:
+        a, b = await pair(town)
+        hold = trio.Event()
+
+        async def wait(node: NodeId, message: Message) -> Message | None:
+            await hold.wait()
+            return Done(message="late")
+
+        b.notes.answer = wait
+        for _ in range(2 * limits.CONTROL_LINK_REQUESTS):
+            with trio.move_on_after(0.01):
+                await a.links.request(B, InventoryRequest())
+        hold.set()
+        assert await a.links.request(B, InventoryRequest()) == Done(message="late")
+
+
+async def test_only_so_many_questions_are_open_on_a_link(autojump_clock: MockClock) -> None:
+    async with Town.open() as town:
+        a, b = await pair(town)
+        hold = trio.Event()
+        at_once = most = 0
+
+        async def wait(node: NodeId, message: Message) -> Message | None:
+            nonlocal at_once, most
+            at_once += 1
+            most = max(most, at_once)
+            await hold.wait()
+            at_once -= 1
+            return Done(message="")
+
+        b.notes.answer = wait
+        refused: list[str] = []
+
+        async def ask() -> None:
+            try:
+                await a.links.request(B, InventoryRequest(), 30)
+            except Refused as e:
+                refused.append(str(e))
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(limits.CONTROL_LINK_REQUESTS + 10):
+                nursery.start_soon(ask)
+            await trio.testing.wait_all_tasks_blocked()
+            hold.set()
+        assert 10 <= len(refused) <= 11  # a ping may have had a place
+        assert "too many questions" in refused[0]
+        assert most <= limits.CONTROL_LINK_REQUESTS
+
+
+async def test_round_trips_are_measured_every_few_seconds(autojump_clock: MockClock) -> None:
+    async with Town.open(latency_s=0.1) as town:
+        a, _ = await pair(town)
+        await trio.sleep(20)
+        assert 8 <= len(a.notes.round_trips) <= 11
+        assert a.notes.round_trips == pytest.approx([0.2] * len(a.notes.round_trips))
+
+
+# ---------------------------------------------------------------- down, and up again
+
+
+async def test_a_link_that_breaks_is_dialled_again(autojump_clock: MockClock) -> None:
+    async with Town.open() as town:
+        a, _ = await pair(town)
+        town.world.reset("a", "b")
+        await until(lambda: bool(a.notes.downs))
+        await until(lambda: a.notes.ups == [B, B], within_s=2)
+
+
+async def test_who_waited_for_an_answer_is_told_when_the_link_breaks(
+    autojump_clock: MockClock,
+) -> None:
+    async with Town.open() as town:
+        a, b = await pair(town)
+
+        async def cut(node: NodeId, message: Message) -> Message | None:
+            town.world.reset("a", "b")
+            await trio.sleep(1)
+            return None
+
+        b.notes.answer = cut
+        with pytest.raises(DialFailed, match="broke"), trio.fail_after(2):
+            await a.links.request(B, InventoryRequest())
+
+
+async def test_a_silent_cut_is_noticed_on_both_sides_and_healed(autojump_clock: MockClock) -> None:
+    async with Town.open(latency_s=0.01) as town:
+        a, b = await pair(town)
+        town.world.partition("a", "b")
+        await until(lambda: not a.links.is_up(B) and not b.links.is_up(A), within_s=10)
+        assert "nothing heard" in a.notes.downs[0][1]
+        town.world.heal("a", "b")
+        await until(lambda: a.links.is_up(B) and b.links.is_up(A), within_s=2 * REDIAL_MAX_S)
+
+
+async def test_redials_become_rarer_but_never_end(autojump_clock: MockClock) -> None:
+    async with Town.open() as town:
+        a, b = town.member(A), town.member(B)  # nobody is at home at b
+        dials: list[float] = []
+        dial = a.host.dial_peer
+
+        async def counted(*args: object, **kwargs: object) -> object:
+            dials.append(trio.current_time())
+            return await dial(*args, **kwargs)  # type: ignore[arg-type]
+
+        a.host.dial_peer = counted  # type: ignore[method-assign, assignment]
+        a.links.want({B})
+        town.run(a)
+        await trio.sleep(600)
+        pauses = [later - earlier for earlier, later in pairwise(dials)]
+        assert pauses[0] < 0.5
+        assert all(0.5 * REDIAL_MAX_S <= pause <= 1.5 * REDIAL_MAX_S for pause in pauses[10:])
+        town.run(b)
+        await until(lambda: a.links.is_up(B), within_s=2 * REDIAL_MAX_S)
+
+
+async def test_a_kick_dials_now(autojump_clock: MockClock) -> None:
+    async with Town.open() as town:
+        a, b = town.member(A), town.member(B)
+        a.links.want({B})
+        town.run(a)
+        await trio.sleep(300)
+        assert not a.links.is_up(B)
+        town.run(b)
+        await trio.testing.wait_all_tasks_blocked()
+        a.links.kick(B)
+        await until(lambda: a.links.is_up(B), within_s=0.5)
+
+
+async def test_a_kick_during_a_dial_that_fails_counts_for_the_next(
+    autojump_clock: MockClock,
+) -> None:
+    async with Town.open() as town:
+        a, b = town.member(A), town.member(B)
+        dial = a.host.dial_peer
+        dials = 0
+
+        async def kicked(*args: object, **kwargs: object) -> object:
+            nonlocal dials
+            dials += 1
+            if dials == 9:
+                town.run(b)
+                await trio.testing.wait_all_tasks_blocked()
+                a.links.kick(B)  # too late for this dial, which fails
+                raise DialFailed("b was not there yet")
+            return await dial(*args, **kwargs)  # type: ignore[arg-type]
+
+        a.host.dial_peer = kicked  # type: ignore[method-assign, assignment]
+        a.links.want({B})
+        town.run(a)
+        await until(lambda: dials >= 9, within_s=300)
+        await until(lambda: a.links.is_up(B), within_s=0.5)
+
+
+# ---------------------------------------------------------------- who is to be linked
+
+
+async def test_who_is_no_member_any_more_is_cut_both_ways_in_that_step(
+    autojump_clock: MockClock,
+) -> None:
+    async with Town.open() as town:
+        a, b = await pair(town)
+        a.links.want(set())
+        await trio.testing.wait_all_tasks_blocked()
+        assert not a.links.is_up(B)
+        assert a.notes.downs == [(B, "it is no member any more")]
+        assert not b.links.is_up(A)
+        with pytest.raises(DialFailed):
+            await a.links.request(B, Ping())
+        await trio.sleep(60)
+        assert a.notes.ups == [B], "it is not dialled again"
+
+
+async def test_nothing_is_told_to_who_is_no_member_any_more(autojump_clock: MockClock) -> None:
+    async with Town.open() as town:
+        a, b = await pair(town)
+        told: list[Message] = []
+
+        async def note(node: NodeId, message: Message) -> Message | None:
+            told.append(message)
+            return None
+
+        b.notes.answer = note
+        a.links.want(set())
+        a.links.notify_all(InventoryRequest())
+        a.links.notify(B, InventoryRequest())
+        await trio.sleep(10)
+        assert told == []
+
+
+async def test_who_leaves_gets_its_last_answer_and_nothing_after_it(
+    autojump_clock: MockClock,
+) -> None:
+    async with Town.open(latency_s=0.05) as town:
+        a, b = await pair(town)
+        asked: list[Message] = []
+        told: list[Message] = []
+
+        async def note(node: NodeId, message: Message) -> Message | None:
+            told.append(message)
+            return None
+
+        async def let_go(node: NodeId, message: Message) -> Message | None:
+            asked.append(message)
+            if isinstance(message, Leave):
+                a.links.let_leave(node)
+                a.links.want(set())
+                a.links.notify_all(InventoryRequest())  # new keys, say
+            return Done(message="left")
+
+        a.notes.answer = let_go
+        b.notes.answer = note
+        assert await b.links.request(A, Leave(node=B)) == Done(message="left")
+        with pytest.raises((DialFailed, Refused)):
+            await b.links.request(A, InventoryRequest(), 0.5)
+        await until(lambda: bool(b.notes.downs), within_s=5)
+        assert asked == [Leave(node=B)]
+        assert told == []
+
+
+async def test_who_is_wanted_before_the_links_run_is_dialled_when_they_do(
+    autojump_clock: MockClock,
+) -> None:
+    async with Town.open() as town:
+        a, _ = town.member(A), await town.live(B)
+        a.links.want({B})
+        await trio.sleep(1)
+        assert a.notes.ups == []
+        town.run(a)
+        await until(lambda: a.links.is_up(B))
