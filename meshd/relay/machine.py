@@ -17,6 +17,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
+import msgspec
+
 from meshd import limits
 from meshd.inference import Delta, Embedding, Failure, FailureKind, Usage
 from meshd.routing.catalogue import Target
@@ -32,15 +34,13 @@ class State(Enum):
     DONE = auto()
 
 
-@dataclass(frozen=True, slots=True)
-class Pick:
+class Pick(msgspec.Struct, frozen=True, gc=False):
     """Choose the best holder not in `exclude` and call `picked`."""
 
     exclude: frozenset[TargetKey]
 
 
-@dataclass(frozen=True, slots=True)
-class Attempt:
+class Attempt(msgspec.Struct, frozen=True, gc=False):
     """Ask this holder; it may queue the request for `wait_s` at most."""
 
     target: Target
@@ -48,26 +48,22 @@ class Attempt:
     wait_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class Avoid:
+class Avoid(msgspec.Struct, frozen=True, gc=False):
     """This target failed: try others first, and tell membership if its node is the suspect."""
 
     target: Target
     failure: Failure
 
 
-@dataclass(frozen=True, slots=True)
-class Poison:
+class Poison(msgspec.Struct, frozen=True, gc=False):
     """This very request killed as many engines as one request may: refuse its like for a while."""
 
 
-@dataclass(frozen=True, slots=True)
-class Finish:
+class Finish(msgspec.Struct, frozen=True, gc=False):
     """The answer is whole."""
 
 
-@dataclass(frozen=True, slots=True)
-class Fail:
+class Fail(msgspec.Struct, frozen=True, gc=False):
     """The request is over without a whole answer.  `in_stream`: a part was already delivered."""
 
     failure: Failure

@@ -13,6 +13,8 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
+import msgspec
+
 from meshd.limits import QUEUE_PER_NODE
 
 Lane = tuple[str, str]
@@ -32,21 +34,18 @@ class Ticket:
     admitted_at: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Admitted:
+class Admitted(msgspec.Struct, frozen=True, gc=False):
     """Go ahead now."""
 
 
-@dataclass(frozen=True, slots=True)
-class Queued:
+class Queued(msgspec.Struct, frozen=True, gc=False):
     """Wait; `wait_s` is the prediction."""
 
     wait_s: float
     position: int
 
 
-@dataclass(frozen=True, slots=True)
-class Busy:
+class Busy(msgspec.Struct, frozen=True, gc=False):
     """Not here, not now."""
 
     wait_s: float

@@ -7,15 +7,15 @@ Built from the inventories that nodes push to each other over the peer link; ans
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+
+import msgspec
 
 from meshd.ids import NodeId
 from meshd.inference import Inventory, ModelInfo
 from meshd.modelnames import near, normalise
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(msgspec.Struct, frozen=True, gc=False):
     """One copy of a model: this backend of this node offers it."""
 
     node: NodeId

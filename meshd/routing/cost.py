@@ -8,7 +8,8 @@ model's size stand in: decoding reads every weight once a token, so it is memory
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from meshd.inference import Kind, ModelLoad
 from meshd.routing.catalogue import Target
@@ -28,8 +29,7 @@ SUSPECT_PENALTY_S = 5.0
 """A suspected node may be gone: what finding that out would cost, about."""
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
+class Candidate(msgspec.Struct, frozen=True, gc=False):
     """A holder and what is known of it right now."""
 
     target: Target
@@ -40,8 +40,7 @@ class Candidate:
     suspect: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Prediction:
+class Prediction(msgspec.Struct, frozen=True, gc=False):
     """Where the time would go, in seconds."""
 
     rtt_s: float

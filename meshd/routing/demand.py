@@ -6,7 +6,7 @@ thumb that OpenAI publishes for English); the guess only has to rank holders, no
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from meshd.inference import Kind, Request
 
@@ -17,8 +17,7 @@ EXPECTED_OUTPUT_TOKENS = 256
 """Mean answer length of public chat traces (Azure LLM inference 2023, conversations: 211)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Demand:
+class Demand(msgspec.Struct, frozen=True, gc=False):
     """What a holder must have, and how much work it would be."""
 
     kind: Kind

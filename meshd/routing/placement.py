@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
+import msgspec
+
 from meshd.ids import NodeId
 from meshd.inference import Load, ModelLoad
 from meshd.routing.catalogue import Catalogue, Target
@@ -34,8 +36,7 @@ class _Avoided:
     span_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
+class Choice(msgspec.Struct, frozen=True, gc=False):
     """The next holder to ask."""
 
     target: Target

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import msgspec
+
 EWMA = 0.25
 MIN_TOKENS = 8
 """Fewer decoded tokens than this say nothing about a rate."""
@@ -23,8 +25,7 @@ class Rates:
     """A slow-decaying maximum of the gaps between events: the p99 for the watchdog."""
 
 
-@dataclass(frozen=True, slots=True)
-class Observation:
+class Observation(msgspec.Struct, frozen=True, gc=False):
     """One finished run, as timed by the holder or told by the engine."""
 
     prompt_tokens: int
