@@ -94,13 +94,13 @@ class DataSide:
         """Gossip's word on a member."""
         self.placement.set_presence(node, present=present, suspect=suspect)
         if not present:
-            self.remotes.drop(node, "the node is away")
+            self.remotes.drop_idle(node)
 
     def forget(self, node: NodeId) -> None:
         """A node is no member any more: nothing of it is asked, nothing for it goes on."""
         self.placement.catalogue.drop(node)
         self.placement.forget(node)
-        self.remotes.drop(node, GONE)
+        self.remotes.cut(node, GONE)
         self.service.cut(node, GONE)
 
     def members_changed(self, *, stopping: bool) -> None:
@@ -110,7 +110,7 @@ class DataSide:
 
     def woke(self) -> None:
         """Pooled connections did not survive this machine's sleep."""
-        self.remotes.drop_all("this machine slept")
+        self.remotes.drop_all_idle()
 
     def drain(self) -> None:
         """Take nothing new, and say so."""

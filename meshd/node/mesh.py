@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
@@ -39,6 +40,8 @@ from meshd.wire.control import PROTOCOL_MAX, PROTOCOL_MIN, Hello
 
 log = logs.get("mesh")
 
+INTERFACES_S = 3.0
+"""How often the interfaces are looked at: a machine that moved is found again this much later."""
 HOUSEKEEPING_S = 60.0
 """How often addresses are kept on disk and the certificate's age is looked at."""
 
@@ -78,6 +81,8 @@ class MeshSide:
         self._screen, self._port, self._stop = screen, port, stop
         self._versions: dict[NodeId, str] = {}
         self._bad = logs.PerSource(logs.get("peers"), trio.current_time)
+        self._own_addresses: list[Address] = []
+        self._addresses_until = -math.inf
         self._saved: dict[str, list[list[str | int]]] = {}
         ports.network.use(self.credentials())
         self.addresses = AddressBook()
@@ -175,7 +180,12 @@ class MeshSide:
 
     def own_addresses(self) -> list[Address]:
         """Where other members reach this node."""
-        return [Address(host, self._port) for host in self._ports.network.interface_addresses()]
+        now = trio.current_time()
+        if now >= self._addresses_until:
+            hosts = self._ports.network.interface_addresses()
+            self._own_addresses = [Address(host, self._port) for host in hosts]
+            self._addresses_until = now + INTERFACES_S
+        return self._own_addresses
 
     def holder_failed(self, target: Target, failure: Failure) -> None:
         """A forwarded request broke: what the data plane saw is evidence for gossip."""

@@ -69,7 +69,7 @@ class Node:
             Callbacks(
                 presence=data.presence_changed,
                 forgotten=data.forget,
-                unlinked=data.remotes.drop,
+                unlinked=lambda node, reason: data.remotes.drop_idle(node),
                 members=lambda: data.members_changed(stopping=self._stop.is_set()),
                 woke=data.woke,
             ),
@@ -86,6 +86,7 @@ class Node:
                 partial(self.mesh.door.run, self._listener),
                 self.mesh.run,
                 self.data.backends.run,
+                self.data.holder.run,
                 self.data.inventories.run,
             ):
                 nursery.start_soon(service)

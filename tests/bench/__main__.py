@@ -15,7 +15,7 @@ from dataclasses import asdict
 from rich.console import Console
 from rich.table import Table
 
-from tests.bench import proxy
+from tests.bench import life, proxy, streams
 from tests.bench.tools import Skip
 
 
@@ -40,6 +40,38 @@ def table(rows: list[proxy.Row]) -> Table:
     return shown
 
 
+def costs(rows: list[streams.Cost]) -> Table:
+    shown = Table(title="one streamed event")
+    for title in ("shape", "hops", "node"):
+        shown.add_column(title, no_wrap=True)
+    for title in ("cpu us", "events", "loop late ms, max", "RSS/stream KiB"):
+        shown.add_column(title, justify="right", no_wrap=True)
+    for row in rows:
+        for node, cpu_us in row.cpu_us.items():
+            shown.add_row(
+                row.shape,
+                str(row.hops),
+                node,
+                f"{cpu_us:.1f}",
+                f"{row.events:,}",
+                str(row.loop_late_ms_max),
+                f"{row.rss_per_stream_kib:.0f}",
+            )
+    return shown
+
+
+def lives(row: life.Life) -> Table:
+    shown = Table("a node's life", "", title="real daemons")
+    shown.add_row("start and join to serving", f"{row.start_to_serving_s:.2f} s")
+    first = f"{row.join_to_first_forwarded_answer_s:.2f} s"
+    shown.add_row("the same to the first forwarded answer", first)
+    cpu = ", ".join(f"{percent:.2f}" for percent in row.idle_cpu_percent)
+    shown.add_row("idle, five nodes, % of a core each", cpu)
+    rss = ", ".join(f"{mb:.0f}" for mb in row.idle_rss_mb)
+    shown.add_row("the same, MB RSS each", rss)
+    return shown
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.bench")
     parser.add_argument("--json", action="store_true", help="JSON instead of a table")
@@ -53,15 +85,24 @@ def main() -> int:
     }
     try:
         rows = proxy.run(rounds=options.rounds)
+        events, lived = streams.run(), life.run()
     except Skip as skip:
         print(f"skipped: {skip}", file=sys.stderr)
         return 0
     if options.json:
-        print(json.dumps({"machine": machine, "proxy": [asdict(row) for row in rows]}, indent=1))
+        result = {
+            "machine": machine,
+            "proxy": [asdict(row) for row in rows],
+            "streams": [asdict(row) for row in events],
+            "life": asdict(lived),
+        }
+        print(json.dumps(result, indent=1))
         return 0
     console = Console(width=None if sys.stdout.isatty() else 120)
     console.print(", ".join(f"{key} {value}" for key, value in machine.items()))
     console.print(table(rows))
+    console.print(costs(events))
+    console.print(lives(lived))
     return 0
 
 

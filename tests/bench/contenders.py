@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from meshd.ports import Credentials
+from tests.bench import daemons
 from tests.bench.tools import free_port, nginx, python_module, running
 from tests.unit.tiny_ca import TinyCa
 
@@ -120,8 +121,10 @@ ONE_HOP = [
     Contender("direct", direct),
     Contender("nginx", nginx_proxy),
     Contender("bare meshd.http", bare_proxy),
+    Contender("meshd", daemons.one_hop),
 ]
 TWO_HOPS = [
     Contender("nginx, nginx", nginx_two_hops),
     Contender("bare, bare", bare_two_hops),
+    Contender("meshd, meshd", daemons.two_hops),
 ]
