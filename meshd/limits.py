@@ -36,6 +36,7 @@ ENGINE_BODY_BYTES: Final = 64 * MIB
 CONTROL_FRAME_BYTES: Final = 1 * MIB
 JOIN_FRAME_BYTES: Final = 4 * KIB
 JOIN_OPEN: Final = 16
+JOIN_CONNECTIONS: Final = 64  # those that are being sent away counted
 JOIN_PER_ADDRESS_PER_S: Final = 1.0
 JOIN_BURST: Final = 5
 JOIN_S: Final = 60.0

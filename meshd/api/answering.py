@@ -15,7 +15,7 @@ from meshd.http import Responder
 from meshd.ids import NodeId, RequestId
 from meshd.inference import Delta, Embedding, Failure, FailureKind, Usage
 from meshd.relay.forwarder import ClientSink, Forwarder
-from meshd.relay.holder import AnswerItem, SinkClosed
+from meshd.relay.sinks import AnswerItem, SinkClosed
 from meshd.routing.catalogue import Target
 
 ErrorBody = Callable[[Failure], tuple[int, list[HeaderPair], bytes]]

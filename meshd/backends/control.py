@@ -89,6 +89,13 @@ class Backend(Protocol):
         """Ask the engine what it has.  Raises DialFailed, StreamBroken or BackendFailed."""
         ...
 
+    async def lives(self) -> bool:
+        """Whether the engine answers anything at all, within `limits.PROBE_TIMEOUT_S`.
+
+        For one that is silent in a run: it may be at its work, or hung.
+        """
+        ...
+
     async def run(
         self, request: Request, model: ModelInfo, emit: Emit, control: RunControl
     ) -> None:

@@ -17,7 +17,7 @@ import trio
 from meshd import limits
 from meshd.backends.control import BackendFailed, Emit, RunControl, failed
 from meshd.backends.failures import failure_of
-from meshd.errors import LimitExceeded, StreamBroken
+from meshd.errors import LimitExceeded, MeshdError, StreamBroken
 from meshd.http import ClientResponse, HttpClient, Sweeper
 from meshd.inference import Delta, Failure, FailureKind, Usage
 
@@ -186,6 +186,14 @@ class EngineHttp:
             self._sweeper.unwatch(watch)
             if response is not None:
                 await response.aclose()
+
+    async def answers(self, path: str) -> bool:
+        """Whether anything at all answers a GET, within the deadline of `ask`."""
+        try:
+            await self.ask("GET", path)
+        except MeshdError:
+            return False
+        return True
 
 
 class Answer:

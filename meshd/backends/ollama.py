@@ -63,6 +63,10 @@ class OllamaBackend:
             if answer.ok:
                 self._shown[digest] = listing.ollama_shown(read_object(answer))
 
+    async def lives(self) -> bool:
+        """See `Backend`."""
+        return await self._http.answers("/api/version")
+
     async def run(
         self, request: Request, model: ModelInfo, emit: Emit, control: RunControl
     ) -> None:

@@ -81,6 +81,13 @@ class OpenAIBackend:
         slots = listing.llama_slots(props)
         return listing.llama_models(models, props, embedding=self._embeds), slots, version
 
+    async def lives(self) -> bool:
+        """See `Backend`."""
+        # llama.cpp's threads for HTTP answer this while the one that computes is busy.
+        return await self._http.answers(
+            "/health" if self._kind is EngineKind.LLAMA_CPP else "/v1/models"
+        )
+
     async def run(
         self, request: Request, model: ModelInfo, emit: Emit, control: RunControl
     ) -> None:

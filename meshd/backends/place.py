@@ -275,6 +275,9 @@ class Watched:
     async def probe(self) -> BackendInfo:
         return await self._inner.probe()
 
+    async def lives(self) -> bool:
+        return await self._inner.lives()
+
     async def run(
         self, request: Request, model: ModelInfo, emit: Emit, control: RunControl
     ) -> None:

@@ -16,7 +16,7 @@ from meshd.http import Sweeper
 from meshd.ids import NodeId, RequestId
 from meshd.inference import Failure, FailureKind, Request
 from meshd.relay.budget import PoisonList, RetryBudget
-from meshd.relay.holder import AnswerItem, AnswerSink, Holder, Order, SinkClosed
+from meshd.relay.holder import Holder, Order
 from meshd.relay.in_flight import InFlight
 from meshd.relay.machine import (
     Attempt,
@@ -30,6 +30,7 @@ from meshd.relay.machine import (
     State,
 )
 from meshd.relay.remote import RemoteHolders
+from meshd.relay.sinks import AnswerItem, AnswerSink, SinkClosed
 from meshd.routing.catalogue import Target
 from meshd.routing.demand import demand_of
 from meshd.routing.placement import Placement

@@ -6,58 +6,38 @@ The same code serves a request of this node's own clients (in process) and a for
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
 from dataclasses import dataclass
-from typing import Any, Protocol
+from functools import partial
+from typing import Any
 
+import msgspec
 import trio
 
-from meshd import limits
+from meshd import limits, logs
 from meshd.backends import Backend, BackendFailed, Backends, RunControl
 from meshd.backends.control import failed
-from meshd.errors import DialFailed, LimitExceeded, MeshdError, ProtocolError, StreamBroken
+from meshd.errors import DialFailed, MeshdError, ProtocolError, StreamBroken
 from meshd.http import Sweeper
 from meshd.ids import NodeId
-from meshd.inference import (
-    Delta,
-    Embedding,
-    Failure,
-    FailureKind,
-    Kind,
-    Load,
-    ModelInfo,
-    ModelLoad,
-    Request,
-    Usage,
-)
+from meshd.inference import FailureKind, Kind, Load, ModelInfo, ModelLoad, Request
+from meshd.relay.engine_run import EngineRun
 from meshd.relay.in_flight import InFlight
-from meshd.relay.watchdog import Patience, Watchdog, watchdog
+from meshd.relay.sinks import AnswerSink
+from meshd.relay.watchdog import Patience, watchdog
 from meshd.routing.admission import Admission, Busy, Lane, Queued, Ticket
 from meshd.routing.catalogue import Target
 from meshd.routing.cost import Candidate, predict
 from meshd.routing.demand import Demand, demand_of
 from meshd.routing.placement import load_key
-from meshd.routing.rates import Observation, RateBook
+from meshd.routing.rates import RateBook
 
 _PATIENCE = Patience()
 
-AnswerItem = Delta | Usage | Embedding
+log = logs.get("holder")
 
 
-class SinkClosed(MeshdError):
-    """Whoever the answer was for went away while it was being written."""
-
-
-class AnswerSink(Protocol):
-    """Where an answer goes."""
-
-    async def emit(self, items: Sequence[AnswerItem]) -> None:
-        """Pass these on, in order; waiting is the backpressure.  Raises SinkClosed."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Order:
+class Order(msgspec.Struct, frozen=True, gc=False):
     """One request for one model of one backend of this node."""
 
     request: Request
@@ -100,6 +80,9 @@ class Holder:
         self._sweeper = sweeper
         self._waiters: dict[Ticket, _Waiter] = {}
         self._patience = patience
+        self._suspects, self._suspected = trio.open_memory_channel[tuple[EngineRun, Backend]](
+            math.inf  # as many as there are runs, at most
+        )
 
     def load(self) -> Load:
         """How busy this node is right now, to be told to others."""
@@ -137,6 +120,28 @@ class Holder:
                 except (DialFailed, StreamBroken, ProtocolError) as e:
                     raise failed(FailureKind.UNREACHABLE, str(e), 502) from e
         raise failed(FailureKind.NOT_FOUND, f"this node has no model {model_name!r}", 404)
+
+    async def run(self) -> None:
+        """Ask engines that fell silent whether they live, until cancelled.
+
+        Without it they count as hung only when their silence lasts too long for a living one.
+        """
+        async with trio.open_nursery() as nursery:
+            async for run, backend in self._suspected:
+                nursery.start_soon(self._examine, run, backend)
+
+    def _suspect(self, backend: Backend, run: EngineRun) -> None:
+        self._suspects.send_nowait((run, backend))
+
+    async def _examine(self, run: EngineRun, backend: Backend) -> None:
+        silent_since = run.dog.last_at
+        try:
+            lives = await backend.lives()
+        except Exception:  # its task: this node goes on
+            log.exception("an engine could not be asked whether it lives", backend=backend.id)
+            return
+        if run.dog.last_at == silent_since:
+            run.examined(lives)
 
     async def serve(self, order: Order, sink: AnswerSink, control: RunControl) -> None:
         """Run the request here.
@@ -187,47 +192,22 @@ class Holder:
         control: RunControl,
     ) -> None:
         now = trio.current_time()
-        demand = demand_of(request)
-        first_s = self._predicted_first_s(lane, model, demand)
+        first_s = self._predicted_first_s(lane, model, demand_of(request))
         dog = watchdog(first_s, self.rates.of(lane).gap_s, now, self._patience)
-        hung: list[Failure] = []
-
-        def bark() -> None:
-            hung.append(dog.failure())
-            control.abort(hung[0].message)
-
-        watch = self._sweeper.watch(bark, dog.due_at)
-        run = _Run(dog, sink, self.rates, lane)
-
-        async def emit(items: Sequence[Delta | Usage]) -> None:
-            watch.at = float("inf")  # a client that reads slowly is not a hung engine
-            await run.emit(items)
-            dog.due_at = trio.current_time() + dog.between_tokens_s
-            watch.at = dog.due_at
-
+        run = EngineRun(
+            lane, sink, self.rates, dog, control, self._sweeper, partial(self._suspect, backend)
+        )
         try:
             if request.kind is Kind.EMBED:
                 await sink.emit([await backend.embed(request, model, control)])
             else:
-                await backend.run(request, model, emit, control)
-        except BackendFailed as e:
-            if hung:
-                raise BackendFailed(hung[0]) from e
-            raise
-        except DialFailed as e:
-            # Not UNREACHABLE: that would cast suspicion on this node, which is well.
-            raise failed(FailureKind.BACKEND, f"the engine cannot be reached: {e}", 502) from e
-        except StreamBroken as e:
-            if hung:
-                raise BackendFailed(hung[0]) from e
-            if control.aborted is not None:
-                raise failed(FailureKind.CANCELLED, control.aborted, 499) from e
-            raise failed(FailureKind.BROKEN, f"the engine's answer broke off: {e}", 502) from e
-        except (LimitExceeded, ProtocolError) as e:
-            raise failed(FailureKind.BACKEND, f"the engine sent what is no answer: {e}", 502) from e
+                await backend.run(request, model, run.emit, control)
+        except MeshdError as e:
+            if (failure := _failure(e, run, control)) is None:
+                raise
+            raise failure from e
         finally:
-            self._sweeper.unwatch(watch)
-            run.observe(now)
+            run.over()
 
     def _find(self, order: Order) -> tuple[Backend, ModelInfo]:
         for backend, model in self._backends.holders(order.model):
@@ -255,46 +235,20 @@ class Holder:
         return predict(Candidate(target, load), demand).first_token_s
 
 
-@dataclass(slots=True)
-class _Run:
-    """What is seen of one run: passed on, timed, learned from."""
-
-    dog: Watchdog
-    sink: AnswerSink
-    rates: RateBook
-    lane: Lane
-    first_at: float = 0.0
-    last_at: float = 0.0
-    usage: Usage | None = None
-
-    async def emit(self, items: Sequence[Delta | Usage]) -> None:
-        now = trio.current_time()
-        gap_s = self.dog.event(now)
-        if self.first_at:
-            self.rates.observe_gap(self.lane, gap_s)
-        else:
-            self.first_at = now
-        self.last_at = now
-        if type(items[-1]) is Usage:
-            self.usage = items[-1]
-        await self.sink.emit(items)
-
-    def observe(self, started_at: float) -> None:
-        """Learn the lane's rates from a run that told its token counts."""
-        if self.usage is None or not self.first_at:
-            return
-        usage = self.usage
-        load_s = usage.load_ns / 1e9
-        self.rates.observe(
-            self.lane,
-            Observation(
-                prompt_tokens=usage.prompt_tokens,
-                completion_tokens=usage.completion_tokens,
-                prefill_s=usage.prompt_ns / 1e9 or max(0.0, self.first_at - started_at - load_s),
-                decode_s=usage.completion_ns / 1e9 or self.last_at - self.first_at,
-                load_s=load_s,
-            ),
-        )
+def _failure(error: MeshdError, run: EngineRun, control: RunControl) -> BackendFailed | None:
+    """What a run that broke is to be called; None: what it is called already."""
+    if run.hung is not None and isinstance(error, BackendFailed | StreamBroken):
+        return BackendFailed(run.hung)
+    if isinstance(error, DialFailed):
+        # Not UNREACHABLE: that would cast suspicion on this node, which is well.
+        return failed(FailureKind.BACKEND, f"the engine cannot be reached: {error}", 502)
+    if isinstance(error, StreamBroken):
+        if control.aborted is not None:
+            return failed(FailureKind.CANCELLED, control.aborted, 499)
+        return failed(FailureKind.BROKEN, f"the engine's answer broke off: {error}", 502)
+    if isinstance(error, ProtocolError):
+        return failed(FailureKind.BACKEND, f"the engine sent what is no answer: {error}", 502)
+    return None
 
 
 def _busy(wait_s: float) -> BackendFailed:

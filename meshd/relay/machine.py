@@ -249,7 +249,7 @@ class Relay:
             return self._ask(target, self.queue_wait_s, remote, now)
         if self._busy:
             return self._fail(self._all_busy())
-        return self._fail(self._last or _nobody())
+        return self._fail(self._last)
 
     def _all_busy(self) -> Failure:
         wait_s = min((b[0] for b in self._busy.values()), default=1.0)
@@ -266,9 +266,14 @@ class Relay:
         self._cause = cause
         return cause.message
 
-    def _fail(self, failure: Failure) -> list[Directive]:
+    def _fail(self, failure: Failure | None) -> list[Directive]:
+        """`failure` None: there was nobody to ask."""
         self.state = State.DONE
         self.silent_at = math.inf
+        if failure is None:
+            failure = _nobody()
+        elif failure.kind == FailureKind.UNREACHABLE and not self.delivered:
+            failure = _nobody(f": {failure.message}")  # nothing ran: a later try may well succeed
         return [Fail(failure, in_stream=self.delivered)]
 
 
@@ -280,10 +285,10 @@ def _cut() -> Failure:
     return Failure(FailureKind.BROKEN, "the answer ended before it was finished", 502)
 
 
-def _nobody() -> Failure:
+def _nobody(why: str = "") -> Failure:
     return Failure(
         FailureKind.UNREACHABLE,
-        "no node that has this model can be reached now",
+        f"no node that has this model can be reached now{why}",
         503,
         retry_after_s=2.0,
     )

@@ -14,8 +14,9 @@ from meshd.http import ClientResponse, HttpClient, Sweeper
 from meshd.ids import Address, NodeId, RequestId, short
 from meshd.inference import Failure, FailureKind, Load
 from meshd.ports import Alpn, ByteStream, Network
-from meshd.relay.holder import AnswerSink, Order
+from meshd.relay.holder import Order
 from meshd.relay.machine import Attempt
+from meshd.relay.sinks import AnswerSink
 from meshd.wire.answer import (
     FORWARDED_HEADER,
     SERVE_PATH,
@@ -110,15 +111,23 @@ class RemoteHolders:
         shown: dict[str, Any] = msgspec.json.decode(data)
         return shown
 
-    def drop(self, node: NodeId, reason: str) -> None:
-        """Close every connection to a node, idle or not."""
+    def drop_idle(self, node: NodeId) -> None:
+        """The node may be gone: ask on connections of which that is known only anew.
+
+        Attempts go on: whether their holder lives is heard on their own connections.
+        """
+        if pool := self._pools.get(node):
+            pool.close_idle()
+
+    def drop_all_idle(self) -> None:
+        """This machine slept."""
+        for pool in self._pools.values():
+            pool.close_idle()
+
+    def cut(self, node: NodeId, reason: str) -> None:
+        """A node was removed: close every connection to it, and end what runs there."""
         if pool := self._pools.pop(node, None):
             pool.close_all(reason)
-
-    def drop_all(self, reason: str) -> None:
-        """After a sleep, or at the end."""
-        for node in list(self._pools):
-            self.drop(node, reason)
 
     async def _read(self, node: NodeId, response: ClientResponse, sink: RemoteSink) -> None:
         if response.status != 200:

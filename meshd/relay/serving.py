@@ -19,7 +19,8 @@ from meshd.errors import LimitExceeded, ProtocolError, StreamBroken
 from meshd.http import Responder, ServerRequest, Sweeper, Watch
 from meshd.ids import NodeId
 from meshd.inference import Failure, FailureKind
-from meshd.relay.holder import AnswerItem, Holder, Order, SinkClosed
+from meshd.relay.holder import Holder, Order
+from meshd.relay.sinks import AnswerItem, SinkClosed
 from meshd.wire.answer import (
     CANCEL_PATH,
     SERVE_PATH,

@@ -85,6 +85,8 @@ class MemoryEngine:
 
     def __post_init__(self) -> None:
         self._gate = trio.CapacityLimiter(self.slots)
+        self._awake = trio.Event()
+        self._awake.set()
         self._scope: trio.CancelScope | None = None
 
     # --- life
@@ -122,10 +124,20 @@ class MemoryEngine:
         if self._scope is not None:
             self._scope.cancel()
 
+    def freeze(self) -> None:
+        """SIGSTOP: connections are still taken, and nothing is said on any of them."""
+        if self._awake.is_set():
+            self._awake = trio.Event()
+
+    def thaw(self) -> None:
+        """SIGCONT."""
+        self._awake.set()
+
     # --- answers
 
     async def handle(self, request: ServerRequest, responder: Responder) -> None:
         """The handler of its HTTP server."""
+        await self._awake.wait()
         body: dict[str, Any] = {}
         if request.body:
             body = msgspec.json.decode(request.body, type=dict[str, Any])
@@ -184,6 +196,7 @@ class MemoryEngine:
             self.load_s = 0.0
             self.resident = True
         await trio.sleep(self.prefill_s)
+        await self._awake.wait()
         if "embed" in path:
             return await responder.send(200, [JSON], _json(self._embedding(path, body)))
         wire = OllamaWire(path, body) if self.dialect is Dialect.OLLAMA else OpenAIWire(path, body)
@@ -211,6 +224,7 @@ class MemoryEngine:
                 if fault is Fault.GARBAGE:
                     return await responder.write(b"data: {nonsense}\n\n")
             await trio.sleep(1.0 / self.tokens_per_s)
+            await self._awake.wait()
             await responder.write(wire.piece(word))
             self.words_said += 1
         return await responder.write(wire.end(len(words)))

@@ -258,3 +258,14 @@ def test_a_draining_holder_is_not_queued_at() -> None:
     machine.failed(failure(FailureKind.DRAINING, 503), 0.1)
     (fail,) = machine.picked(None, 0, False, 0.2)
     assert isinstance(fail, Fail)
+
+
+def test_holders_that_cannot_be_reached_are_503_with_retry_after_and_say_why() -> None:
+    machine = relay()
+    machine.start(0.0)
+    asked(machine, A)
+    machine.failed(failure(FailureKind.UNREACHABLE), 0.1)
+    (fail,) = machine.picked(None, 0, False, 0.2)
+    assert isinstance(fail, Fail)
+    assert (fail.failure.status, fail.failure.retry_after_s) == (503, 2.0)
+    assert "it was unreachable" in fail.failure.message

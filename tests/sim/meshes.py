@@ -1,0 +1,80 @@
+"""The mesh that most tests of whole nodes use, and questions about it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import trio
+
+from meshd.testing.memory_client import MemoryAnswer
+from meshd.testing.memory_engine import MemoryEngine
+from meshd.testing.models import expected_text
+from meshd.testing.world import Machine, World, until
+
+WHOLE = expected_text()
+LATENCY_S = 0.001
+
+
+class Mesh:
+    """Founder `a` has no engine; `b` and `c` both have the model "tiny"."""
+
+    def __init__(self, world: World, a: Machine, b: Machine, c: Machine) -> None:
+        self.world = world
+        self.a, self.b, self.c = a, b, c
+
+    @property
+    def holders(self) -> tuple[Machine, Machine]:
+        return self.b, self.c
+
+    def engine(self, machine: Machine) -> MemoryEngine:
+        return machine.engines[0]
+
+    def other(self, holder: Machine) -> Machine:
+        return self.c if holder is self.b else self.b
+
+    @property
+    def running(self) -> int:
+        """Answers that engines are at."""
+        return sum(self.engine(m).running for m in self.holders)
+
+    async def busy(self) -> Machine:
+        """The holder whose engine is at an answer, as soon as one is."""
+        await until(lambda: self.running > 0)
+        return next(m for m in self.holders if self.engine(m).running)
+
+    def ask(self, machine: Machine, dialect: str = "openai", **more: Any) -> MemoryAnswer:
+        """A chat that is under way; `more` goes into its body."""
+        asking = machine.client.openai if dialect == "openai" else machine.client.ollama
+        answer = asking("tiny", **more)
+        self.world.nursery.start_soon(answer.run)
+        return answer
+
+    async def answered(self, answer: MemoryAnswer, within_s: float = 700.0) -> MemoryAnswer:
+        """The answer, when it is over."""
+        await until(lambda: answer.over, within_s=within_s)
+        return answer
+
+
+@asynccontextmanager
+async def mesh(
+    *, slots: int | None = None, buffer_bytes: int = 65536, seed: int = 1, **engine: Any
+) -> AsyncIterator[Mesh]:
+    """`engine`: fields of both `MemoryEngine`s; `slots`: what the holders' configs say of them."""
+    async with World.open(seed=seed, latency_s=LATENCY_S, buffer_bytes=buffer_bytes) as world:
+        a = await world.start("a")
+        b = await world.start("b", MemoryEngine("tiny", **engine), slots=slots)
+        c = await world.start("c", MemoryEngine("tiny", **engine), slots=slots)
+        await world.settled()
+        yield Mesh(world, a, b, c)
+
+
+async def some_text(answer: MemoryAnswer, words: int = 5) -> None:
+    """Until the client has so many words of it."""
+    await until(lambda: len(answer.pieces) >= words)
+
+
+async def pass_time(seconds: float) -> None:
+    """So much virtual time; nothing depends on the machine's speed."""
+    await trio.sleep(seconds)
