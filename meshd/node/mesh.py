@@ -10,13 +10,13 @@ from dataclasses import dataclass
 import msgspec
 import trio
 
-from meshd import __version__, control, logs
+from meshd import __version__, control, limits, logs
 from meshd.api.administration import Presence
 from meshd.config import Config
 from meshd.errors import MeshdError
 from meshd.http import HttpServer
 from meshd.identity import Keyring, MeshIdentity, check_peer, show_digits, to_pem
-from meshd.ids import Address, NodeId, short
+from meshd.ids import Address, MeshId, NodeId, short
 from meshd.inference import Failure, FailureKind
 from meshd.membership.mdns import Mdns
 from meshd.membership.sightings import Announcement, Sighting
@@ -35,7 +35,7 @@ from meshd.peers.switchboard import Switchboard
 from meshd.ports import Alpn, Credentials, Datagrams, Ports
 from meshd.record import RegistryChange
 from meshd.routing.catalogue import Target
-from meshd.screen import Screen
+from meshd.screen import Screen, SightedMesh
 from meshd.wire.control import PROTOCOL_MAX, PROTOCOL_MIN, Hello
 
 log = logs.get("mesh")
@@ -83,6 +83,7 @@ class MeshSide:
         self._bad = logs.PerSource(logs.get("peers"), trio.current_time)
         self._own_addresses: list[Address] = []
         self._addresses_until = -math.inf
+        self._told_of: set[MeshId] = set()
         self._saved: dict[str, list[list[str | int]]] = {}
         ports.network.use(self.credentials())
         self.addresses = AddressBook()
@@ -337,6 +338,17 @@ class MeshSide:
             self.neighbours.agent.found(sighting.node, sighting.addresses)
             if not self.links.is_up(sighting.node):
                 self.links.kick(sighting.node)
+        elif sighting.mesh != self.registry.mesh and len(self.registry.members()) == 1:
+            self._tell_of(sighting)
+
+    def _tell_of(self, sighting: Sighting) -> None:
+        """Alone, and another mesh is in sight: say once how to join it."""
+        if sighting.mesh in self._told_of or not sighting.addresses:
+            return
+        if len(self._told_of) < limits.MEMBERS:
+            self._told_of.add(sighting.mesh)
+            mesh = SightedMesh(sighting.mesh, sighting.name, str(sighting.addresses[0]))
+            self._screen.meshes_in_sight([mesh])
 
     def _keys_changed(self, keyring: Keyring) -> None:
         self.standing.identity.keyring = keyring

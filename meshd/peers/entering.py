@@ -95,7 +95,6 @@ class Entrance:
                 reached_at = await self._join(key, join, token)
             else:
                 self._found(key)
-                await self._tell_of_others()
         elif join:
             reached_at = await self._join_again(key, identity, join, token)
         return self._standing(key, reached_at)
@@ -135,10 +134,6 @@ class Entrance:
             mesh=identity.mesh_name,
             join_addresses=[str(address) for address in self._addresses],
         )
-
-    async def _tell_of_others(self) -> None:
-        if sighted := await self._browse():
-            self._screen.meshes_in_sight(sighted)
 
     # ---------------------------------------------------------------- joining
 
