@@ -200,7 +200,7 @@ class PushPull(Message, frozen=True):
 
 
 class PushPullReply(Message, frozen=True):
-    """The answering side's full state, from before it took in the other's."""
+    """The answering side's full state, with what the other's brought about."""
 
     state: Annotated[bytes, Meta(max_length=limits.GOSSIP_STATE_BYTES)]
 
