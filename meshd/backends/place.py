@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import trio
 
 from meshd import limits, logs
+from meshd.backends.capacity import LearnedSlots
 from meshd.backends.control import Backend, BackendFailed, Emit, RunControl, failed
 from meshd.backends.exchange import EngineHttp
 from meshd.backends.ollama import ENGINE as OLLAMA
@@ -35,6 +36,10 @@ from meshd.ports import Disk, Network
 
 _LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
 _TROUBLE: Final = (FailureKind.BROKEN, FailureKind.NOT_FOUND)
+_SILENT: Final = (EngineKind.VLLM.value, EngineKind.MLX.value, EngineKind.OTHER.value)
+"""Engines that do not tell how many requests they take at once."""
+_RATE_TOKENS: Final = 8
+"""A shorter answer says nothing of an engine's speed."""
 _MISSES: Final = 3
 """An engine that still listens, but answered no probe this often in a row, is gone."""
 
@@ -110,6 +115,7 @@ class Place:
         self._wake = trio.Event()
         self._misses = 0
         self._claim: PurePath | None = None
+        self._learned: LearnedSlots | None = None
         address = where.address
         self._client = HttpClient(
             lambda: around.network.dial_plain(address, limits.DIAL_S),
@@ -203,10 +209,14 @@ class Place:
             backend = OpenAIBackend(
                 backend_id, where.url, EngineKind(kind), http, version=version, known=self._known
             )
-        return Watched(backend, self.look_now)
+        self._learned = LearnedSlots(kind) if kind in _SILENT and not where.slots else None
+        return Watched(backend, self.look_now, self._learned)
 
     def _known(self) -> Known:
-        return Known(slots=self.where.slots, digest=self.where.digest())
+        slots = self.where.slots
+        if self._learned is not None:
+            slots = self._learned.slots
+        return Known(slots=slots, digest=self.where.digest())
 
     # --- what is known now
 
@@ -257,11 +267,21 @@ class Place:
             self._claim = None
 
 
+def _decode_rate(usage: Usage | None) -> float:
+    """Tokens a second of one run; 0 where too little is known."""
+    if usage is None or usage.completion_tokens < _RATE_TOKENS or usage.completion_ns <= 0:
+        return 0.0
+    return usage.completion_tokens / usage.completion_ns * 1e9
+
+
 class Watched:
     """A backend whose runs tell its place when it is worth looking again."""
 
-    def __init__(self, inner: Backend, look_now: Callable[[], None]) -> None:
+    def __init__(
+        self, inner: Backend, look_now: Callable[[], None], learned: LearnedSlots | None = None
+    ) -> None:
         self._inner = inner
+        self._learned = learned
         self._look_now = look_now
         self._heard_at = -math.inf
         self.id = inner.id
@@ -281,15 +301,32 @@ class Watched:
     async def run(
         self, request: Request, model: ModelInfo, emit: Emit, control: RunControl
     ) -> None:
+        usage: Usage | None = None
+
         async def heard(events: Sequence[Delta | Usage]) -> None:
+            nonlocal usage
             self._heard_at = trio.current_time()
+            if type(events[-1]) is Usage:
+                usage = events[-1]
             await emit(events)
 
+        learned = self._learned
+        slots, full = (learned.slots, learned.began()) if learned else (0, False)
+        refused = False
         try:
             await self._inner.run(request, model, heard, control)
         except MeshdError as error:
+            refused = isinstance(error, BackendFailed) and error.failure.kind == FailureKind.BUSY
             self._trouble(error, control)
             raise
+        finally:
+            if learned is not None:
+                if refused:
+                    learned.refused()
+                else:
+                    learned.ended(full=full, tokens_per_s=_decode_rate(usage))
+                if learned.slots != slots:
+                    self._look_now()  # the next probe tells the others
         self._ran(request, model)
 
     async def embed(self, request: Request, model: ModelInfo, control: RunControl) -> Embedding:

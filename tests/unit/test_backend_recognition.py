@@ -82,7 +82,7 @@ async def watched(
     [
         (LM_STUDIO_NEW, "lmstudio", "", 4, 8192),
         (LM_STUDIO_OLD, "lmstudio", "", 1, 0),
-        (VLLM, "vllm", "0.33.0", 1, 4096),
+        (VLLM, "vllm", "0.33.0", 16, 4096),
         (MLX, "mlx", "", 1, 0),
         (HOSTED, "openai", "", 1, 0),
     ],
