@@ -219,7 +219,7 @@ class MeshSide:
                         "peer-tcp",
                         "fail",
                         f"{member.name} cannot be reached over TCP ({where})",
-                        f"is it on, and does its firewall let port {self._port} in?",
+                        "is it on, and does its firewall let meshd in?",
                     )
                 )
         found += [
