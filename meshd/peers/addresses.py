@@ -1,8 +1,8 @@
 """Where each member may be found.  Pure.
 
-A node's own signed word (gossip, hello) comes first, then where it was last reached, then what the
-member list says, then where it was seen dialling from (with the mesh port put in, since an outgoing
-port says nothing).  All are dialled in parallel, so order is only a preference.
+Where it was last reached comes first, then a node's own signed word (gossip), then what the member
+list says, then where it was seen dialling from (with the mesh port put in, since an outgoing port
+says nothing).  All are dialled in parallel, so order is only a preference.
 """
 
 from __future__ import annotations
@@ -28,21 +28,18 @@ class AddressBook:
     """Addresses of all members, bounded."""
 
     def __init__(self) -> None:
-        self._entries: dict[NodeId, dict[Address, Source]] = {}
+        self._entries: dict[NodeId, dict[Source, tuple[Address, ...]]] = {}
 
     def of(self, node: NodeId) -> list[Address]:
-        """Best first."""
+        """Best first, each once."""
         entries = self._entries.get(node, {})
-        return sorted(entries, key=entries.__getitem__)
+        found = dict.fromkeys(a for source in sorted(entries) for a in entries[source])
+        return list(found)[: limits.ADDRESSES_PER_NODE]
 
     def put(self, node: NodeId, addresses: Iterable[Address], source: Source) -> None:
         """Replace what this source said of a node before."""
-        old = self._entries.get(node, {})
-        kept = {a: s for a, s in old.items() if s is not source}
-        for address in list(addresses)[: limits.ADDRESSES_PER_NODE]:
-            kept[address] = min(source, kept.get(address, source))
-        best = sorted(kept.items(), key=lambda pair: pair[1])[: limits.ADDRESSES_PER_NODE]
-        self._entries[node] = dict(best)
+        said = tuple(addresses)[: limits.ADDRESSES_PER_NODE]
+        self._entries.setdefault(node, {})[source] = said
 
     def keep_only(self, nodes: set[NodeId]) -> None:
         """Forget those that are no members."""

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import trio
 
-from meshd import logs
+from meshd import limits, logs
 from meshd.errors import MeshdError, ProtocolError
 from meshd.identity import GOSSIP_KEY_BYTES, Keyring
 from meshd.ids import NodeId, short
@@ -37,12 +37,18 @@ class MeshKeys:
         rotates: bool,
         changed: Callable[[Keyring], None],
     ) -> None:
-        """`rotates`: this node is the founder.  `changed` keeps a new keyring and uses it."""
+        """`rotates`: this node is the founder.
+
+        `changed` uses a new keyring, and keeps it; it may raise OSError for the keeping alone.
+        """
         self.keyring = keyring
+        self._registry = registry
         self._links = links
         self._entropy = entropy
         self._rotates = rotates
         self._changed = changed
+        self._counters = switchboard.counters
+        self._complaints = logs.PerSource(log, trio.current_time)
         self._asked = trio.Event()
         switchboard.answer(KeyringPush, self._pushed)
         switchboard.answer(KeyringRequest, self._requested)
@@ -90,13 +96,23 @@ class MeshKeys:
         if message.version <= self.keyring.version:
             return
         try:
+            # It grows with each removal, and there are only so many.  Without a bound one member
+            # could use up all numbers, and the founder could never take its keys away from it.
+            ahead = message.version - self.keyring.version
+            if ahead > limits.MEMBERS_EVER and node != self._registry.founder:
+                raise ProtocolError(f"its version {message.version} is too far ahead")
             newer = Keyring.of(message.version, message.secrets)
         except ProtocolError as e:
-            log.warning("keyring refused", node=short(node), why=str(e))
+            self._counters["keyring_refused"] += 1
+            self._complaints.warning("keyring refused", short(node), why=str(e))
             return
         self._use(newer)
         log.info("gossip keyring", version=newer.version, told_by=short(node))
 
     def _use(self, keyring: Keyring) -> None:
         self.keyring = keyring
-        self._changed(keyring)
+        try:
+            self._changed(keyring)
+        except OSError as e:
+            # It is in use; after a restart the other members tell it again.
+            log.error("the gossip keyring is not on disk", why=str(e))

@@ -80,6 +80,8 @@ class MeshOffice:
     async def create_token(self, order: control.TokenOrder) -> control.TokenMade:
         """A token that lets newcomers in."""
         ttl_s = order.ttl_s if order.ttl_s is not None else limits.TOKEN_TTL_S
+        if ttl_s <= 0 or order.uses < 1:
+            raise Refused("a token needs a lifetime and a number of uses above zero")
         if self._founder is not None:
             token = self._founder.create_token(ttl_s=ttl_s, uses=order.uses)
             made = TokenCreated(
@@ -96,10 +98,10 @@ class MeshOffice:
         for node in self._links.up():
             try:
                 reply = await self._links.request(node, PendingRequest(), ASK_S)
-            except (DialFailed, Refused):
-                continue  # it is listed by whoever can be asked
-            if isinstance(reply, PendingReply):
-                rows += _rows(reply)
+                if isinstance(reply, PendingReply):
+                    rows += _rows(reply)
+            except MeshdError:
+                continue  # the others are listed all the same
         return rows
 
     async def approve(self, digits: str) -> control.Done:
@@ -109,9 +111,9 @@ class MeshOffice:
             for node in self._links.up():
                 try:
                     reply = await self._links.request(node, PendingRequest(), ASK_S)
-                except (DialFailed, Refused):
+                    rows = _rows(reply) if isinstance(reply, PendingReply) else []
+                except MeshdError:
                     continue
-                rows = _rows(reply) if isinstance(reply, PendingReply) else []
                 if _plain(digits) in {row.digits for row in rows}:
                     done = await self._links.request(node, Approve(digits=digits), ASK_S)
                     return control.Done(done.message if isinstance(done, Done) else "approved")

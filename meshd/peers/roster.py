@@ -6,9 +6,10 @@ pushes it, whoever learns that it is behind asks.
 
 from __future__ import annotations
 
-import structlog
+import trio
 
-from meshd.errors import ProtocolError
+from meshd import logs
+from meshd.errors import MeshdError, ProtocolError
 from meshd.ids import NodeId, short
 from meshd.peers.links import ControlLinks
 from meshd.peers.switchboard import Switchboard
@@ -16,7 +17,7 @@ from meshd.record.members import SignedMembers
 from meshd.record.registry import MemberRegistry, RegistryChange
 from meshd.wire.control import Done, Hello, MemberListPush, MemberListRequest, Message
 
-log = structlog.get_logger()
+log = logs.get("roster")
 
 
 class Roster:
@@ -28,6 +29,9 @@ class Roster:
         self._registry = registry
         self._links = links
         self._versions: dict[NodeId, int] = {}
+        """Of the list that each node had when it last greeted."""
+        self._counters = switchboard.counters
+        self._complaints = logs.PerSource(log, trio.current_time)
         switchboard.answer(MemberListPush, self._pushed)
         switchboard.answer(MemberListRequest, self._requested)
         switchboard.on_greeted(self._greeted)
@@ -50,13 +54,19 @@ class Roster:
             self._links.notify(node, MemberListRequest(have_version=self._registry.version))
 
     def _changed(self, change: RegistryChange) -> None:
+        for node in change.removed:
+            self._versions.pop(node, None)
         self._links.notify_all(self._push())
 
     async def _pushed(self, node: NodeId, message: MemberListPush) -> Message | None:
         try:
             newer = self._registry.accept(SignedMembers.from_bytes(message.members))
         except ProtocolError as e:
-            log.warning("member list refused", node=short(node), why=str(e))
+            self._counters["member_list_refused"] += 1
+            self._complaints.warning("member list refused", short(node), why=str(e))
+            return None
+        except MeshdError as e:  # a full disk: it is not applied, and told again with the next link
+            log.error("a newer member list could not be kept", why=str(e))
             return None
         if newer:
             log.info("member list", version=self._registry.version, told_by=short(node))

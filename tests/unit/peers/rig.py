@@ -120,9 +120,9 @@ class Town:
             yield Town(nursery, MemoryNetwork(seed=1, **network))  # type: ignore[arg-type]
             nursery.cancel_scope.cancel()
 
-    def member(self, node: NodeId, handler: LinkHandler | None = None) -> Peer:
-        """A machine with links; it does nothing yet."""
-        host = self.world.host(node[0])
+    def member(self, node: NodeId, handler: LinkHandler | None = None, *, name: str = "") -> Peer:
+        """A machine with links; it does nothing yet.  Its host's name is the id's first letter."""
+        host = self.world.host(name or node[0])
         host.use(memory_credentials(node, MESH))
         notes = Notes(node)
         links = ControlLinks(host, SeededEntropy(node), handler or notes, self.addresses_of)

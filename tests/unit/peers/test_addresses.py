@@ -1,0 +1,56 @@
+"""Where members may be found: sources, order, bounds."""
+
+from __future__ import annotations
+
+from meshd import limits
+from meshd.ids import Address
+from meshd.peers.addresses import AddressBook, Source
+from tests.unit.peers.rig import A, B
+
+HOME, OFFICE, TENT = (Address(f"10.0.0.{n}", 11436) for n in (1, 2, 3))
+
+
+def test_better_sources_come_first_and_no_address_twice() -> None:
+    book = AddressBook()
+    book.put(A, [TENT, HOME], Source.SIGHTED)
+    book.put(A, [OFFICE], Source.LISTED)
+    book.put(A, [HOME], Source.ANNOUNCED)
+    assert book.of(A) == [HOME, OFFICE, TENT]
+
+
+def test_a_source_replaces_what_it_said_and_nothing_that_others_said() -> None:
+    book = AddressBook()
+    book.put(A, [HOME], Source.LISTED)
+    book.put(A, [HOME], Source.ANNOUNCED)
+    book.put(A, [OFFICE], Source.ANNOUNCED)
+    assert book.of(A) == [OFFICE, HOME], "the list still names the old one"
+    book.put(A, [], Source.LISTED)
+    assert book.of(A) == [OFFICE]
+
+
+def test_whatever_is_said_the_book_is_bounded_and_the_best_survive() -> None:
+    book = AddressBook()
+    flood = [Address("10.9.9.9", port) for port in range(1, 1000)]
+    for source in (Source.SIGHTED, Source.SEEN, Source.LISTED):
+        book.put(A, flood, source)
+    book.put(A, [HOME], Source.ANNOUNCED)
+    assert len(book.of(A)) == limits.ADDRESSES_PER_NODE
+    assert book.of(A)[0] == HOME
+
+
+def test_who_is_no_member_is_forgotten() -> None:
+    book = AddressBook()
+    book.put(A, [HOME], Source.LISTED)
+    book.put(B, [OFFICE], Source.LISTED)
+    book.keep_only({B})
+    assert (book.of(A), book.of(B)) == ([], [OFFICE])
+
+
+def test_what_was_kept_on_disk_is_the_weakest_word() -> None:
+    book = AddressBook()
+    book.put(A, [HOME, TENT], Source.ANNOUNCED)
+    later = AddressBook()
+    later.restore(book.export())
+    assert later.of(A) == [HOME, TENT]
+    later.put(A, [OFFICE], Source.SEEN)
+    assert later.of(A)[0] == OFFICE
