@@ -75,6 +75,7 @@ Directive = Pick | Attempt | Avoid | Poison | Finish | Fail
 _ENGINE_DIED = frozenset({FailureKind.BROKEN, FailureKind.SILENT})
 _FINAL = frozenset({FailureKind.BAD_REQUEST, FailureKind.DEADLINE, FailureKind.CANCELLED})
 _WAIT_ELSEWHERE = frozenset({FailureKind.BUSY, FailureKind.DRAINING})
+_NOBODY_THERE = frozenset({FailureKind.UNREACHABLE, FailureKind.DRAINING})
 _NOT_ITS_FAULT = frozenset(
     {FailureKind.NOT_FOUND, FailureKind.CONTEXT_OVERFLOW, FailureKind.UNSUPPORTED}
 )
@@ -112,6 +113,10 @@ class Relay:
     _busy: dict[TargetKey, tuple[float, Target, bool]] = field(default_factory=dict)
     """Those that said busy: their predicted wait, and whether they are remote."""
     _queueing: bool = False
+    _queue_until: float = math.inf
+    """When it will have queued for long enough, wherever that was."""
+    _retrying: bool = False
+    """The next attempt is a retry, for which there must be budget."""
 
     # ------------------------------------------------------------------ events
 
@@ -129,9 +134,12 @@ class Relay:
             return []
         if target is None:
             return self._nobody_left(now)
+        if self._retrying and not self.may_retry(now):
+            return self._fail(self._last)
+        self._retrying = False
         # With others to ask, "busy" is the better answer than a place in a queue.
-        wait_s = 0.0 if others > 0 or self._busy else self.queue_wait_s
-        return self._ask(target, wait_s, remote, now)
+        queue = others == 0 and not self._busy
+        return self._ask(target, queue, remote, now)
 
     def heard(self, now: float) -> None:
         """The holder gave a sign of life (any frame)."""
@@ -183,12 +191,10 @@ class Relay:
         self._excluded.add(target.key)
         if kind in _FINAL or self.delivered or self.attempts >= self.attempts_max:
             return [*out, *self._fail(failure)]
-        if kind not in _NOT_ITS_FAULT and not self.may_retry(now):
-            return [*out, *self._fail(failure)]
+        self._retrying = self._retrying or kind not in _NOT_ITS_FAULT
         self.state = State.PICKING
         # Those that were busy before may have room by now: they are asked anew.
         self._busy.clear()
-        self._queueing = False
         self._asked = 0
         return [*out, Pick(frozenset(self._excluded))]
 
@@ -217,15 +223,19 @@ class Relay:
 
     # ----------------------------------------------------------------- decisions
 
-    def _ask(self, target: Target, wait_s: float, remote: bool, now: float) -> list[Directive]:
+    def _ask(self, target: Target, queue: bool, remote: bool, now: float) -> list[Directive]:
         self.state = State.ASKING
+        self._queueing = queue
+        if queue and self._queue_until == math.inf:
+            self._queue_until = min(now + self.queue_wait_s, self.deadline_at)
+        wait_s = max(0.0, self._queue_until - now) if queue else 0.0
         self._target, self._remote = target, remote
         self.finish_seen = False
         self._asked += 1
         self.attempts += 1
         # The dial has a limit of its own; silence counts from when it must have been heard.
         self.silent_at = now + limits.DIAL_S + limits.HOLDER_SILENT_S if remote else math.inf
-        return [Attempt(target, self.attempts, max(0.0, min(wait_s, self.deadline_at - now)))]
+        return [Attempt(target, self.attempts, wait_s)]
 
     def _go_on_after_busy(self, target: Target, failure: Failure, now: float) -> list[Directive]:
         self.attempts -= 1  # nothing ran
@@ -234,7 +244,7 @@ class Relay:
         else:
             self._busy[target.key] = (failure.retry_after_s or 0.0, target, self._remote)
         self.state = State.PICKING
-        if self._queueing:
+        if self._queueing and failure.kind == FailureKind.BUSY:
             return self._fail(self._all_busy())
         if self._asked <= self.repicks_max:
             return [Pick(frozenset(self._excluded | self._busy.keys()))]
@@ -243,10 +253,9 @@ class Relay:
     def _nobody_left(self, now: float) -> list[Directive]:
         """Nobody new to ask: queue at the best of the busy ones, or give up."""
         waiting = [b for b in self._busy.values() if b[1].key not in self._excluded]
-        if waiting and not self._queueing and now < self.deadline_at:
-            self._queueing = True
+        if waiting and now < self.deadline_at:
             _, target, remote = min(waiting, key=lambda busy: busy[0])
-            return self._ask(target, self.queue_wait_s, remote, now)
+            return self._ask(target, True, remote, now)
         if self._busy:
             return self._fail(self._all_busy())
         return self._fail(self._last)
@@ -272,7 +281,7 @@ class Relay:
         self.silent_at = math.inf
         if failure is None:
             failure = _nobody()
-        elif failure.kind == FailureKind.UNREACHABLE and not self.delivered:
+        elif failure.kind in _NOBODY_THERE and not self.delivered:
             failure = _nobody(f": {failure.message}")  # nothing ran: a later try may well succeed
         return [Fail(failure, in_stream=self.delivered)]
 

@@ -150,7 +150,29 @@ def test_a_spent_retry_budget_ends_it() -> None:
     machine = relay(may_retry=lambda now: False)
     machine.start(0.0)
     asked(machine, A)
-    assert isinstance(machine.failed(failure(FailureKind.BACKEND), 1.0)[-1], Fail)
+    assert isinstance(machine.failed(failure(FailureKind.BACKEND), 1.0)[-1], Pick)
+    assert machine.picked(B, 0, True, 1.0) == [Fail(failure(FailureKind.BACKEND), in_stream=False)]
+
+
+def test_the_budget_is_charged_for_attempts_that_are_made_and_for_each_once() -> None:
+    charged: list[float] = []
+
+    def may_retry(now: float) -> bool:
+        charged.append(now)
+        return True
+
+    machine = relay(may_retry=may_retry)
+    machine.start(0.0)
+    asked(machine, A)
+    machine.failed(failure(FailureKind.BACKEND), 1.0)
+    asked(machine, B)
+    machine.failed(failure(FailureKind.BUSY, 503, 5.0), 1.1)
+    asked(machine, C, others=0)
+    assert len(charged) == 1, "one retry, wherever it found room"
+    machine.failed(failure(FailureKind.BACKEND), 2.0)
+    (fail,) = machine.picked(None, 0, False, 2.0)
+    assert isinstance(fail, Fail)
+    assert len(charged) == 1, "nobody was left to retry at"
 
 
 def test_busy_is_no_attempt_and_the_others_are_asked_without_waiting() -> None:
@@ -181,12 +203,22 @@ def test_a_holder_that_dies_under_a_queued_request_sends_it_back_to_the_busy_one
     machine.start(0.0)
     for holder, wait_s in ((A, 2.0), (B, 9.0)):
         asked(machine, holder)
-        machine.failed(failure(FailureKind.BUSY, 503, wait_s), 0.1)
-    (queued,) = machine.picked(None, 0, False, 0.2)
+        machine.failed(failure(FailureKind.BUSY, 503, wait_s), 0.0)
+    (queued,) = machine.picked(None, 0, False, 0.0)
     assert queued == Attempt(A, 1, limits.QUEUE_WAIT_S)
-    directives = machine.failed(failure(FailureKind.HOLDER_LOST), 1.0)
+    directives = machine.failed(failure(FailureKind.HOLDER_LOST), 20.0)
     assert directives[-1] == Pick(frozenset({A.key}))
-    assert asked(machine, B, others=0).wait_s == limits.QUEUE_WAIT_S
+    (again,) = machine.picked(B, 0, True, 20.0)
+    assert again == Attempt(B, 2, limits.QUEUE_WAIT_S - 20.0), "what it has waited counts"
+
+
+def test_who_queued_in_vain_is_not_sent_to_the_back_of_the_queue() -> None:
+    machine = relay()
+    machine.start(0.0)
+    assert asked(machine, A, others=0).wait_s == limits.QUEUE_WAIT_S
+    (fail,) = machine.failed(failure(FailureKind.BUSY, 503, 9.0), limits.QUEUE_WAIT_S)
+    assert isinstance(fail, Fail)
+    assert (fail.failure.status, fail.failure.retry_after_s) == (503, 9.0)
 
 
 def test_a_lone_holder_may_queue_at_once() -> None:
@@ -269,3 +301,16 @@ def test_holders_that_cannot_be_reached_are_503_with_retry_after_and_say_why() -
     assert isinstance(fail, Fail)
     assert (fail.failure.status, fail.failure.retry_after_s) == (503, 2.0)
     assert "it was unreachable" in fail.failure.message
+
+
+def test_a_queue_at_a_node_that_begins_to_drain_is_left_for_the_other_busy_one() -> None:
+    machine = relay()
+    machine.start(0.0)
+    for holder, wait_s in ((A, 2.0), (B, 9.0)):
+        asked(machine, holder)
+        machine.failed(failure(FailureKind.BUSY, 503, wait_s), 0.0)
+    (queued,) = machine.picked(None, 0, False, 0.0)
+    assert isinstance(queued, Attempt)
+    assert queued.target == A
+    (again,) = machine.failed(failure(FailureKind.DRAINING, 503), 1.0)
+    assert again == Attempt(B, 1, limits.QUEUE_WAIT_S - 1.0)

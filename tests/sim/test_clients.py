@@ -1,0 +1,178 @@
+"""Clients that go away, that do not read, that have a deadline: what it means upstream."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from meshd import limits
+from meshd.http.sweeper import TICK_S
+from meshd.testing.memory_engine import Fault
+from meshd.testing.world import until
+from tests.sim.meshes import LATENCY_S, WHOLE, Mesh, mesh, pass_time, some_text
+
+SOON_S = 2 * TICK_S + 10 * LATENCY_S
+"""For a disconnect to be noticed, passed on and acted upon."""
+
+
+def cancelled(m: Mesh) -> int:
+    return sum(m.engine(holder).cancelled for holder in m.holders)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("entry", ["a", "b"])
+async def test_a_client_that_leaves_frees_the_engine_at_once(
+    autojump_clock: MockClock, entry: str, stream: bool
+) -> None:
+    async with mesh(tokens_per_s=10, slots=1) as m:
+        answer = m.ask({"a": m.a, "b": m.b}[entry], stream=stream)
+        await m.busy()
+        await pass_time(1.0)
+        answer.leave()
+        await until(lambda: m.running == 0, within_s=SOON_S)
+        assert cancelled(m) == 1
+        assert sum(len(m.engine(holder).requests) for holder in m.holders) == 1, "not retried"
+        for machine in m.holders:
+            assert machine.running.data.holder.load().running == 0
+
+
+@pytest.mark.parametrize("entry", ["a", "b"])
+async def test_a_client_that_leaves_before_the_first_token_frees_the_engine_at_once(
+    autojump_clock: MockClock, entry: str
+) -> None:
+    async with mesh(prefill_s=20.0) as m:
+        answer = m.ask({"a": m.a, "b": m.b}[entry])
+        await m.busy()
+        await pass_time(5.0)
+        answer.leave()
+        await until(lambda: m.running == 0, within_s=SOON_S)
+        assert cancelled(m) == 1
+
+
+@pytest.mark.parametrize("entry", ["a", "b"])
+async def test_a_client_that_leaves_the_queue_is_never_run(
+    autojump_clock: MockClock, entry: str
+) -> None:
+    async with mesh(tokens_per_s=100, slots=1) as m:
+        machine = {"a": m.a, "b": m.b}[entry]
+        first = [m.ask(m.a), m.ask(m.a)]
+        await until(lambda: m.running == 2)
+        queued = m.ask(machine, seed=1)
+        await until(lambda: sum(h.running.data.holder.admission.queued for h in m.holders) == 1)
+        queued.leave()
+        await until(
+            lambda: sum(h.running.data.holder.admission.queued for h in m.holders) == 0,
+            within_s=SOON_S,
+        )
+        for answer in first:
+            await m.answered(answer)
+            assert answer.how == "whole"
+        await pass_time(1.0)
+        assert sum(len(m.engine(holder).requests) for holder in m.holders) == 2
+        assert cancelled(m) == 0
+
+
+@pytest.mark.parametrize("entry", ["a", "b"])
+async def test_a_client_that_does_not_read_stops_the_engine_and_loses_nothing(
+    autojump_clock: MockClock, entry: str
+) -> None:
+    async with mesh(tokens_per_s=100, buffer_bytes=2048) as m:
+        answer = m.ask({"a": m.a, "b": m.b}[entry])
+        await some_text(answer)
+        answer.pause()
+        engine = m.engine(await m.busy())
+        await pass_time(10.0)  # time enough for all of it
+        said = engine.words_said
+        assert said < 300, "what is not read is not produced"
+        await pass_time(5.0)
+        assert engine.words_said == said
+        answer.resume()
+        await m.answered(answer)
+        assert (answer.how, answer.text) == ("whole", WHOLE), answer.error
+        assert answer.attempts == 1
+
+
+@pytest.mark.parametrize("entry", ["a", "b"])
+async def test_a_client_that_never_reads_again_is_given_up(
+    autojump_clock: MockClock, entry: str
+) -> None:
+    async with mesh(tokens_per_s=100, buffer_bytes=2048) as m:
+        answer = m.ask({"a": m.a, "b": m.b}[entry])
+        await some_text(answer)
+        answer.pause()
+        await pass_time(limits.HTTP_SEND_STALL_S + 3.0)
+        assert m.running == 0
+        assert cancelled(m) == 1
+
+
+@pytest.mark.parametrize("header", ["x-stainless-read-timeout: 3", "X-Stainless-Timeout: 3"])
+@pytest.mark.parametrize("entry", ["a", "b"])
+async def test_a_whole_answer_that_would_come_too_late_is_504_in_time(
+    autojump_clock: MockClock, entry: str, header: str
+) -> None:
+    async with mesh(tokens_per_s=10) as m:
+        machine = {"a": m.a, "b": m.b}[entry]
+        asked_at = trio.current_time()
+        answer = machine.client.openai("tiny", header, stream=False)
+        await answer.run()
+        assert (answer.status, answer.how) == (504, "refused")
+        assert "deadline" in answer.error
+        assert answer.headers["x-should-retry"] == "false"
+        assert answer.ended_at is not None
+        assert 3.0 <= answer.ended_at - asked_at <= 3.0 + SOON_S
+        await until(lambda: m.running == 0, within_s=SOON_S)
+        assert cancelled(m) == 1
+        assert m.a.count("retries") == m.b.count("retries") == 0
+
+
+async def test_a_deadline_counts_in_the_queue_too(autojump_clock: MockClock) -> None:
+    async with mesh(tokens_per_s=50, slots=1) as m:
+        first = [m.ask(m.a), m.ask(m.a)]
+        await until(lambda: m.running == 2)
+        asked_at = trio.current_time()
+        late = m.a.client.openai("tiny", "x-stainless-read-timeout: 6", stream=False)
+        await late.run()
+        assert late.status in (503, 504), late.error
+        assert late.ended_at is not None
+        assert late.ended_at - asked_at <= 6.0 + SOON_S
+        for answer in first:
+            assert (await m.answered(answer)).how == "whole"
+        assert sum(len(m.engine(holder).requests) for holder in m.holders) == 2
+
+
+async def test_a_stream_that_moves_has_no_deadline(autojump_clock: MockClock) -> None:
+    async with mesh(tokens_per_s=20) as m:
+        answer = m.a.client.openai("tiny", "x-stainless-read-timeout: 3")
+        await answer.run()
+        assert (answer.how, answer.text) == ("whole", WHOLE)
+
+
+async def test_a_client_that_left_is_no_reason_to_blame_the_holder(
+    autojump_clock: MockClock,
+) -> None:
+    async with mesh(tokens_per_s=10) as m:
+        for _ in range(6):
+            answer = m.ask(m.a)
+            await m.busy()
+            await pass_time(0.5)
+            answer.leave()
+            await until(lambda: m.running == 0)
+        after = [await m.answered(m.ask(m.a, max_tokens=1)) for _ in range(12)]
+        assert {answer.holder for answer in after} == {"b", "c"}, "both are still in use"
+        assert m.a.count("retries") == 0
+        assert m.a.count("client_gone") + m.a.count("failed") >= 6
+
+
+@pytest.mark.parametrize("dialect", ["openai", "ollama"])
+async def test_a_failure_before_anything_was_sent_has_a_status_of_its_own(
+    autojump_clock: MockClock, dialect: str
+) -> None:
+    async with mesh() as m:
+        for holder in m.holders:
+            m.engine(holder).fault = Fault.ERROR
+            m.engine(holder).fault_after = 0
+            m.engine(holder).fault_stays = True
+        answer = await m.answered(m.ask(m.a, dialect))
+        assert (answer.how, answer.status) == ("refused", 502)
+        assert "accident" in answer.error
