@@ -12,7 +12,7 @@ import msgspec
 
 from meshd import control
 from meshd.errors import DialFailed, MeshdError, Refused
-from meshd.http import Responder, ServerRequest
+from meshd.http import Headers, Responder, ServerRequest
 
 JSON = (b"content-type", b"application/json")
 
@@ -89,6 +89,12 @@ class AdminApi:
     async def _drain(self, body: bytes, drained: bool) -> control.Done:
         order = msgspec.json.decode(body or b"{}", type=control.NodeOrder)
         return await self._admin.set_drained(order, drained)
+
+
+def problem_body(status: int, message: str, path: str) -> tuple[Headers, bytes]:
+    """A `Problem` for what went wrong below the handler: `ServerOptions.error_body`."""
+    del status, path
+    return [JSON], msgspec.json.encode(control.Problem(message))
 
 
 async def _problem(responder: Responder, status: int, sentence: str) -> None:

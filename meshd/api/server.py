@@ -74,6 +74,12 @@ class ClientApi:
             return e.status, [*e.headers, self._request_id()[1], *self._cors(request)], e.body
         return None
 
+    def error_body(self, status: int, message: str, path: str) -> tuple[Headers, bytes]:
+        """What is said of an error below the handler: `ServerOptions.error_body`."""
+        kind = FailureKind.BAD_REQUEST if status < 500 else FailureKind.BACKEND
+        _, headers, body = error_body(path, Failure(kind, message, status))
+        return [*headers, self._request_id()[1]], body
+
     async def handle(self, request: ServerRequest, responder: Responder) -> None:
         """The handler of the client port's HTTP server."""
         request_id, id_header = self._request_id()

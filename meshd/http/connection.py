@@ -27,10 +27,11 @@ from meshd.http.messages import Headers, Refusal, ServerRequest
 from meshd.http.requests import Admit, RequestLimits, RequestParser
 from meshd.http.responder import Drain, Responder
 from meshd.http.sweeper import Sweeper
-from meshd.ports import ByteStream
+from meshd.ports import ByteStream, Remote
 
 Handler = Callable[[ServerRequest, Responder], Awaitable[None]]
-ErrorBody = Callable[[int, str], tuple[Headers, bytes]]
+ErrorBody = Callable[[int, str, str], tuple[Headers, bytes]]
+"""(status, message, path as far as it is known) -> what an error met below the handler says."""
 
 WATCH_AFTER_S = 0.05
 """A request younger than this is not watched for a disconnect."""
@@ -41,13 +42,18 @@ SEND_STEP_BYTES = 256 * limits.KIB
 """The send-stall deadline is for one such step, so that a big answer may take longer than it."""
 
 
-def plain_error_body(status: int, message: str) -> tuple[Headers, bytes]:
-    """The body of an error that was met below any dialect."""
+def plain_error_body(status: int, message: str, path: str) -> tuple[Headers, bytes]:
+    """The body of an error in nobody's dialect."""
+    del status, path
     return [(b"content-type", b"text/plain; charset=utf-8")], message.encode() + b"\n"
 
 
 def _log_nothing(message: str, error: BaseException) -> None:
     del message, error
+
+
+def _count_nothing(remote: Remote, status: int, message: str) -> None:
+    del remote, status, message
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +74,8 @@ class ServerOptions:
     error_body: ErrorBody = plain_error_body
     on_error: Callable[[str, BaseException], None] = _log_nothing
     """Told of exceptions that a handler let out."""
+    on_refused: Callable[[Remote, int, str], None] = _count_nothing
+    """Told of each request that never got to the handler: from whom, its status, why."""
 
 
 # What a connection is at; plain numbers, since the hot path assigns and compares them.
@@ -186,19 +194,19 @@ class Connection:
             if responder.disconnected or responder.finished:
                 return False
         if not responder.finished:
-            await self._unfinished(responder)
+            await self._unfinished(responder, request.path)
         self._responder = None
         return responder.keep_alive and not self.drain.begun
 
-    async def _unfinished(self, responder: Responder) -> None:
+    async def _unfinished(self, responder: Responder, path: str) -> None:
         """The handler ended without an end of its answer: never let that look like one."""
         if responder.disconnected:
             return
         if responder.started:
             self._stream.abort("the answer could not be completed")
             raise StreamBroken("the answer could not be completed")
-        headers, body = self._options.error_body(500, "Internal error; the log says more.")
-        await responder.send(500, headers, body)
+        message = "Internal error; the log says more."
+        await responder.send(500, *self._options.error_body(500, message, path))
 
     async def _refuse(self, refusal: Refusal) -> None:
         self._phase = _SERVING
@@ -217,7 +225,11 @@ class Connection:
     def _refusal(self, refusal: Refusal) -> bytes:
         headers, body = refusal.headers, refusal.body
         if body is None:
-            headers, body = self._options.error_body(refusal.status, refusal.message)
+            headers, body = self._options.error_body(
+                refusal.status, refusal.message, self._parser.path
+            )
+        why = refusal.message or "not admitted"
+        self._options.on_refused(self._stream.remote, refusal.status, why)
         framing = b"content-length: %d\r\n" % len(body)
         head = response_head(refusal.status, headers, CLOSE + framing)
         return head if refusal.head_only else head + body

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import httptools
 
@@ -39,7 +40,8 @@ class RequestParser:
     body is kept.
 
     The callbacks of llhttp run once per header and per request, so they do next to nothing; a head
-    is looked at as a whole when it is complete.
+    is looked at as a whole when it is complete.  And clients repeat themselves: a request that came
+    in one piece, with a head that is byte for byte the last one's, is not parsed again.
     """
 
     def __init__(self, bounds: RequestLimits, remote: Remote, admit: Admit | None = None) -> None:
@@ -62,10 +64,24 @@ class RequestParser:
         self._fields: list[tuple[bytes, bytes]] = []  # of the head, then of the trailer
         self._body: bytes | bytearray = b""
         self._body_coming = False
+        self._last: _Seen | None = None
+
+    @property
+    def path(self) -> str:
+        """Of the request that is arriving or was refused, as far as it is known; else empty."""
+        if self._request is not None:
+            return self._request.path
+        path = self._target.partition(b"?")[0].decode("latin-1")
+        return path if path.startswith("/") else ""
 
     def feed(self, data: bytes) -> None:
         """Take what arrived.  Never raises for what a client can send."""
         if self.done:
+            return
+        last, self._last = self._last, None
+        if last is not None and len(data) == last.size_bytes and data.startswith(last.head):
+            self._last = last
+            self._repeat(last, data)
             return
         body_bytes = len(self._body)
         self._fed_bytes = self.stagnant_bytes + len(data)
@@ -77,6 +93,8 @@ class RequestParser:
                 upgrade_at = upgrade.args[0]
             if upgrade_at is not None:
                 self._decline_upgrade(data[upgrade_at:])
+            elif len(self.ready) == 1 and not self.stagnant_bytes:
+                self._remember(data)
             if not self.ready and len(self._body) == body_bytes:
                 self._stagnate(len(data))
             else:
@@ -88,6 +106,42 @@ class RequestParser:
         except httptools.HttpParserError as error:
             if not self.done:  # after `Connection: close` the rest does not matter
                 self._refuse(Refusal(400, f"The request is not valid HTTP/1.1: {error}."))
+
+    def _remember(self, data: bytes) -> None:
+        """If `data` was one whole request and nothing else."""
+        request = self.ready[0]
+        if isinstance(request, ServerRequest) and request.keep_alive:
+            end = data.find(b"\r\n\r\n") + 4
+            # A chunked body is longer on the wire than it is, and so is what follows a request.
+            if len(data) == end + len(request.body):
+                self._last = _Seen(
+                    data[:end],
+                    len(data),
+                    request.method,
+                    request.path,
+                    request.query,
+                    tuple(request.headers),  # a handler may change its list
+                    request.http10,
+                )
+
+    def _repeat(self, last: _Seen, data: bytes) -> None:
+        request = ServerRequest(
+            last.method,
+            last.path,
+            last.query,
+            list(last.headers),
+            b"",
+            self._remote,
+            last.http10,
+            True,
+        )
+        if self._admit is not None and (refused := self._admit(request)) is not None:
+            status, headers, body = refused
+            self._request = request
+            self._refuse(Refusal(status, headers=headers, body=body))
+            return
+        request.body = data[len(last.head) :]
+        self.ready.append(request)
 
     def _stagnate(self, size_bytes: int) -> None:
         """Bound what llhttp keeps of one long field, and fields without end."""
@@ -248,6 +302,18 @@ class RequestParser:
         self.ready.append(request)
         if not request.keep_alive:
             self.done = True
+
+
+class _Seen(NamedTuple):
+    """A request that came in one piece: what its head said."""
+
+    head: bytes
+    size_bytes: int
+    method: str
+    path: str
+    query: str
+    headers: tuple[tuple[bytes, bytes], ...]
+    http10: bool
 
 
 class _NotAdmitted(Exception):

@@ -73,10 +73,13 @@ class HttpServer:
             return
         finally:
             self._sweeper.unwatch(late)
-        await self.serve_stream(stream)
+        try:
+            await self.serve_stream(stream)
+        except Exception as error:  # a bug here must not end the other connections
+            self._options.on_error("a connection ended by a bug", error)
 
     async def _turn_away(self, stream: ByteStream) -> None:
-        headers, body = self._options.error_body(503, "Too many connections; try again.")
+        headers, body = self._options.error_body(503, "Too many connections; try again.", "")
         framing = b"retry-after: 1\r\ncontent-length: %d\r\n" % len(body)
         try:
             stream.send_nowait(response_head(503, headers, CLOSE + framing) + body)

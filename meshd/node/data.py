@@ -6,8 +6,9 @@ from typing import Any
 
 from meshd.backends import Backends
 from meshd.config import Config
-from meshd.http import HttpServer, Sweeper
+from meshd.http import HttpServer, ServerOptions, Sweeper
 from meshd.ids import NodeId
+from meshd.node.bad_requests import BadRequests, log_bug
 from meshd.node.mesh import MeshSide
 from meshd.paths import Paths
 from meshd.peers.inventories import Inventories
@@ -64,7 +65,12 @@ class DataSide:
             queue_limit=config.limits.queue,
         )
         self.service = PeerService(self.holder, sweeper)
-        self.peer_http = HttpServer(self.service.handle, sweeper)
+        self.bad_peers = BadRequests("peer_http_refused", "refused from a member")
+        self.peer_http = HttpServer(
+            self.service.handle,
+            sweeper,
+            options=ServerOptions(on_error=log_bug, on_refused=self.bad_peers.note),
+        )
         mesh.switchboard.answer(Cancel, self._cancelled)
         mesh.switchboard.on_measured(self.placement.measured_rtt)
         self.inventories = Inventories(
@@ -116,6 +122,11 @@ class DataSide:
         """Take nothing new, and say so."""
         self.holder.draining = True
         self._mesh.links.notify_all(LoadPush.of(self.holder.load()))
+
+    def stop(self) -> None:
+        """End what still runs, with an error that says so."""
+        self.forwarder.stop()
+        self.service.stop()
 
     # ---------------------------------------------------------------- what clients ask
 

@@ -325,6 +325,7 @@ class MeshSide:
         for node in change.removed:
             self._callbacks.forgotten(node)
             self._versions.pop(node, None)
+            self.door.cut(node, "it is no member any more")
         self.apply_members()
 
     def _greeted(self, node: NodeId, hello: Hello) -> None:
@@ -352,8 +353,8 @@ class MeshSide:
 
     def _keys_changed(self, keyring: Keyring) -> None:
         self.standing.identity.keyring = keyring
-        self.standing.store.save_keyring(self.registry.mesh, keyring)
         self.neighbours.use_keys(keyring)
+        self.standing.store.save_keyring(self.registry.mesh, keyring)  # a full disk comes last
 
     def _woke(self) -> None:
         """Connections did not survive the sleep, and nobody has told us."""

@@ -9,13 +9,14 @@ import trio
 
 from meshd import logs
 from meshd.api.access import Access
-from meshd.api.admin import AdminApi
+from meshd.api.admin import AdminApi, problem_body
 from meshd.api.administration import Administration, Sources
 from meshd.api.server import ClientApi
 from meshd.apikeys import ApiKeys
 from meshd.config import Config
 from meshd.http import HttpServer, RequestLimits, ServerOptions, Sweeper
 from meshd.ids import Address
+from meshd.node.bad_requests import BadRequests, log_bug
 from meshd.node.data import DataSide
 from meshd.node.mesh import Callbacks, MeshSide
 from meshd.paths import Paths
@@ -25,6 +26,9 @@ from meshd.ports import Datagrams, Listener, Ports
 from meshd.screen import Screen
 
 log = logs.get("node")
+
+LAST_WORDS_S = 1.0
+"""For the errors of answers that could not be finished to reach their clients."""
 
 _EVERYWHERE = ("0.0.0.0", "::", "")
 
@@ -52,6 +56,8 @@ class Node:
         self._rules = Access()
         self.client_url = ""
         """Where clients reach it, once it runs."""
+        self._bad_clients = BadRequests("http_refused", "refused on the client port")
+        self._bad_orders = BadRequests("control_refused", "refused on the control socket")
         self.sweeper = Sweeper()
         self.mesh = MeshSide(
             ports, config, paths, screen, standing, self._port, lambda: self._stop.set()
@@ -118,7 +124,9 @@ class Node:
             request=RequestLimits(body_bytes=config.limits.body_bytes),
             connections=config.limits.connections,
             admit=api.admit,
-            on_error=lambda what, error: log.exception(what, exc_info=error),
+            error_body=api.error_body,
+            on_error=log_bug,
+            on_refused=self._bad_clients.note,
         )
         clients = HttpServer(api.handle, self.sweeper, options=options)
         nursery.start_soon(clients.serve, listener)
@@ -154,6 +162,9 @@ class Node:
                 mesh.door.counters,
                 mesh.join_server.counters,
                 mesh.switchboard.counters,
+                self._bad_clients.counters,
+                self._bad_orders.counters,
+                data.bad_peers.counters,
             ],
             gauges=self._gauges,
             problems=mesh.problems,
@@ -166,7 +177,10 @@ class Node:
             reload_keys=self._reload_keys,
             forget=mesh.standing.store.leave,
         )
-        server = HttpServer(AdminApi(administration).handle, self.sweeper)
+        options = ServerOptions(
+            error_body=problem_body, on_error=log_bug, on_refused=self._bad_orders.note
+        )
+        server = HttpServer(AdminApi(administration).handle, self.sweeper, options=options)
         listener = await self._ports.network.listen_control(self._paths.socket)
         nursery.start_soon(server.serve, listener)
 
@@ -180,7 +194,12 @@ class Node:
         with trio.move_on_after(timeout_s):
             await forwarder.until_none()
             await holder.until_none()
-        self._screen.stopped(unfinished=max(holder.count, forwarder.count))
+        unfinished = max(holder.count, forwarder.count)
+        self.data.stop()
+        with trio.move_on_after(LAST_WORDS_S):
+            await forwarder.until_none()
+            await self.data.service.in_flight.until_none()
+        self._screen.stopped(unfinished=unfinished)
 
     # ---------------------------------------------------------------- small things
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import trio
 
 from meshd import limits
 from meshd.errors import StreamBroken
-from meshd.http import RequestLimits, Responder, ServerOptions, ServerRequest
+from meshd.http import Headers, RequestLimits, Responder, ServerOptions, ServerRequest
+from meshd.ports import Remote
 from tests.unit.http.rig import read_all, read_until, serving, trickle
 
 HEAD = b"GET / HTTP/1.1\r\nHost: x\r\n"
@@ -132,11 +135,79 @@ async def test_requests_before_a_bad_one_are_still_answered(autojump_clock: obje
 
 
 async def test_errors_speak_through_the_callback(autojump_clock: object) -> None:
-    options = ServerOptions(error_body=lambda status, message: ([(b"x-e", b"1")], b"<%d>" % status))
-    async with serving(never, options) as (rig, _):
+    def say(status: int, message: str, path: str) -> tuple[Headers, bytes]:
+        return [(b"x-e", b"1")], b"<%d>" % status
+
+    async with serving(never, ServerOptions(error_body=say)) as (rig, _):
         answer = await rig.talk(b"nonsense\r\n\r\n")
         assert b"x-e: 1\r\n" in answer
         assert answer.endswith(b"<400>")
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "path"),
+    [
+        (b"nonsense\r\n\r\n", ""),
+        (b"POST /v1/x?a=b HTTP/1.1\r\nHost: x\r\nContent-Length: 101\r\n\r\n", "/v1/x"),
+        (b"POST /v1/x HTTP/1.1\r\nHost: x\r\nA B: c\r\n\r\n", "/v1/x"),
+        (b"POST /v1/x HTTP/1.1\r\nHost: x\r\nA: " + b"b" * 600, "/v1/x"),
+        (b"POST /v1/x HTTP/1.1\r\nHost: x\r\n", "/v1/x"),  # and nothing more: 408
+        (b"POST http://y/v1/x HTTP/1.1\r\nHost: x\r\nContent-Length: 101\r\n\r\n", "/v1/x"),
+        (b"POST /" + b"a" * 60 + b" HTTP/1.1\r\nHost: x\r\n\r\n", "/" + "a" * 60),
+        (b"POST /v1/x HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nhalf", "/v1/x"),
+    ],
+)
+async def test_an_error_below_the_handler_knows_whose_words_to_use_and_is_told_of(
+    request_bytes: bytes, path: str, autojump_clock: object
+) -> None:
+    said: list[tuple[int, str, str]] = []
+    told: list[tuple[str, int, str]] = []
+
+    def say(status: int, message: str, path: str) -> tuple[Headers, bytes]:
+        said.append((status, message, path))
+        return [], b"?"
+
+    def note(remote: Remote, status: int, message: str) -> None:
+        assert remote.address is not None
+        told.append((remote.address.host, status, message))
+
+    options = replace(SMALL, error_body=say, on_refused=note)
+    async with serving(never, options) as (rig, _):
+        await rig.talk(request_bytes)
+        ((status, message, found),) = said
+        assert found == path
+        assert told == [(rig.world.hosts["client"].addresses[0], status, message)]
+
+
+async def test_a_refusal_by_admit_is_told_of_and_so_is_no_request_that_is_served(
+    autojump_clock: object,
+) -> None:
+    told: list[int] = []
+    options = ServerOptions(
+        admit=lambda request: (403, [], b"no") if request.path == "/no" else None,
+        on_refused=lambda remote, status, message: told.append(status),
+    )
+    async with serving(fine, options) as (rig, _):
+        await rig.talk(b"GET /yes HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        assert told == []
+        await rig.talk(b"GET /no HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert told == [403]
+
+
+async def test_a_handlers_bug_is_answered_in_the_words_of_its_path(autojump_clock: object) -> None:
+    said: list[str] = []
+
+    def say(status: int, message: str, path: str) -> tuple[Headers, bytes]:
+        said.append(path)
+        return [], b"?"
+
+    async def bug(request: ServerRequest, responder: Responder) -> None:
+        raise KeyError("nobody thought of this")
+
+    async with serving(bug, ServerOptions(error_body=say)) as (rig, _):
+        answer = await rig.talk(b"GET /v1/x HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        assert answer.startswith(b"HTTP/1.1 500 ")
+        assert said == ["/v1/x"]
 
 
 async def test_a_client_that_is_still_uploading_reads_why_it_was_refused(
