@@ -7,6 +7,7 @@ of its last chunk is `StreamBroken`; only a body without either ends with the co
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import httptools
 
@@ -29,6 +30,9 @@ class ResponseParser:
 
     `expect` before each request; then `feed` until `head_complete`, and `feed` and `take` until
     `complete`.
+
+    Servers repeat themselves: an answer that came in one piece, with a head that is byte for byte
+    the last one's, is not parsed again.
     """
 
     __slots__ = (
@@ -38,6 +42,7 @@ class ResponseParser:
         "_fields",
         "_framed",
         "_head_only",
+        "_last",
         "_parser",
         "_stagnant_bytes",
         "complete",
@@ -50,6 +55,7 @@ class ResponseParser:
 
     def __init__(self, bounds: ResponseLimits) -> None:
         self._bounds = bounds
+        self._last: _Seen | None = None
         self._new_parser()
         self.expect(head_only=False)
 
@@ -77,6 +83,12 @@ class ResponseParser:
 
     def feed(self, data: bytes) -> None:
         """Take what arrived.  Raises ProtocolError (garbage) or LimitExceeded."""
+        last = self._last
+        if last is not None:
+            if self._repeats(last, data):
+                return
+            self._last = None
+        whole = not (self._stagnant_bytes or self.head_complete)
         pieces = len(self._chunks)
         self._fed_bytes = self._stagnant_bytes + len(data)
         try:
@@ -103,6 +115,33 @@ class ResponseParser:
             self._check_fields()
         else:
             self._stagnant_bytes = 0
+            if whole and self.complete:
+                self._remember(data)
+
+    def _remember(self, data: bytes) -> None:
+        """If `data` was one whole answer and nothing else."""
+        if self.reusable and len(self._chunks) <= 1 and not self._head_only:
+            end = data.find(b"\r\n\r\n") + 4
+            # A chunked body is longer on the wire than it is, and so is an interim answer.
+            if len(data) == end + sum(map(len, self._chunks)):
+                headers = tuple(self.headers)  # a reader may change its list
+                self._last = _Seen(data[:end], len(data), self.status, headers, self.keep_alive_s)
+
+    def _repeats(self, last: _Seen, data: bytes) -> bool:
+        if (
+            len(data) != last.size_bytes
+            or self._head_only
+            or self.head_complete
+            or self._stagnant_bytes
+            or not data.startswith(last.head)
+        ):
+            return False
+        self.status = last.status
+        self.headers = list(last.headers)
+        self.keep_alive_s = last.keep_alive_s
+        self._chunks.append(data[len(last.head) :])
+        self.head_complete = self.complete = self.reusable = True
+        return True
 
     def feed_eof(self) -> None:
         """The connection ended.  Raises StreamBroken if the response must not end here."""
@@ -185,6 +224,16 @@ class ResponseParser:
             self._check_fields()  # a trailer: bounded, and not believed
         self.complete = True
         self.reusable = self._parser.should_keep_alive()
+
+
+class _Seen(NamedTuple):
+    """An answer that came in one piece."""
+
+    head: bytes
+    size_bytes: int
+    status: int
+    headers: tuple[tuple[bytes, bytes], ...]
+    keep_alive_s: float | None
 
 
 class _Surplus(Exception):

@@ -14,9 +14,15 @@ import struct
 from contextlib import suppress
 
 import trio
-from trio.lowlevel import notify_closing, wait_readable, wait_writable
+from trio.lowlevel import (
+    notify_closing,
+    wait_readable,
+    wait_task_rescheduled,
+    wait_writable,
+)
 
 from meshd.errors import StreamAborted, StreamBroken
+from meshd.machine.readiness import Readable
 from meshd.ports import Remote
 
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER: on, 0 s: closing sends RST
@@ -74,8 +80,11 @@ class _Stream:
         elif isinstance(sock, ssl.SSLSocket):
             with suppress(OSError, ValueError):
                 sock.unwrap()  # sends close_notify; non-blocking, so it does not wait for theirs
-        notify_closing(self._fd)
+        self._notify_closing()
         sock.close()
+
+    def _notify_closing(self) -> None:
+        notify_closing(self._fd)
 
     def _broken(self, error: BaseException) -> StreamBroken:
         if self._reason is not None:
@@ -86,20 +95,39 @@ class _Stream:
 class SocketStream(_Stream):
     """Plain TCP, or a UNIX socket."""
 
-    __slots__ = ()
+    __slots__ = ("_readable",)
+
+    def __init__(self, sock: socket.socket, remote: Remote) -> None:
+        super().__init__(sock, remote)
+        self._readable = Readable(self._fd)
 
     async def receive_some(self, max_bytes: int = 65536) -> bytes:
         if self._reason is not None:
             raise StreamAborted(self._reason)
+        readable = self._readable
         while True:
             try:
                 # Waiting first costs less than a try that mostly fails, and is a checkpoint.
-                await wait_readable(self._fd)
-                return self._sock.recv(max_bytes)
+                if readable.parks():
+                    await wait_task_rescheduled(readable.cancelled)
+                    if self._reason is not None:
+                        raise StreamAborted(self._reason)
+                else:
+                    await readable.wait()
+                data = self._sock.recv(max_bytes)
             except BlockingIOError:
+                readable.emptied()
                 continue
             except (OSError, trio.ClosedResourceError) as error:
                 raise self._broken(error) from None
+            if not data:
+                readable.end()
+            elif len(data) < max_bytes:
+                readable.emptied()
+            return data
+
+    def _notify_closing(self) -> None:
+        self._readable.close()
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         if self._reason is not None:

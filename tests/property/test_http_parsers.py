@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from random import Random
+
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -12,6 +14,7 @@ from meshd.http.responses import ResponseLimits, ResponseParser
 from meshd.ports import Remote
 
 BOUNDS = RequestLimits(head_bytes=300, headers=6, target_bytes=40, body_bytes=60)
+BOUNDS_OF_RESPONSES = ResponseLimits(head_bytes=300, headers=6)
 
 TOKEN = st.text("abcXYZ-09", min_size=1, max_size=8).map(str.encode)
 VALUE = st.text("ab ;=\t:\x80", max_size=20).map(lambda text: text.encode("latin-1"))
@@ -94,6 +97,21 @@ def test_requests_mean_the_same_however_they_are_cut(data: st.DataObject) -> Non
     assert parse_requests([bytes([byte]) for byte in whole]) == parse_requests([whole])
 
 
+@given(st.lists(requests(), min_size=1, max_size=3), st.randoms(use_true_random=False))
+def test_a_request_means_the_same_when_it_comes_again(whole: list[bytes], random: Random) -> None:
+    """The second time it may not be parsed."""
+    pieces = [piece for request in whole for piece in [request] * random.randint(1, 3)]
+    assert parse_requests(pieces) == parse_requests([bytes([byte]) for byte in b"".join(pieces)])
+
+
+@given(requests(), st.data())
+def test_a_request_nearly_like_the_last_one_is_parsed(request: bytes, data: st.DataObject) -> None:
+    other = bytearray(request)
+    other[data.draw(st.integers(0, len(other) - 1))] = data.draw(st.integers(0, 255))
+    pieces = [request, bytes(other), request]
+    assert parse_requests(pieces) == parse_requests([bytes([byte]) for byte in b"".join(pieces)])
+
+
 @given(st.data())
 def test_damaged_requests_raise_nothing_and_end_in_at_most_one_refusal(data: st.DataObject) -> None:
     whole = bytearray(b"".join(data.draw(st.lists(requests(), min_size=1, max_size=3))))
@@ -128,8 +146,10 @@ def responses(draw: st.DrawFn) -> bytes:
     return interim + head(version + b" " + status, headers) + body
 
 
-def parse_response(pieces: list[bytes], *, head_only: bool) -> object:
-    parser = ResponseParser(ResponseLimits(head_bytes=300, headers=6))
+def parse_response(
+    pieces: list[bytes], *, head_only: bool, parser: ResponseParser | None = None
+) -> object:
+    parser = parser or ResponseParser(BOUNDS_OF_RESPONSES)
     parser.expect(head_only=head_only)
     body = b""
     try:
@@ -153,6 +173,21 @@ def test_a_response_means_the_same_however_it_is_cut(data: st.DataObject, head_o
     assert parse_response(data.draw(cut(whole)), head_only=head_only) == expected
     pieces = [bytes([byte]) for byte in whole]
     assert parse_response(pieces, head_only=head_only) == expected
+
+
+@given(responses(), responses(), st.lists(st.booleans(), min_size=2, max_size=6))
+def test_a_response_means_the_same_when_it_comes_again(
+    one: bytes, other: bytes, which: list[bool]
+) -> None:
+    """The second time it may not be parsed."""
+    parser = ResponseParser(BOUNDS_OF_RESPONSES)
+    for choice in which:
+        whole = one if choice else other
+        expected = parse_response([whole], head_only=False)
+        outcome = parse_response([whole], head_only=False, parser=parser)
+        assert outcome == expected
+        if not (parser.complete and parser.reusable):
+            parser = ResponseParser(BOUNDS_OF_RESPONSES)
 
 
 @given(st.lists(st.binary(max_size=100), max_size=5), st.booleans())

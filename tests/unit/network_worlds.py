@@ -6,15 +6,31 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
+import pytest
 import trio
 
 from meshd.ids import Address
+from meshd.machine import readiness
 from meshd.machine.network import RealNetwork
 from meshd.ports import Alpn, ByteStream, Credentials, Listener, Network
 from meshd.testing.network import MemoryNetwork
 from tests.unit.tiny_ca import TinyCa
 
-KINDS = ("plain", "tls", "memory", "memory peer", "memory slow")
+KINDS = ("plain", "plain busy", "plain flapping", "tls", "memory", "memory peer", "memory slow")
+
+READINESS = {
+    # from the first wait on, and for good
+    "plain busy": {"_LOOK_AFTER_WAITS": 1, "_BUSY_SOCKETS": 0, "_BUSY_EVENTS_PER_POLL": 0},
+    # changing its mind as often as it can
+    "plain flapping": {
+        "_LOOK_AFTER_WAITS": 1,
+        "_LOOK_AFTER_WAITS_MOST": 1,
+        "_BUSY_SOCKETS": 0,
+        "_LOOK_AFTER_POLLS": 1,
+        "_BUSY_EVENTS_PER_POLL": 1000,
+    },
+}
+"""How `meshd.machine.readiness` is made to wait in ways that a test is too short to bring about."""
 
 
 @dataclass
@@ -69,6 +85,16 @@ class World:
 
 @asynccontextmanager
 async def open_world(kind: str) -> AsyncIterator[World]:
+    with pytest.MonkeyPatch.context() as patch:
+        if kind in READINESS:
+            for name, value in READINESS[kind].items():
+                patch.setattr(readiness, name, value)
+        async with _open_world(kind) as world:
+            yield world
+
+
+@asynccontextmanager
+async def _open_world(kind: str) -> AsyncIterator[World]:
     ca = TinyCa.new()
     near_credentials, far_credentials = ca.credentials(), ca.credentials()
     near: Network
