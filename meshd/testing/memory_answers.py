@@ -1,4 +1,4 @@
-"""Answers of the engines in memory, on the wire: OpenAI's SSE and Ollama's NDJSON.  Pure."""
+"""Answers of the engines in memory, on the wire: OpenAI's SSE and Ollama's NDJSON."""
 
 from __future__ import annotations
 
