@@ -72,6 +72,10 @@ class Exchange:
         """The client disconnected: end the attempt at once."""
         self._abort(self.relay.client_gone())
 
+    def stop(self) -> None:
+        """This node ends."""
+        self._abort(self.relay.stop())
+
     def _tick(self) -> None:
         if (late_s := self._sweeper.late_s - self._late_s) > 0:
             # This process did not get to listen: what arrived meanwhile is still to be read.
@@ -133,6 +137,7 @@ class Forwarder:
         self._queue_wait_s = queue_wait_s
         self._budget = RetryBudget()
         self._poison = PoisonList()
+        self._exchanges: dict[Exchange, None] = {}
         self.counters: Counter[str] = Counter()
         self.in_flight = InFlight()
 
@@ -158,6 +163,7 @@ class Forwarder:
         self.counters["requests"] += 1
         tap = _Tap(exchange, sink)
         directives = self._start(exchange)
+        self._exchanges[exchange] = None
         with self.in_flight:
             try:
                 while directives:
@@ -168,6 +174,12 @@ class Forwarder:
                 raise
             finally:
                 self._sweeper.unwatch(exchange.watch)
+                del self._exchanges[exchange]
+
+    def stop(self) -> None:
+        """This node ends: what is under way gets its dialect's error now, not a cut later."""
+        for exchange in list(self._exchanges):
+            exchange.stop()
 
     def _start(self, exchange: Exchange) -> list[Directive]:
         now = trio.current_time()

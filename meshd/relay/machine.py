@@ -117,6 +117,8 @@ class Relay:
     """When it will have queued for long enough, wherever that was."""
     _retrying: bool = False
     """The next attempt is a retry, for which there must be budget."""
+    _stopping: bool = False
+    """This entry ends: there is no next attempt."""
 
     # ------------------------------------------------------------------ events
 
@@ -134,7 +136,7 @@ class Relay:
             return []
         if target is None:
             return self._nobody_left(now)
-        if self._retrying and not self.may_retry(now):
+        if self._stopping or (self._retrying and not self.may_retry(now)):
             return self._fail(self._last)
         self._retrying = False
         # With others to ask, "busy" is the better answer than a place in a queue.
@@ -180,6 +182,9 @@ class Relay:
         assert target is not None, "failed() without an attempt"
         kind = failure.kind
         out: list[Directive] = []
+        if self._stopping:
+            self.state = State.DONE
+            return [Fail(failure, in_stream=self.delivered)]
         if kind in _WAIT_ELSEWHERE and not self.delivered:
             return self._go_on_after_busy(target, failure, now)
         if kind not in _FINAL and kind not in _NOT_ITS_FAULT:
@@ -201,6 +206,12 @@ class Relay:
     def client_gone(self) -> str | None:
         """The client went away: why to abort the attempt, or None if there is nothing to abort."""
         return self._abort(Failure(FailureKind.CANCELLED, "the client went away", 499))
+
+    def stop(self) -> str | None:
+        """This entry ends and nobody waits for this one: why to abort the attempt, or None."""
+        self._stopping = True
+        self._last = _stopped()
+        return self._abort(self._last)
 
     def tick(self, now: float) -> str | None:
         """A watch ran out: why to abort the attempt, or None if all is well."""
@@ -288,6 +299,12 @@ class Relay:
 
 def _deadline() -> Failure:
     return Failure(FailureKind.DEADLINE, "the client's own deadline has passed", 504)
+
+
+def _stopped() -> Failure:
+    return Failure(
+        FailureKind.DRAINING, "this node was stopped and its time to finish is over", 503, 1.0
+    )
 
 
 def _cut() -> Failure:

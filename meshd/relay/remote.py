@@ -146,6 +146,10 @@ class RemoteHolders:
                     if frame.kind is FrameKind.LOAD and frame.load is not None:
                         self._on_load(node, frame.load)
                     last = frame
+        except StreamBroken:
+            if not reader.complete:
+                raise
+            # It said how the answer ended, and went away before it had said that this was all.
         except BaseException:
             response.abort("the attempt is over")
             raise

@@ -8,6 +8,7 @@ and in prefill), and `end` or `error` last.  proto/peer.md has the rules.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 import msgspec
 import trio
@@ -20,6 +21,7 @@ from meshd.http import Responder, ServerRequest, Sweeper, Watch
 from meshd.ids import NodeId
 from meshd.inference import Failure, FailureKind
 from meshd.relay.holder import Holder, Order
+from meshd.relay.in_flight import InFlight
 from meshd.relay.sinks import AnswerItem, SinkClosed
 from meshd.wire.answer import (
     CANCEL_PATH,
@@ -36,6 +38,7 @@ from meshd.wire.answer import (
 FRAMES = (b"content-type", b"application/x-meshd-frames")
 JSON = (b"content-type", b"application/json")
 RunKey = tuple[NodeId, str]
+_STOPPED = Failure(FailureKind.DRAINING, "the node was stopped and its time to finish is over", 503)
 
 
 class PeerService:
@@ -45,6 +48,9 @@ class PeerService:
         self._holder = holder
         self._sweeper = sweeper
         self._runs: dict[RunKey, RunControl] = {}
+        self._stopped = False
+        self.in_flight = InFlight()
+        """Answers to other nodes that have not been told to their end."""
 
     async def handle(self, request: ServerRequest, responder: Responder) -> None:
         """The handler of the peer HTTP server."""
@@ -75,6 +81,12 @@ class PeerService:
             if owner == node:
                 run.abort(reason)
 
+    def stop(self) -> None:
+        """This node ends: what runs is ended with an error that says so, not by a cut."""
+        self._stopped = True
+        for run in list(self._runs.values()):
+            run.abort(_STOPPED.message)
+
     async def _serve(self, node: NodeId, asked: ServeRequest, responder: Responder) -> None:
         key = (node, asked.request_id)
         if key in self._runs:
@@ -84,14 +96,15 @@ class PeerService:
         responder.on_disconnect = lambda: control.abort("the node that asked went away")
         order = Order(asked.request, asked.backend, asked.model, asked.wait_s)
         sink = _FrameSink(responder, self._sweeper)
-        try:
-            await responder.start(200, [FRAMES])
-            await self._run(order, sink, control)
-        except (StreamBroken, SinkClosed):
-            control.abort("the node that asked went away")
-        finally:
-            sink.close()
-            del self._runs[key]
+        with self.in_flight:
+            try:
+                await responder.start(200, [FRAMES])
+                await self._run(order, sink, control)
+            except (StreamBroken, SinkClosed):
+                control.abort("the node that asked went away")
+            finally:
+                sink.close()
+                del self._runs[key]
 
     async def _show(self, body: bytes, responder: Responder) -> None:
         asked = decode_show(body)
@@ -106,13 +119,7 @@ class PeerService:
         try:
             await self._holder.serve(order, sink, control)
         except BackendFailed as e:
-            last = sink.writer.error(e.failure)
-        except trio.Cancelled:
-            # The daemon is going down: say so rather than cut the entry off.
-            failure = Failure(FailureKind.DRAINING, "the node was stopped", 503)
-            if not sink.responder.disconnected:
-                sink.responder.write_nowait(sink.writer.error(failure))
-            raise
+            last = sink.writer.error(_STOPPED if self._stopped else e.failure)
         else:
             last = sink.writer.end()
         await sink.responder.finish(sink.writer.load(self._holder.load()) + last)
@@ -145,7 +152,8 @@ class _FrameSink:
         if self.responder.disconnected or self.responder.finished:
             return
         # If a write is under way the link is not silent, and False here is right.
-        self.responder.write_nowait(self.writer.beat())
+        with suppress(StreamBroken):  # the run is told by whoever reads or writes there
+            self.responder.write_nowait(self.writer.beat())
         self._watch.at = trio.current_time() + limits.BEAT_S
 
 

@@ -23,7 +23,7 @@ import trio
 from meshd import control
 from meshd.config import BackendConfig, Config
 from meshd.http import Sweeper
-from meshd.ids import Address
+from meshd.ids import Address, NodeId
 from meshd.node import Node, enter
 from meshd.paths import Paths
 from meshd.ports import Ports
@@ -125,6 +125,8 @@ class Machine:
         self.config = config
         self.node: Node | None = None
         """None while no daemon runs here."""
+        self.id: NodeId | None = None
+        """Of the daemon that runs, or last ran, here."""
         self.client = MemoryClient(self.host, Address("127.0.0.1", API_PORT), world.sweeper)
         """Programs on this host, which use its own daemon."""
         self._starts = 0
@@ -148,6 +150,11 @@ class Machine:
     def count(self, counter: str) -> int:
         """What its entry counted: requests, answered, failed, retries, client_gone, ..."""
         return self.running.data.forwarder.counters[counter]
+
+    def sees(self, other: Machine) -> bool:
+        """Whether this node counts the daemon that runs, or last ran, there among the living."""
+        assert other.id is not None, f"no daemon ever served on {other.name}"
+        return self.running.data.placement.is_present(other.id)
 
     # --- life
 
@@ -215,6 +222,7 @@ class Machine:
         datagrams = await ports.network.listen_datagrams(config.port)
         standing = await enter(ports, config, PATHS, self.screen, listener, token)
         self.node = Node(ports, config, PATHS, self.screen, standing, listener, datagrams)
+        self.id = self.node.mesh.id
         await self.node.run(self._stop)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import trio
 
+from meshd import limits
 from meshd.testing.memory_client import MemoryAnswer
 from meshd.testing.memory_engine import MemoryEngine
 from meshd.testing.models import expected_text
@@ -59,13 +60,22 @@ class Mesh:
 
 @asynccontextmanager
 async def mesh(
-    *, slots: int | None = None, buffer_bytes: int = 65536, seed: int = 1, **engine: Any
+    *,
+    slots: int | None = None,
+    buffer_bytes: int = 65536,
+    seed: int = 1,
+    drain_timeout_s: float = limits.DRAIN_S,
+    **engine: Any,
 ) -> AsyncIterator[Mesh]:
     """`engine`: fields of both `MemoryEngine`s; `slots`: what the holders' configs say of them."""
     async with World.open(seed=seed, latency_s=LATENCY_S, buffer_bytes=buffer_bytes) as world:
         a = await world.start("a")
-        b = await world.start("b", MemoryEngine("tiny", **engine), slots=slots)
-        c = await world.start("c", MemoryEngine("tiny", **engine), slots=slots)
+        b, c = [
+            await world.start(
+                name, MemoryEngine("tiny", **engine), slots=slots, drain_timeout_s=drain_timeout_s
+            )
+            for name in ("b", "c")
+        ]
         await world.settled()
         yield Mesh(world, a, b, c)
 

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import pytest
 from trio.testing import MockClock
 
+from meshd.testing.memory_client import MemoryAnswer
 from meshd.testing.memory_engine import Dialect, MemoryEngine
-from meshd.testing.models import expected_text
-from meshd.testing.world import World
+from meshd.testing.world import Machine, World, until
+from tests.sim.meshes import WHOLE, mesh, pass_time, some_text
 
-WHOLE = expected_text()
+
+async def answer_whole(answer: MemoryAnswer, holder: str) -> None:
+    await answer.run()
+    assert answer.how == "whole", (answer.error, answer.broken)
+    assert answer.text == WHOLE
+    assert (answer.finish, answer.holder) == ("stop", holder)
 
 
 async def test_three_nodes_found_join_and_answer_for_each_other(autojump_clock: MockClock) -> None:
@@ -21,8 +28,109 @@ async def test_three_nodes_found_join_and_answer_for_each_other(autojump_clock: 
             for model, holder in (("alpha", "a"), ("beta", "b")):
                 for ask in (entry.client.openai, entry.client.ollama):
                     for stream in (True, False):
-                        answer = ask(model, stream=stream)
-                        await answer.run()
-                        assert answer.how == "whole", (answer.error, answer.broken)
-                        assert answer.text == WHOLE
-                        assert (answer.finish, answer.holder) == ("stop", holder)
+                        await answer_whole(ask(model, stream=stream), holder)
+
+
+async def test_every_list_is_the_union_and_follows_who_is_there(
+    autojump_clock: MockClock,
+) -> None:
+    async with World.open() as world:
+        a = await world.start("a", MemoryEngine("alpha"))
+        b = await world.start("b", MemoryEngine("beta", dialect=Dialect.OLLAMA))
+        c = await world.start("c", MemoryEngine("gamma"))
+        await world.settled()
+
+        async def listed(machine: Machine) -> tuple[set[str], set[str]]:
+            models = await machine.client.get("/v1/models")
+            tags = await machine.client.get("/api/tags")
+            return {m["id"] for m in models["data"]}, {m["model"] for m in tags["models"]}
+
+        for machine in (a, b, c):
+            openai, ollama = await listed(machine)
+            assert {name.removesuffix(":latest") for name in openai} == {"alpha", "beta", "gamma"}
+            assert {name.removesuffix(":latest") for name in ollama} == {"alpha", "beta", "gamma"}
+        c.crash(silent=True)
+        answer = a.client.openai("gamma")
+        await answer.run()
+        assert (answer.status, answer.headers.get("retry-after")) == (503, "2"), answer.error
+        for machine in (a, b):
+            await until(lambda machine=machine: not machine.sees(c))
+            openai, _ = await listed(machine)
+            assert "gamma" not in openai
+        await c.start()
+        await world.settled()
+        await answer_whole(a.client.openai("gamma"), "c")
+
+
+async def test_requests_go_on_while_the_founder_is_away(autojump_clock: MockClock) -> None:
+    async with mesh(tokens_per_s=20) as m:
+        running = m.ask(m.b)
+        await some_text(running)
+        m.a.crash(silent=True)
+        for n in range(20):
+            for entry in m.holders:
+                answer = await m.answered(m.ask(entry, max_tokens=2, seed=n))
+                assert answer.how == "whole", answer.error
+            await pass_time(1.0)
+        assert not m.b.sees(m.a), "by now it is known"
+        await m.answered(running)
+        assert (running.how, running.text) == ("whole", WHOLE)
+        await m.a.start()
+        await m.world.settled()
+        again = await m.answered(m.ask(m.a))
+        assert (again.how, again.text) == ("whole", WHOLE)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_node_that_is_stopped_finishes_what_it_is_at(
+    autojump_clock: MockClock, stream: bool
+) -> None:
+    async with mesh(tokens_per_s=50) as m:
+        of_others = m.ask(m.a, stream=stream)
+        holder = await m.busy()
+        own = m.ask(holder, stream=stream)
+        await until(lambda: m.running == 2)
+        await pass_time(1.0)
+        holder.terminate()
+        await pass_time(1.0)
+        for n in range(4):
+            answer = await m.answered(m.ask(m.a, max_tokens=2, seed=n))
+            assert (answer.how, answer.holder) == ("whole", m.other(holder).name)
+        for answer in (of_others, own):
+            await m.answered(answer)
+            assert (answer.how, answer.text, answer.attempts) == ("whole", WHOLE, 1), answer.error
+        await holder.until_over()
+        assert holder.screen.last("stopped") == {"unfinished": 0}
+        assert not m.a.sees(holder), "it said goodbye"
+
+
+@pytest.mark.parametrize("dialect", ["openai", "ollama"])
+async def test_what_a_stopped_node_cannot_finish_ends_in_an_error_and_not_in_a_cut(
+    autojump_clock: MockClock, dialect: str
+) -> None:
+    async with mesh(tokens_per_s=2, drain_timeout_s=5.0) as m:
+        of_others = m.ask(m.a, dialect)
+        holder = await m.busy()
+        own = m.ask(holder, dialect)
+        await until(lambda: m.running == 2)
+        await pass_time(2.0)
+        holder.terminate()
+        for answer in (of_others, own):
+            await m.answered(answer)
+            assert answer.how == "error", (answer.how, answer.broken)
+            assert "stopp" in answer.error or "shut" in answer.error
+            assert WHOLE.startswith(answer.text)
+        await holder.until_over()
+        assert holder.screen.last("stopped") != {"unfinished": 0}
+
+
+async def test_what_a_stopped_node_cannot_finish_is_asked_elsewhere_if_nobody_has_seen_it(
+    autojump_clock: MockClock,
+) -> None:
+    async with mesh(tokens_per_s=10, drain_timeout_s=5.0) as m:
+        whole = m.ask(m.a, stream=False)
+        holder = await m.busy()
+        holder.terminate()
+        await m.answered(whole)
+        assert (whole.how, whole.text) == ("whole", WHOLE), whole.error
+        assert whole.holder == m.other(holder).name

@@ -1,0 +1,245 @@
+"""The holder's end of a forwarded request: frames, beats, cancels, refusals."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from meshd import limits
+from meshd.backends import RunControl
+from meshd.backends.control import failed
+from meshd.errors import StreamBroken
+from meshd.http import ServerRequest, Sweeper
+from meshd.ids import NodeId
+from meshd.inference import Delta, Failure, FailureKind, Kind, Load, Request, Usage
+from meshd.ports import Alpn, Remote
+from meshd.relay.holder import Order
+from meshd.relay.serving import PeerService
+from meshd.relay.sinks import AnswerSink
+from meshd.wire.answer import (
+    CANCEL_PATH,
+    SERVE_PATH,
+    AnswerFrame,
+    AnswerReader,
+    CancelRequest,
+    FrameKind,
+    ServeRequest,
+    encode_cancel,
+    encode_serve,
+)
+
+A, B = NodeId("a" * 26), NodeId("b" * 26)
+
+
+class FakeResponder:
+    """Collects an answer; `broken` makes every write fail as on a reset connection."""
+
+    def __init__(self) -> None:
+        self.status = 0
+        self.body = b""
+        self.broken = self.disconnected = self.finished = False
+        self.on_disconnect: object = None
+
+    async def start(self, status: int, headers: object, data: bytes = b"") -> None:
+        self.status = status
+        await self.write(data)
+
+    async def send(self, status: int, headers: object, body: bytes) -> None:
+        self.status, self.finished = status, True
+        await self.write(body)
+
+    async def write(self, data: bytes) -> None:
+        await trio.lowlevel.checkpoint()
+        self.write_nowait(data)
+
+    def write_nowait(self, data: bytes) -> bool:
+        if self.broken:
+            raise StreamBroken("reset by the other side")
+        self.body += data
+        return True
+
+    async def finish(self, data: bytes = b"") -> None:
+        self.finished = True
+        await self.write(data)
+
+    def frames(self) -> list[AnswerFrame]:
+        return AnswerReader().feed(self.body)
+
+
+class FakeHolder:
+    """Answers with a script: items, seconds to sleep, or a failure to raise."""
+
+    def __init__(self, *script: object) -> None:
+        self.script = script
+        self.ended: list[str] = []
+
+    def load(self) -> Load:
+        return Load(running=1)
+
+    async def serve(self, order: Order, sink: AnswerSink, control: RunControl) -> None:
+        aborted = trio.Event()
+
+        class Abort:
+            def abort(self, reason: str) -> None:
+                aborted.set()
+
+        control.attach(Abort())
+        for step in self.script:
+            if isinstance(step, float):
+                with trio.move_on_after(step):
+                    await aborted.wait()
+                    self.ended.append(control.aborted or "")
+                    raise failed(FailureKind.CANCELLED, control.aborted or "", 499)
+            elif isinstance(step, Failure):
+                raise failed(FailureKind(step.kind), step.message, step.status)
+            else:
+                await sink.emit([step])  # type: ignore[list-item]
+
+
+def request(path: str, body: bytes, node: NodeId = A, method: str = "POST") -> ServerRequest:
+    made = ServerRequest.__new__(ServerRequest)
+    made.method, made.path, made.query = method, path, ""
+    made.headers, made.body = [], body
+    made.remote = Remote(None, node, Alpn.HTTP)
+    return made
+
+
+def ask(request_id: str = "r.1") -> bytes:
+    asked = Request(Kind.CHAT, "tiny")
+    return encode_serve(
+        ServeRequest(request_id=request_id, backend="e", model="tiny", request=asked)
+    )
+
+
+@asynccontextmanager
+async def service(*script: object) -> AsyncIterator[tuple[PeerService, FakeHolder, trio.Nursery]]:
+    sweeper, holder = Sweeper(), FakeHolder(*script)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(sweeper.run)
+        yield PeerService(holder, sweeper), holder, nursery  # type: ignore[arg-type]
+        nursery.cancel_scope.cancel()
+
+
+WHOLE = (Delta(text="a"), Delta(finish_reason="stop"), Usage(3, 1))
+
+
+async def test_an_answer_is_items_then_load_then_end(autojump_clock: MockClock) -> None:
+    async with service(*WHOLE) as (peers, _, _):
+        responder = FakeResponder()
+        await peers.handle(request(SERVE_PATH, ask()), responder)  # type: ignore[arg-type]
+    frames = responder.frames()
+    assert [frame.kind for frame in frames] == [
+        FrameKind.DELTA,
+        FrameKind.DELTA,
+        FrameKind.USAGE,
+        FrameKind.LOAD,
+        FrameKind.END,
+    ]
+    assert [item for frame in frames for item in frame.items] == list(WHOLE)
+    assert (responder.status, responder.finished) == (200, True)
+
+
+async def test_silence_is_filled_with_beats(autojump_clock: MockClock) -> None:
+    async with service(30.0, *WHOLE) as (peers, _, _):
+        responder = FakeResponder()
+        await peers.handle(request(SERVE_PATH, ask()), responder)  # type: ignore[arg-type]
+    beats = [frame for frame in responder.frames() if frame.kind is FrameKind.BEAT]
+    assert len(beats) >= 30.0 / limits.HOLDER_SILENT_S, "more often than the entry's patience"
+    assert len(beats) <= 30.0 / limits.BEAT_S
+
+
+async def test_a_beat_on_a_connection_that_just_broke_harms_nobody(
+    autojump_clock: MockClock,
+) -> None:
+    async with service(30.0, *WHOLE) as (peers, _, nursery):
+        first, second = FakeResponder(), FakeResponder()
+        for number, responder in enumerate((first, second)):
+            asked = request(SERVE_PATH, ask(f"r.{number}"))
+            nursery.start_soon(peers.handle, asked, responder)
+        await trio.sleep(5.0)
+        first.broken = True
+        await trio.sleep(60.0)
+        assert not first.finished or first.broken
+        assert second.frames()[-1].kind is FrameKind.END
+
+
+async def test_a_failure_is_the_last_frame(autojump_clock: MockClock) -> None:
+    busy = Failure(FailureKind.BUSY, "all slots are taken here", 503)
+    async with service(busy) as (peers, _, _):
+        responder = FakeResponder()
+        await peers.handle(request(SERVE_PATH, ask()), responder)  # type: ignore[arg-type]
+    load, last = responder.frames()
+    assert (load.kind, last.kind) == (FrameKind.LOAD, FrameKind.ERROR)
+    assert last.failure is not None
+    assert (last.failure.kind, last.failure.status) == (FailureKind.BUSY, 503)
+
+
+@pytest.mark.parametrize("who", [A, B])
+async def test_only_who_asked_may_cancel(autojump_clock: MockClock, who: NodeId) -> None:
+    async with service(30.0, *WHOLE) as (peers, holder, nursery):
+        responder = FakeResponder()
+        nursery.start_soon(peers.handle, request(SERVE_PATH, ask()), responder)
+        await trio.sleep(1.0)
+        cancel = request(CANCEL_PATH, encode_cancel(CancelRequest("r.1")), who)
+        answer = FakeResponder()
+        await peers.handle(cancel, answer)  # type: ignore[arg-type]
+        assert answer.status == 200, "it does not say which requests there are"
+        await trio.sleep(1.0)
+        assert bool(holder.ended) == (who == A)
+
+
+async def test_what_a_removed_node_asked_for_ends(autojump_clock: MockClock) -> None:
+    async with service(30.0, *WHOLE) as (peers, holder, nursery):
+        for node in (A, B):
+            nursery.start_soon(peers.handle, request(SERVE_PATH, ask(), node), FakeResponder())
+        await trio.sleep(1.0)
+        peers.cut(A, "it was removed")
+        await trio.sleep(1.0)
+        assert holder.ended == ["it was removed"]
+
+
+async def test_a_stop_is_told_as_one_so_that_others_are_asked(autojump_clock: MockClock) -> None:
+    async with service(30.0, *WHOLE) as (peers, _, nursery):
+        responder = FakeResponder()
+        nursery.start_soon(peers.handle, request(SERVE_PATH, ask()), responder)
+        await trio.sleep(1.0)
+        peers.stop()
+        await peers.in_flight.until_none()
+    last = responder.frames()[-1]
+    assert last.failure is not None
+    assert last.failure.kind == FailureKind.DRAINING
+
+
+async def test_one_attempt_runs_once(autojump_clock: MockClock) -> None:
+    async with service(30.0, *WHOLE) as (peers, _, nursery):
+        nursery.start_soon(peers.handle, request(SERVE_PATH, ask()), FakeResponder())
+        await trio.sleep(1.0)
+        again, of_another = FakeResponder(), FakeResponder()
+        await peers.handle(request(SERVE_PATH, ask()), again)  # type: ignore[arg-type]
+        assert again.status == 409
+        nursery.start_soon(peers.handle, request(SERVE_PATH, ask(), B), of_another)
+        await trio.sleep(1.0)
+        assert of_another.status == 200, "ids are each node's own"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status"),
+    [
+        ("GET", SERVE_PATH, b"", 405),
+        ("POST", "/mesh/v1/nothing", b"", 404),
+        ("POST", SERVE_PATH, b"\xc1 garbage", 400),
+        ("POST", SERVE_PATH, ask("r" * 200), 400),
+        ("POST", CANCEL_PATH, b"", 400),
+    ],
+)
+async def test_what_is_not_understood_is_refused(
+    autojump_clock: MockClock, method: str, path: str, body: bytes, status: int
+) -> None:
+    async with service() as (peers, _, _):
+        responder = FakeResponder()
+        await peers.handle(request(path, body, method=method), responder)  # type: ignore[arg-type]
+    assert responder.status == status
