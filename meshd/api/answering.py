@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from meshd import limits
 from meshd.api.dialect import AnswerEncoder, Call, DialectError, HeaderPair
+from meshd.backends.control import failed
 from meshd.errors import StreamBroken
 from meshd.http import Responder
 from meshd.ids import NodeId, RequestId
@@ -154,21 +156,31 @@ class _WholeSink(_Sink):
     ) -> None:
         super().__init__(encoder, request_id, responder, error_body, node_name, more_headers)
         self._deltas: list[Delta] = []
+        self._size_bytes = 0
         self._embedding: Embedding | None = None
 
     def asking(self, target: Target, attempt: int) -> None:
         super().asking(target, attempt)
         self._deltas.clear()
+        self._size_bytes = 0
         self._usage = self._embedding = None
 
     async def emit(self, items: Sequence[AnswerItem]) -> None:
         for item in items:
             if type(item) is Delta:
                 self._deltas.append(item)
+                self._size_bytes += _size_bytes(item)
             elif type(item) is Usage:
                 self._usage = item
             elif type(item) is Embedding:
                 self._embedding = item
+        if self._size_bytes > limits.ANSWER_BYTES:
+            raise failed(
+                FailureKind.BAD_REQUEST,  # another holder would say no less
+                f"the answer has grown over {limits.ANSWER_BYTES // limits.MIB} MiB and is given "
+                "up: ask for it as a stream, or set a maximum of tokens",
+                500,
+            )
 
     async def finish(self) -> None:
         try:
@@ -183,3 +195,17 @@ class _WholeSink(_Sink):
 
     async def fail(self, failure: Failure, *, in_stream: bool) -> None:
         await self._send_failure(failure)
+
+
+_DELTA_BYTES = 160
+"""Of a delta besides its texts; sys.getsizeof of the structs, about."""
+
+
+def _size_bytes(delta: Delta) -> int:
+    """What a delta costs while it is kept, about."""
+    size = _DELTA_BYTES + len(delta.text) + len(delta.reasoning)
+    for call in delta.tool_calls:
+        size += _DELTA_BYTES + len(call.arguments)
+    for token in delta.logprobs:
+        size += _DELTA_BYTES * (1 + len(token.top))
+    return size

@@ -183,6 +183,9 @@ class Forwarder:
 
     def _start(self, exchange: Exchange) -> list[Directive]:
         now = trio.current_time()
+        if self.in_flight.count >= limits.REQUESTS_IN_FLIGHT:
+            exchange.relay.state = State.DONE
+            return [Fail(_overloaded(), in_stream=False)]
         if len(self._poison) and self._poison.refused_for_s(_digest(exchange.request), now):
             exchange.relay.state = State.DONE
             return [Fail(_poisoned(), in_stream=False)]
@@ -253,6 +256,15 @@ class Forwarder:
 
 def _digest(request: Request) -> bytes:
     return hashlib.sha256(msgspec.msgpack.encode(request)).digest()
+
+
+def _overloaded() -> Failure:
+    return Failure(
+        FailureKind.BUSY,
+        f"this node is at {limits.REQUESTS_IN_FLIGHT} requests already; ask another one",
+        503,
+        retry_after_s=1.0,
+    )
 
 
 def _poisoned() -> Failure:

@@ -176,3 +176,38 @@ async def test_a_failure_before_anything_was_sent_has_a_status_of_its_own(
         answer = await m.answered(m.ask(m.a, dialect))
         assert (answer.how, answer.status) == ("refused", 502)
         assert "accident" in answer.error
+
+
+@pytest.mark.parametrize("entry", ["a", "b"])
+async def test_a_whole_answer_that_grows_without_end_is_given_up(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, entry: str
+) -> None:
+    monkeypatch.setattr(limits, "ANSWER_BYTES", 20_000)
+    async with mesh() as m:
+        machine = {"a": m.a, "b": m.b}[entry]
+        answer = await m.answered(m.ask(machine, stream=False))
+        assert (answer.how, answer.status) == ("refused", 500)
+        assert "ask for it as a stream" in answer.error
+        assert answer.headers["x-should-retry"] == "false"
+        await until(lambda: m.running == 0, within_s=SOON_S)
+        assert cancelled(m) == 1
+        assert sum(len(m.engine(holder).requests) for holder in m.holders) == 1, "not retried"
+        streamed = await m.answered(m.ask(machine))
+        assert (streamed.how, streamed.text) == ("whole", WHOLE)
+        short = await m.answered(m.ask(machine, stream=False, max_tokens=50))
+        assert short.how == "whole"
+
+
+async def test_an_entry_takes_only_so_many_requests_at_once(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "REQUESTS_IN_FLIGHT", 3)
+    async with mesh(tokens_per_s=100) as m:
+        running = [m.ask(m.a) for _ in range(3)]
+        await until(lambda: m.running == 3)
+        refused = await m.answered(m.ask(m.a))
+        assert (refused.how, refused.status) == ("refused", 503)
+        assert refused.headers["retry-after"] == "1"
+        for answer in running:
+            assert (await m.answered(answer)).how == "whole"
+        assert (await m.answered(m.ask(m.a))).how == "whole"
