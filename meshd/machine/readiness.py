@@ -25,8 +25,6 @@ import select
 import trio
 from trio.lowlevel import current_task, wait_readable
 
-from meshd.http.baton import Baton
-
 _LOOK_AFTER_WAITS = 256
 _LOOK_AFTER_WAITS_MOST = 65_536
 """It doubles up to this while busyness turns out to be none: many sockets, one at a time."""
@@ -77,8 +75,8 @@ class Readable:
             raise trio.BusyResourceError("another task is reading this stream")
         self.task = current_task()
         poller.parked += 1
-        if poller.parked == 1:
-            poller.wanted.wake()
+        if poller.idle is not None:
+            poller.idle.set()
         return True
 
     async def wait(self) -> None:
@@ -117,7 +115,8 @@ class _Poller:
         """How many tasks wait for the system task to wake them."""
         self._epoll = select.epoll()
         self._sockets: dict[int, Readable] = {}
-        self.wanted = Baton()
+        self.idle: trio.Event | None = None
+        """Set by the first who parks, while the system task has nobody to wake."""
         self._waits = 0
         self._look_after_waits = _LOOK_AFTER_WAITS
 
@@ -149,7 +148,9 @@ class _Poller:
             polls = events = 0
             while True:
                 if not self.parked:
-                    await self.wanted.wait()
+                    self.idle = trio.Event()
+                    await self.idle.wait()
+                    self.idle = None
                     continue
                 await wait_readable(self._epoll.fileno())
                 events += self._dispatch()

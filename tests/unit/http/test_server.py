@@ -190,6 +190,42 @@ async def test_admission_is_asked_before_the_body_is_read_and_its_answer_sent(
         )
 
 
+async def test_admission_is_asked_about_every_request_also_about_one_that_comes_again() -> None:
+    asked = 0
+
+    def admit(request: ServerRequest):  # type: ignore[no-untyped-def]
+        nonlocal asked
+        asked += 1
+        return (429, [], b"enough") if asked > 3 else None
+
+    async with serving(echo, ServerOptions(admit=admit)) as (rig, _):
+        connection = await rig.dial()
+        for _ in range(3):
+            await connection.send_all(GET)
+            await read_until(connection, b"GET /a b=c ")
+        await connection.send_all(GET)
+        answer = await read_all(connection)
+        assert answer.startswith(b"HTTP/1.1 429 ")
+        assert answer.endswith(b"enough")
+
+
+async def test_a_handlers_changes_to_a_request_do_not_show_in_the_next() -> None:
+    seen = []
+
+    async def meddle(request: ServerRequest, responder: Responder) -> None:
+        seen.append(list(request.headers))
+        request.headers.append((b"x-meddled", b"1"))
+        request.path = "/elsewhere"
+        await responder.send(200, [], b"done")
+
+    async with serving(meddle) as (rig, _):
+        connection = await rig.dial()
+        for _ in range(3):
+            await connection.send_all(GET)
+            await read_until(connection, b"done")
+    assert seen == [[(b"host", b"x")]] * 3
+
+
 async def test_a_handlers_bug_is_an_error_of_that_request_alone() -> None:
     told = []
 
