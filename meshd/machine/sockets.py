@@ -80,6 +80,9 @@ async def resolve(address: Address) -> list[tuple[int, SockAddr]]:
             found = await trio.socket.getaddrinfo(host, port, type=kind)
     except OSError as error:
         raise DialFailed(f"{address.host} has no address: {error.strerror or error}.") from None
+    except (UnicodeError, ValueError, OverflowError):
+        # Not a name at all (an empty label, one of 64 letters): members may announce anything.
+        raise DialFailed(f"{address.host!r} cannot be the name of a machine.") from None
     return list(dict.fromkeys((int(entry[0]), entry[4]) for entry in found))
 
 
