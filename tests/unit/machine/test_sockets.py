@@ -8,7 +8,7 @@ from meshd.errors import DialFailed
 from meshd.ids import Address
 from meshd.machine.sockets import connect
 
-NO_NAMES = ("a..b", ".", "..", "a" * 64, "1" * 70, "::::", "999.1.1.1", "\N{SUPERSCRIPT TWO}", "\0")
+NO_NAMES = ("a..b", ".", "..", "a" * 64, "1" * 70, "::::", "999.1.1.1", "a\0")
 
 
 @pytest.mark.parametrize("host", NO_NAMES)
