@@ -27,6 +27,8 @@ OLD_EMBED_PATH: Final = "/api/embeddings"
 
 LOGPROBS_SINCE: Final = (0, 12, 11)
 """The first Ollama with logprobs; older ones ignore the field."""
+THINK_LEVELS_SINCE: Final = (0, 11, 0)
+"""The first Ollama whose `think` may be a level; older ones take only a boolean."""
 
 _json: Final = msgspec.json.Encoder().encode
 _object: Final = msgspec.json.Decoder(dict[str, Any]).decode
@@ -57,7 +59,8 @@ def encode(request: Request, model: ModelInfo, version: tuple[int, ...]) -> Http
     elif request.json_mode:
         body["format"] = "json"
     if request.think is not None:
-        body["think"] = request.think
+        levels = not version or version >= THINK_LEVELS_SINCE
+        body["think"] = request.think if levels else bool(request.think)
     if request.logprobs:
         if version and version < LOGPROBS_SINCE:
             raise unsupported("this Ollama has no logprobs; 0.12.11 and later have")

@@ -89,9 +89,11 @@ def predict(candidate: Candidate, demand: Demand) -> Prediction:
 def fitting(candidates: Sequence[Candidate], demand: Demand) -> list[Candidate]:
     """Drop holders that cannot do it; those of too small a context only while another fits.
 
-    What is not known (no capabilities told, context 0) is not held against a holder.
+    What is not known (no capabilities told, context 0) is not held against a holder.  Where nobody
+    claims to be able, all are asked: Ollama makes embeddings with models that it does not list as
+    able to, and an engine's own refusal says why.
     """
-    able = [c for c in candidates if not _lacks(c, demand)]
+    able = [c for c in candidates if not _lacks(c, demand)] or list(candidates)
     roomy = [
         c
         for c in able

@@ -399,6 +399,16 @@ def test_an_ollama_without_logprobs_is_not_asked_for_them() -> None:
     assert ollama(chat(logprobs=True, top_logprobs=3), version=(0, 12, 11))[1]["top_logprobs"] == 3
 
 
+@pytest.mark.parametrize(
+    ("version", "sent"), [((0, 9, 3), True), ((0, 11, 0), "high"), ((), "high")]
+)
+def test_an_ollama_that_knows_no_levels_of_thinking_is_told_to_think(
+    version: tuple[int, ...], sent: bool | str
+) -> None:
+    assert ollama(chat(think="high"), version=version)[1]["think"] == sent
+    assert ollama(chat(think=False), version=version)[1]["think"] is False
+
+
 @pytest.mark.parametrize("name", ["logit_bias", "grammar"])
 def test_what_ollama_would_ignore_though_it_matters_is_refused(name: str) -> None:
     with unsupported(name):

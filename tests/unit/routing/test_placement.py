@@ -133,6 +133,7 @@ def test_a_holder_without_the_capability_is_not_asked() -> None:
     tools = Request(Kind.CHAT, "tiny", messages=CHAT.messages, tools=[{"type": "function"}])
     assert first(place) == A
     assert first(place, tools) == B
+    assert first(placement(inventory(A, cannot)), tools) == A, "its own refusal says why"
 
 
 def test_a_context_too_small_loses_only_while_another_fits() -> None:
