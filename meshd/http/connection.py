@@ -120,11 +120,15 @@ class Connection:
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
-                with suppress(StreamBroken):  # else nobody is left to be told
-                    await self._work()
+                try:
+                    with suppress(StreamBroken):  # else nobody is left to be told
+                        await self._work()
+                finally:
+                    # Before the nursery closes, which takes a turn: a deadline that fell due in
+                    # that turn would start the watcher in a nursery that takes nobody.
+                    self._sweeper.unwatch(self._watch)
                 nursery.cancel_scope.cancel()
         finally:
-            self._sweeper.unwatch(self._watch)
             with trio.CancelScope(shield=True, deadline=trio.current_time() + 1):
                 await self._stream.aclose()
 

@@ -7,6 +7,7 @@ import trio
 
 from meshd.errors import StreamBroken
 from meshd.http import Responder, ServerOptions, ServerRequest
+from meshd.http.connection import WATCH_AFTER_S
 from tests.unit.http.rig import read_all, read_until, serving
 
 GET = b"GET /a?b=c HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -347,3 +348,20 @@ async def test_serve_ends_once_its_listener_is_closed_and_the_last_answer_is_out
             await trio.testing.wait_all_tasks_blocked()
             await listener.aclose()
             assert (await read_all(connection)).endswith(b"GET /a b=c ")
+
+
+async def test_a_connection_that_closes_in_the_very_tick_of_its_deadline_harms_nobody(
+    autojump_clock: object,
+) -> None:
+    """Its watch is looked at by another task between its last answer and its end."""
+
+    async def until_watched(request: ServerRequest, responder: Responder) -> None:
+        await trio.sleep(WATCH_AFTER_S)
+        await responder.send(200, [], b"done")
+
+    async with serving(until_watched) as (rig, _):
+        for _ in range(5):
+            async with trio.open_nursery() as nursery:
+                for _ in range(50):  # which task of one turn runs first is left to chance
+                    nursery.start_soon(rig.talk, GET_CLOSE)
+        assert (await rig.talk(GET_CLOSE)).endswith(b"done")
