@@ -184,6 +184,14 @@ class FailureKind(StrEnum):
     DEADLINE = "deadline"  # 504: the client's own deadline
 
 
+def known_kind(kind: str) -> FailureKind:
+    """The kind; what a later version may have added counts as `BACKEND`."""
+    try:
+        return FailureKind(kind)
+    except ValueError:
+        return FailureKind.BACKEND
+
+
 class ModelInfo(msgspec.Struct, frozen=True, omit_defaults=True):
     """One model that one backend of one node offers."""
 

@@ -161,12 +161,14 @@ class HttpClient:
         body: bytes = b"",
         *,
         on_stream: OnStream | None = None,
+        on_sent: Callable[[], None] | None = None,
     ) -> ClientResponse:
         """Send one request and wait for the head of its answer.
 
         `headers` are the message's own; Host and framing are added.  `on_stream` is told of the
         stream before anything is awaited on it (twice if a stale connection was replaced), so that
-        the caller can abort it.  Raises what `dial` raises, StreamBroken, ProtocolError.
+        the caller can abort it; `on_sent` when all of the request is with the transport.  Raises
+        what `dial` raises, StreamBroken, ProtocolError.
         """
         fixed = self._fixed
         if body or method in ("POST", "PUT", "PATCH"):
@@ -184,7 +186,7 @@ class HttpClient:
             try:
                 if on_stream is not None:
                     on_stream(connection.stream)
-                await self._exchange(connection, message, rest)
+                await self._exchange(connection, message, rest, on_sent)
             except BaseException as error:
                 stale = type(error) is StreamBroken and not connection.heard
                 self._give_up(connection, "the request failed")
@@ -194,7 +196,13 @@ class HttpClient:
             else:
                 return ClientResponse(self, connection)
 
-    async def _exchange(self, connection: _Pooled, message: bytes, rest: bytes) -> None:
+    async def _exchange(
+        self,
+        connection: _Pooled,
+        message: bytes,
+        rest: bytes,
+        on_sent: Callable[[], None] | None,
+    ) -> None:
         """Send a request and read until the head of its answer is there."""
         stream, parser = connection.stream, connection.parser
         connection.heard = False
@@ -210,6 +218,8 @@ class HttpClient:
         except StreamBroken:
             # A server that refuses a body may answer and close while it is being sent.
             connection.half_sent = True
+        if on_sent is not None:
+            on_sent()
         while not parser.head_complete:
             data = await stream.receive_some()
             if data:

@@ -14,7 +14,7 @@ from meshd import limits
 from meshd.backends import BackendFailed, RunControl
 from meshd.http import Sweeper
 from meshd.ids import NodeId, RequestId
-from meshd.inference import Failure, FailureKind, Request
+from meshd.inference import Failure, FailureKind, Request, known_kind
 from meshd.relay.budget import PoisonList, RetryBudget
 from meshd.relay.holder import Holder, Order
 from meshd.relay.in_flight import InFlight
@@ -105,6 +105,11 @@ class _Tap:
         await self.sink.emit(items)
         relay.heard(trio.current_time())
         exchange.watch.at = relay.wake_at
+
+    def sent(self, size_bytes: int) -> None:
+        """The whole request is with this machine's transport."""
+        self.exchange.relay.sent(size_bytes, trio.current_time())
+        self.exchange.watch.at = self.exchange.relay.wake_at
 
     def heard(self) -> None:
         """A frame without content came in."""
@@ -228,6 +233,8 @@ class Forwarder:
             self.counters["retries"] += 1
         order = Order(exchange.request, target.backend, target.model.name, attempt.wait_s)
         exchange.control = RunControl()
+        if relay.abort_reason is not None:
+            exchange.control.abort(relay.abort_reason)
         exchange.watch.at = relay.wake_at
         tap.sink.asking(target, attempt.number)
         self._placement.dispatched(target)
@@ -239,7 +246,7 @@ class Forwarder:
                     target.node, exchange.request_id, attempt, order, tap, exchange.control
                 )
         except BackendFailed as e:
-            self.counters[f"attempt_{e.failure.kind}"] += 1
+            self.counters[f"attempt_{known_kind(e.failure.kind)}"] += 1
             return relay.failed(e.failure, trio.current_time())
         finally:
             self._placement.returned(target)

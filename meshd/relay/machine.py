@@ -46,6 +46,8 @@ class Attempt(msgspec.Struct, frozen=True, gc=False):
     target: Target
     number: int
     wait_s: float
+    ask: int = 1
+    """Which question to a holder this is: its name there, never used twice."""
 
 
 class Avoid(msgspec.Struct, frozen=True, gc=False):
@@ -72,6 +74,7 @@ class Fail(msgspec.Struct, frozen=True, gc=False):
 
 Directive = Pick | Attempt | Avoid | Poison | Finish | Fail
 
+_BROKE_OFF = frozenset({FailureKind.BROKEN, FailureKind.SILENT, FailureKind.HOLDER_LOST})
 _ENGINE_DIED = frozenset({FailureKind.BROKEN, FailureKind.SILENT})
 _FINAL = frozenset({FailureKind.BAD_REQUEST, FailureKind.DEADLINE, FailureKind.CANCELLED})
 _WAIT_ELSEWHERE = frozenset({FailureKind.BUSY, FailureKind.DRAINING})
@@ -99,6 +102,8 @@ class Relay:
 
     state: State = State.PICKING
     attempts: int = 0
+    asks: int = 0
+    """How often any holder was asked; "busy" is no attempt, but a new question after it is new."""
     delivered: bool = False
     finish_seen: bool = False
     silent_at: float = math.inf
@@ -148,6 +153,14 @@ class Relay:
         if self._remote:
             self.silent_at = now + limits.HOLDER_SILENT_S
 
+    def sent(self, size_bytes: int, now: float) -> None:
+        """The request is on its way: what is left of it in buffers still takes its time."""
+        if self._remote:
+            in_buffers = min(size_bytes, limits.SEND_BUFFER_BYTES)
+            self.silent_at = (
+                now + limits.HOLDER_SILENT_S + in_buffers / limits.SLOW_LINK_BYTES_PER_S
+            )
+
     def accept(self, items: Sequence[Delta | Usage | Embedding], now: float) -> None:
         """Pieces of the answer came in and are about to be passed on."""
         self.heard(now)
@@ -181,6 +194,9 @@ class Relay:
         target = self._target
         assert target is not None, "failed() without an attempt"
         kind = failure.kind
+        if self.finish_seen and kind in _BROKE_OFF:
+            self.state = State.DONE  # all of the answer was here; only its usage may be missing
+            return [Finish()]
         out: list[Directive] = []
         if self._stopping:
             self.state = State.DONE
@@ -228,6 +244,11 @@ class Relay:
         return None
 
     @property
+    def abort_reason(self) -> str | None:
+        """Why the attempt that is about to begin is to be aborted at once, if it is."""
+        return None if self._cause is None else self._cause.message
+
+    @property
     def wake_at(self) -> float:
         """When `tick` has something to say, if nothing happens before."""
         return min(self.deadline_at, self.silent_at)
@@ -244,9 +265,11 @@ class Relay:
         self.finish_seen = False
         self._asked += 1
         self.attempts += 1
-        # The dial has a limit of its own; silence counts from when it must have been heard.
-        self.silent_at = now + limits.DIAL_S + limits.HOLDER_SILENT_S if remote else math.inf
-        return [Attempt(target, self.attempts, wait_s)]
+        self.asks += 1
+        # A large body on a slow link takes its time, and the holder cannot answer before it has
+        # it; the silence that counts begins when all of it is sent (`heard`).
+        self.silent_at = now + limits.DIAL_S + limits.HTTP_SEND_STALL_S if remote else math.inf
+        return [Attempt(target, self.attempts, wait_s, self.asks)]
 
     def _go_on_after_busy(self, target: Target, failure: Failure, now: float) -> list[Directive]:
         self.attempts -= 1  # nothing ran
@@ -298,7 +321,7 @@ class Relay:
 
 
 def _deadline() -> Failure:
-    return Failure(FailureKind.DEADLINE, "the client's own deadline has passed", 504)
+    return Failure(FailureKind.DEADLINE, "the time allowed for this request has passed", 504)
 
 
 def _stopped() -> Failure:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import msgspec
+import trio
 
 from meshd import limits
 from meshd.backends import BackendFailed, RunControl
@@ -29,8 +30,13 @@ from meshd.wire.answer import (
     encode_serve,
     encode_show,
 )
+from meshd.wire.control import one_line
 
 HEADERS = ((b"content-type", b"application/msgpack"), (FORWARDED_HEADER, b"1"))
+
+
+SHOW_S = 5.0
+"""A description comes from memory, or from an engine on the holder's own loopback."""
 
 
 class RemoteSink(AnswerSink, Protocol):
@@ -38,6 +44,10 @@ class RemoteSink(AnswerSink, Protocol):
 
     def heard(self) -> None:
         """The holder gave a sign of life."""
+        ...
+
+    def sent(self, size_bytes: int) -> None:
+        """The whole request is with this machine's transport."""
         ...
 
 
@@ -69,10 +79,11 @@ class RemoteHolders:
         control: RunControl,
     ) -> None:
         """Have the request served there; raises BackendFailed like `Holder.serve`."""
+        # Each question is a run of its own at the holder.
+        run = RequestId(f"{request_id}.{attempt.ask}")
         body = encode_serve(
             ServeRequest(
-                # Each attempt is a run of its own at the holder.
-                request_id=f"{request_id}.{attempt.number}",
+                request_id=run,
                 attempt=attempt.number,
                 wait_s=order.wait_s,
                 backend=order.backend,
@@ -82,7 +93,12 @@ class RemoteHolders:
         )
         try:
             response = await self._pool(node).request(
-                "POST", SERVE_PATH, HEADERS, body, on_stream=control.attach
+                "POST",
+                SERVE_PATH,
+                HEADERS,
+                body,
+                on_stream=control.attach,
+                on_sent=lambda: sink.sent(len(body)),
             )
             await self._read(node, response, sink)
             control.detach()
@@ -93,23 +109,34 @@ class RemoteHolders:
             raise self._failed(node, FailureKind.UNREACHABLE, str(e)) from e
         except StreamBroken as e:
             if control.aborted is not None:
-                self._on_abandoned(node, RequestId(f"{request_id}.{attempt.number}"))
+                self._on_abandoned(node, run)
             raise self._failed(node, FailureKind.HOLDER_LOST, str(e)) from e
         except ProtocolError as e:
             raise self._failed(node, FailureKind.BACKEND, str(e)) from e
 
     async def show(self, node: NodeId, backend: str, model: str) -> dict[str, Any]:
-        """Ollama's /api/show body of a model there.  Raises BackendFailed."""
-        body = encode_show(ShowRequest(backend, model))
+        """Ollama's /api/show body of a model there.  Raises BackendFailed, soon or not at all."""
+        body, control = encode_show(ShowRequest(backend, model)), RunControl()
+        watch = self._sweeper.watch(
+            lambda: control.abort(f"no answer within {SHOW_S:.0f} s"), trio.current_time() + SHOW_S
+        )
         try:
-            response = await self._pool(node).request("POST", SHOW_PATH, HEADERS, body)
+            response = await self._pool(node).request(
+                "POST", SHOW_PATH, HEADERS, body, on_stream=control.attach
+            )
             data = await response.read(limits.CONTROL_FRAME_BYTES)
         except (DialFailed, NotAdmitted, StreamBroken, ProtocolError) as e:
             raise self._failed(node, FailureKind.UNREACHABLE, str(e)) from e
+        finally:
+            control.detach()
+            self._sweeper.unwatch(watch)
         if response.status != 200:
-            raise self._failed(node, FailureKind.BACKEND, data.decode(errors="replace"))
-        shown: dict[str, Any] = msgspec.json.decode(data)
-        return shown
+            text = one_line(data.decode(errors="replace"))
+            raise self._failed(node, FailureKind.BACKEND, text)
+        try:
+            return msgspec.json.decode(data, type=dict[str, Any])
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as e:
+            raise self._failed(node, FailureKind.BACKEND, f"no description: {e}") from e
 
     def drop_idle(self, node: NodeId) -> None:
         """The node may be gone: ask on connections of which that is known only anew.

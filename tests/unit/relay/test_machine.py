@@ -90,10 +90,10 @@ def test_a_whole_answer_that_breaks_off_is_asked_for_again() -> None:
     machine = Relay(deadline_at=100.0, may_retry=lambda now: True, streaming=False)
     machine.start(0.0)
     asked(machine, A)
-    machine.accept([Delta(text="a"), Delta(finish_reason="stop")], 1.0)
+    machine.accept([Delta(text="a")], 1.0)
     assert machine.failed(failure(FailureKind.HOLDER_LOST), 1.1)[-1] == Pick(frozenset({A.key}))
     asked(machine, B)
-    assert not machine.finish_seen, "what the first holder said is void"
+    assert not machine.delivered, "what the first holder said is void"
 
 
 def test_a_failure_after_content_ends_in_the_stream() -> None:
@@ -191,7 +191,7 @@ def test_when_all_are_busy_it_queues_at_the_shortest_wait() -> None:
         asked(machine, holder)
         directives = machine.failed(failure(FailureKind.BUSY, 503, wait_s), 0.1)
     (queued,) = directives
-    assert queued == Attempt(B, 1, limits.QUEUE_WAIT_S)
+    assert queued == Attempt(B, 1, limits.QUEUE_WAIT_S, ask=4)
     (fail,) = machine.failed(failure(FailureKind.BUSY, 503, 60.0), 60.0)
     assert isinstance(fail, Fail)
     assert fail.failure.status == 503
@@ -205,11 +205,11 @@ def test_a_holder_that_dies_under_a_queued_request_sends_it_back_to_the_busy_one
         asked(machine, holder)
         machine.failed(failure(FailureKind.BUSY, 503, wait_s), 0.0)
     (queued,) = machine.picked(None, 0, False, 0.0)
-    assert queued == Attempt(A, 1, limits.QUEUE_WAIT_S)
+    assert queued == Attempt(A, 1, limits.QUEUE_WAIT_S, ask=3)
     directives = machine.failed(failure(FailureKind.HOLDER_LOST), 20.0)
     assert directives[-1] == Pick(frozenset({A.key}))
     (again,) = machine.picked(B, 0, True, 20.0)
-    assert again == Attempt(B, 2, limits.QUEUE_WAIT_S - 20.0), "what it has waited counts"
+    assert again == Attempt(B, 2, limits.QUEUE_WAIT_S - 20.0, ask=4), "what it has waited counts"
 
 
 def test_who_queued_in_vain_is_not_sent_to_the_back_of_the_queue() -> None:
@@ -252,6 +252,34 @@ def test_a_silent_remote_holder_is_lost_and_the_next_one_asked() -> None:
     avoid, _pick = machine.failed(failure(FailureKind.CANCELLED), 2.6)
     assert isinstance(avoid, Avoid)
     assert avoid.failure.kind == FailureKind.HOLDER_LOST
+
+
+def test_a_large_request_gets_its_time_to_be_sent() -> None:
+    machine = relay()
+    machine.start(0.0)
+    asked(machine, A)
+    assert machine.tick(10.0) is None, "20 MB over Wi-Fi"
+    machine.sent(limits.MIB, 10.0)
+    assert machine.tick(10.0 + limits.HOLDER_SILENT_S) is None
+    assert machine.tick(10.0 + limits.HOLDER_SILENT_S + 2.1) is not None
+
+
+def test_a_link_that_breaks_after_the_last_word_takes_nothing_from_the_answer() -> None:
+    machine = relay()
+    machine.start(0.0)
+    asked(machine, A)
+    machine.accept([Delta(text="all"), Delta(finish_reason="stop")], 1.0)
+    assert machine.failed(failure(FailureKind.HOLDER_LOST), 1.1) == [Finish()]
+
+
+def test_every_question_has_a_name_of_its_own() -> None:
+    machine = relay()
+    machine.start(0.0)
+    first = asked(machine, A)
+    machine.failed(failure(FailureKind.BUSY, 503, 1.0), 0.1)
+    second = asked(machine, B, others=0)
+    assert (first.number, second.number) == (1, 1)
+    assert first.ask != second.ask
 
 
 def test_a_local_holder_is_never_silent() -> None:
@@ -313,4 +341,4 @@ def test_a_queue_at_a_node_that_begins_to_drain_is_left_for_the_other_busy_one()
     assert isinstance(queued, Attempt)
     assert queued.target == A
     (again,) = machine.failed(failure(FailureKind.DRAINING, 503), 1.0)
-    assert again == Attempt(B, 1, limits.QUEUE_WAIT_S - 1.0)
+    assert again == Attempt(B, 1, limits.QUEUE_WAIT_S - 1.0, ask=4)
