@@ -64,6 +64,7 @@ class DataSide:
             patience=Patience(config.limits.first_token_s, config.limits.inter_token_s),
             queue_limit=config.limits.queue,
         )
+        self.placement.own_load = self.holder.lane_load
         self.service = PeerService(self.holder, sweeper)
         self.bad_peers = BadRequests("peer_http_refused", "refused from a member")
         self.peer_http = HttpServer(

@@ -91,17 +91,9 @@ class Holder:
         for backend in self._backends.inventory().backends:
             slots_total += backend.slots
             for model in backend.models:
-                lane = (backend.id, model.name)
-                running, queued = self.admission.lane_load(lane)
-                rates = self.rates.of(lane)
-                per_model[load_key(*lane)] = ModelLoad(
-                    running=running,
-                    queued=queued,
-                    slots=backend.slots,
-                    resident=model.resident,
-                    decode_tokens_per_s=round(rates.decode_tokens_per_s, 1),
-                    prefill_tokens_per_s=round(rates.prefill_tokens_per_s, 1),
-                    load_s=round(rates.load_s, 2),
+                lane = self.lane_load(backend.id, model.name)
+                per_model[load_key(backend.id, model.name)] = msgspec.structs.replace(
+                    lane, slots=backend.slots, resident=model.resident
                 )
         return Load(
             running=self.admission.running,
@@ -109,6 +101,19 @@ class Holder:
             slots=slots_total,
             draining=self.draining,
             per_model=per_model,
+        )
+
+    def lane_load(self, backend_id: str, model_name: str) -> ModelLoad:
+        """One lane as it is now; slots and residency are in the inventory."""
+        lane = (backend_id, model_name)
+        running, queued = self.admission.lane_load(lane)
+        rates = self.rates.of(lane)
+        return ModelLoad(
+            running=running,
+            queued=queued,
+            decode_tokens_per_s=round(rates.decode_tokens_per_s, 1),
+            prefill_tokens_per_s=round(rates.prefill_tokens_per_s, 1),
+            load_s=round(rates.load_s, 2),
         )
 
     async def show(self, backend_id: str, model_name: str) -> dict[str, Any]:

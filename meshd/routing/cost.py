@@ -65,15 +65,15 @@ class Prediction(msgspec.Struct, frozen=True, gc=False):
 
 def predict(candidate: Candidate, demand: Demand) -> Prediction:
     """When would this holder have finished this request?"""
-    load, size = candidate.load, candidate.target.model.size_bytes
-    decode_rate = load.decode_tokens_per_s or _prior_decode(size)
-    prefill_rate = load.prefill_tokens_per_s or decode_rate * PREFILL_OVER_DECODE
+    load, size = candidate.load, max(0, candidate.target.model.size_bytes)
+    decode_rate = _told(load.decode_tokens_per_s) or _prior_decode(size)
+    prefill_rate = _told(load.prefill_tokens_per_s) or decode_rate * PREFILL_OVER_DECODE
     prefill_s = demand.prompt_tokens / prefill_rate
     decode_s = demand.output_tokens / decode_rate
     resident = load.resident or candidate.target.model.resident
-    load_s = 0.0 if resident else (load.load_s or _prior_load(size))
+    load_s = 0.0 if resident else (_told(load.load_s) or _prior_load(size))
     slots = max(1, load.slots or candidate.target.slots)
-    ahead = load.running + load.queued + 1 - slots
+    ahead = max(0, load.running) + max(0, load.queued) + 1 - slots
     # A slot frees up, on average, every service time / slots; those ahead of us go first.
     wait_s = max(0, ahead) * (prefill_s + decode_s) / slots
     return Prediction(
@@ -84,6 +84,11 @@ def predict(candidate: Candidate, demand: Demand) -> Prediction:
         decode_s=decode_s,
         penalty_s=SUSPECT_PENALTY_S if candidate.suspect else 0.0,
     )
+
+
+def _told(number: float) -> float:
+    """A holder's own figure, 0 (not known) if it is none that makes sense (also NaN)."""
+    return number if 1e-3 <= number <= 1e9 else 0.0
 
 
 def fitting(candidates: Sequence[Candidate], demand: Demand) -> list[Candidate]:

@@ -6,7 +6,7 @@ truth, every peer response refreshes what is known, and an entry counts its own 
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import msgspec
@@ -59,6 +59,8 @@ class Placement:
         self._avoided: dict[TargetKey, _Avoided] = {}
         self._rtt_s: dict[NodeId, float] = {}
         self._suspect: set[NodeId] = set()
+        self.own_load: Callable[[str, str], ModelLoad] | None = None
+        """This node's own lanes (backend, model), which need no report."""
         self._absent: set[NodeId] = set()
 
     def report(self, node: NodeId, load: Load) -> None:
@@ -136,6 +138,8 @@ class Placement:
         return Choice(best.target, predict(best, demand), best.local, len(able) - 1)
 
     def _candidate(self, target: Target) -> Candidate:
+        if target.node == self._self_id and self.own_load is not None:
+            return Candidate(target, self.own_load(target.backend, target.model.name), local=True)
         told = self._loads.get(target.node)
         load = told.per_model.get(load_key(target.backend, target.model.name)) if told else None
         load = load or ModelLoad(slots=target.slots)

@@ -22,7 +22,17 @@ import msgspec
 
 from meshd import limits
 from meshd.errors import LimitExceeded, ProtocolError
-from meshd.inference import Delta, Embedding, Failure, Load, Request, ToolCall, Usage
+from meshd.inference import (
+    Delta,
+    Embedding,
+    Failure,
+    Load,
+    Request,
+    ToolCall,
+    Usage,
+    known_kind,
+)
+from meshd.wire.control import one_line
 
 SERVE_PATH: Final = "/mesh/v1/serve"
 CANCEL_PATH: Final = "/mesh/v1/cancel"
@@ -33,6 +43,7 @@ FORWARDED_HEADER: Final = b"x-meshd-forwarded"
 """On every forwarded request, with the value 1: it is served or refused here, never forwarded."""
 
 _HEAD_BYTES: Final = 4
+_RETRY_MAX_S: Final = 86_400.0
 _FLOAT_BYTES: Final = 9  # a float64 and its head
 _PIECE_CHARS: Final = limits.STREAM_FRAME_BYTES // 8  # of text; 4 bytes a character at most
 
@@ -314,7 +325,7 @@ class AnswerReader:
             case FrameKind.END:
                 return AnswerFrame(seq, kind, reason=_convert(payload, End).reason)
             case FrameKind.ERROR:
-                return AnswerFrame(seq, kind, failure=_convert(payload, Failure))
+                return AnswerFrame(seq, kind, failure=_checked(_convert(payload, Failure)))
             case FrameKind.EMBEDDING:
                 return AnswerFrame(seq, kind, self._joined(_convert(payload, EmbeddingPart), size))
             case FrameKind.BEAT:
@@ -343,6 +354,19 @@ def _bad_length(length: int) -> ProtocolError:
     return LimitExceeded(
         f"A frame of an answer with {length} bytes is over the limit of "
         f"{limits.STREAM_FRAME_BYTES}."
+    )
+
+
+def _checked(failure: Failure) -> Failure:
+    """Another node's word on a failure, made fit to be acted on and shown to a client."""
+    wait_s = failure.retry_after_s
+    if wait_s is not None and not 0.0 <= wait_s <= _RETRY_MAX_S:
+        wait_s = None
+    return Failure(
+        known_kind(failure.kind),
+        one_line(failure.message),
+        failure.status if 400 <= failure.status <= 599 else 502,
+        wait_s,
     )
 
 

@@ -83,6 +83,32 @@ def test_own_dispatches_count_at_once_and_are_not_counted_twice() -> None:
     place.returned(choice.target)
 
 
+def test_this_nodes_own_load_and_rates_count_as_they_are_now() -> None:
+    warm = ModelInfo("tiny", resident=True)
+    place = placement(inventory(HERE, warm), inventory(A, warm))
+    place.report(
+        A, Load(per_model={load_key("e", "tiny"): ModelLoad(slots=1, decode_tokens_per_s=40.0)})
+    )
+    own = ModelLoad(decode_tokens_per_s=90.0)
+    place.own_load = lambda backend, model: own
+    assert first(place) == HERE
+    own = ModelLoad(decode_tokens_per_s=3.0)
+    assert first(place) == A
+    own = ModelLoad(decode_tokens_per_s=90.0, running=2)
+    assert first(place) == A
+
+
+@pytest.mark.parametrize("lie", [-5, float("nan"), float("inf"), 1e300])
+def test_numbers_that_make_no_sense_win_nothing(lie: float) -> None:
+    liar = ModelInfo("tiny", size_bytes=-5, resident=True)
+    place = placement(inventory(A, liar), inventory(B, ModelInfo("tiny", resident=True)))
+    load = ModelLoad(running=-9, slots=-1, decode_tokens_per_s=lie, prefill_tokens_per_s=lie)
+    place.report(A, Load(per_model={load_key("e", "tiny"): load}))
+    fast = ModelLoad(slots=1, decode_tokens_per_s=90.0)
+    place.report(B, Load(per_model={load_key("e", "tiny"): fast}))
+    assert first(place) == B
+
+
 def test_near_ties_are_broken_by_chance() -> None:
     warm = ModelInfo("tiny", resident=True)
     assert first(placement(inventory(A, warm), inventory(B, warm), ties=[0])) == A
