@@ -142,6 +142,7 @@ ENGINE_WORDS_BYTES: Final = 8 * KIB
 ENGINE_READY_BYTES: Final = 4 * KIB
 ENGINE_RESTART_MIN_S: Final = 0.5
 ENGINE_RESTART_MAX_S: Final = 30.0
+ENGINE_COMPLAINT_S: Final = 600.0  # how often the log repeats that an engine fails as before
 ENGINE_STEADY_S: Final = 60.0  # lived so long: the next restart is the first again
 
 # --- lists that grow by use

@@ -44,6 +44,9 @@ class _Bundled:
     """Where it serves; None while it does not."""
     state: str = "gone: it is starting"
     """While it does not serve."""
+    complained: str = ""
+    """What the log was told last of why it does not serve, and when (trio time)."""
+    complained_at: float = 0.0
 
     @property
     def id(self) -> str:
@@ -190,7 +193,7 @@ class Backends:
                 await self._serve_once(bundled, first_done)
             except (Refused, OSError) as error:
                 bundled.state = f"gone: {error}"
-                log.error("the bundled engine does not start", error=str(error))
+                self._complain(bundled, str(error))
                 first_done()
             if trio.current_time() - started_at > limits.ENGINE_STEADY_S:
                 delay_s = limits.ENGINE_RESTART_MIN_S
@@ -225,7 +228,16 @@ class Backends:
         self.changed()
         words = f": {process.last_words}" if process.last_words else ""
         bundled.state = f"gone: the engine ended ({code}){words}"
-        log.warning("the bundled engine ended", model=bundled.alias, code=code, words=words)
+        self._complain(bundled, f"the engine ended ({code}){words}")
+
+    def _complain(self, bundled: _Bundled, why: str) -> None:
+        """One line in the log; the same again only every `limits.ENGINE_COMPLAINT_S`."""
+        line, now = " ".join(why.split()), trio.current_time()
+        again = line == bundled.complained
+        if again and now - bundled.complained_at < limits.ENGINE_COMPLAINT_S:
+            return
+        bundled.complained, bundled.complained_at = line, now
+        log.error("a model file is not served", model=bundled.alias, why=line, again=again)
 
     # --- helpers
 

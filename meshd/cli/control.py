@@ -9,7 +9,7 @@ from typing import TypeVar
 import httpx
 import msgspec
 
-from meshd.cli.shell import NotRunning, how_to_start
+from meshd.cli.shell import NotRunning, to_type
 from meshd.control import Done, Problem
 from meshd.errors import MeshdError, Refused
 from meshd.paths import Paths
@@ -82,7 +82,7 @@ class ControlClient:
                 ) from None
             raise NotRunning(
                 f"no meshd is running for {self.paths.data}; "
-                f"start it with: {how_to_start(self.paths)}"
+                f"start it with: {to_type('meshd start', self.paths)}"
             ) from None
         except httpx.TimeoutException:
             raise MeshdError(

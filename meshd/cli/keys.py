@@ -12,7 +12,16 @@ from meshd import limits
 from meshd.apikeys import SECRET_BYTES, ApiKeys
 from meshd.cli.control import ControlClient
 from meshd.cli.orders import print_json
-from meshd.cli.shell import AsJson, DataDir, NotRunning, UsageError, command, find_paths, tell
+from meshd.cli.shell import (
+    AsJson,
+    DataDir,
+    NotRunning,
+    UsageError,
+    command,
+    find_paths,
+    tell,
+    to_type,
+)
 from meshd.cli.tables import Column, Paper
 from meshd.cli.words import ago
 from meshd.errors import Refused
@@ -41,7 +50,7 @@ def key_create(
     typer.echo(
         f"\nKey {key.id}. Clients send it as `Authorization: Bearer {text[:9]}...`; "
         "OpenAI's client\ntakes it as api_key. It is not shown again. "
-        f"To take it back: meshd key revoke {key.id}",
+        f"To take it back: {to_type(f'meshd key revoke {key.id}', paths)}",
         err=True,
     )
 
@@ -56,7 +65,9 @@ def key_list(data_dir: DataDir = None, as_json: AsJson = False) -> None:
         return
     paper = Paper()
     if not keys:
-        paper.line("There are no API keys. Make one with: meshd key create NAME")
+        paper.line(
+            f"There are no API keys. Make one with: {to_type('meshd key create NAME', paths)}"
+        )
     else:
         now = SystemClock().wall()
         paper.table(

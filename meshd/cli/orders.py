@@ -22,6 +22,7 @@ from meshd.cli.shell import (
     complain,
     find_paths,
     tell,
+    to_type,
 )
 from meshd.cli.tables import Paper
 from meshd.cli.words import count, duration, parse_duration
@@ -176,7 +177,7 @@ def approve(
             print_json(waiting)
             return
         paper = Paper()
-        views.show_pending(paper, waiting)
+        views.show_pending(paper, waiting, to_type("meshd approve DIGITS", asked.paths))
         tell(paper.text())
         return
     if len(given) != limits.DIGITS or not given.isascii() or not given.isdigit():

@@ -21,7 +21,11 @@ class TerminalScreen:
         self,
         write: Callable[[str], None] | None = None,
         read_line: Callable[[], str] | None = None,
+        *,
+        to_type: Callable[[str], str] = str,
     ) -> None:
+        """`to_type` makes a command mean this very daemon (see `cli.shell.to_type`)."""
+        self._to_type = to_type
         self._write_line = write or _print
         self._read_line = read_line or _read_stdin_line
 
@@ -34,9 +38,11 @@ class TerminalScreen:
             "",
             "Six digits come up there and here; say yes there, and here type",
             "",
-            "    meshd approve DIGITS",
+            f"    {self._to_type('meshd approve DIGITS')}",
             "",
-            "For a machine with nobody at its screen, make a token here: meshd token create",
+            "For a machine with nobody at its screen, make a token here:",
+            "",
+            f"    {self._to_type('meshd token create')}",
             "",
         )
 
@@ -46,7 +52,8 @@ class TerminalScreen:
         self._say("There is a mesh on this network already. To join it, stop this and type", "")
         for sighted in meshes:
             where, whose = short_address(sighted.address), mesh_label(sighted.mesh)
-            self._say(f"    meshd start --join {where}    # {sighted.node}, mesh {whose}")
+            line = self._to_type(f"meshd start --join {where}")
+            self._say(f"    {line}    # {sighted.node}, mesh {whose}")
         self._say("")
 
     def joining(self, *, address: str, with_token: bool) -> None:
@@ -79,7 +86,7 @@ class TerminalScreen:
         with_whom = f" with {listed(others)}" if others else ""
         self._say(
             f"{name} is a member of mesh {mesh_label(mesh)} now{with_whom}.",
-            "From now on `meshd start` is enough.",
+            f"From now on `{self._to_type('meshd start')}` is enough.",
             "",
         )
 
@@ -88,7 +95,7 @@ class TerminalScreen:
             "",
             f"{name} ({address}) asks to join. If its screen shows  {grouped_digits(digits)}  type",
             "",
-            f"    meshd approve {grouped_digits(digits)}",
+            f"    {self._to_type(f'meshd approve {grouped_digits(digits)}')}",
             "",
         )
 
@@ -108,11 +115,12 @@ class TerminalScreen:
         if engines:
             have = f"{count(len(models), 'model')} here, from {listed(engines)}."
         else:
-            have = "No engine here (see `meshd doctor`): requests go to the other nodes."
+            doctor = self._to_type("meshd doctor")
+            have = f"No engine here (see `{doctor}`): requests go to the other nodes."
         self._say(
             f"{name} serves {client_url}  (OpenAI clients: {client_url}/v1)",
             f"{have} {count(nodes, 'node')} in the mesh.",
-            "Ctrl-C stops this one; `meshd status` shows them all.",
+            f"Ctrl-C stops this one; `{self._to_type('meshd status')}` shows them all.",
         )
         tell_service_manager("READY=1")
 

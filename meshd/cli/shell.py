@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -148,8 +149,8 @@ def find_paths(data_dir: Path | None) -> Paths:
     return read_config(None, Path(config_file) if config_file else None)[1]
 
 
-def how_to_start(paths: Paths) -> str:
-    """The command that starts a daemon there."""
+def to_type(line: str, paths: Paths) -> str:
+    """That command as it has to be typed to mean the daemon on these paths."""
     if paths.data == paths_for().data:
-        return "meshd start"
-    return f"meshd start --data-dir {paths.data}"
+        return line
+    return f"{line} --data-dir {shlex.quote(str(paths.data))}"

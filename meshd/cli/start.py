@@ -14,7 +14,7 @@ import typer
 from meshd import __version__, limits, logs
 from meshd.apikeys import ApiKeys
 from meshd.cli.screen import TerminalScreen
-from meshd.cli.shell import ConfigFile, DataDir, UsageError, command, complain, read_config
+from meshd.cli.shell import ConfigFile, DataDir, UsageError, command, complain, read_config, to_type
 from meshd.config import Config, with_key_files
 from meshd.config_text import first_config
 from meshd.errors import ConfigError, DiskFailed, Refused
@@ -24,6 +24,8 @@ from meshd.paths import Paths
 from meshd.ports import Disk
 
 ENOUGH_OPEN_FILES = 1024
+GGUF_MAGIC = b"GGUF"
+"""How each model file starts (the GGUF specification, of ggml)."""
 
 
 @command
@@ -98,7 +100,7 @@ def run(config: Config, paths: Paths, token: str | None) -> None:
     logs.configure(config.log_level, config.log_format, sys.stderr, terminal=sys.stderr.isatty())
     ports = real_ports()
     config = with_key_files(config, ports.disk.read)
-    _refuse_missing_models(config)
+    _refuse_bad_models(config)
     _refuse_open_door(config, paths, ports.disk)
     _take(paths, ports.disk)
     open_files = raise_open_files_limit()
@@ -111,7 +113,8 @@ def run(config: Config, paths: Paths, token: str | None) -> None:
 
     from meshd.node import run_node
 
-    trio.run(partial(run_node, ports, config, paths, screen=TerminalScreen(), token=token))
+    screen = TerminalScreen(to_type=partial(to_type, paths=paths))
+    trio.run(partial(run_node, ports, config, paths, screen=screen, token=token))
 
 
 def _take(paths: Paths, disk: Disk) -> None:
@@ -123,7 +126,8 @@ def _take(paths: Paths, disk: Disk) -> None:
     if holder is not None:
         who = f" (pid {holder})" if holder else ""
         raise Refused(
-            f"meshd{who} is running on {paths.data} already; stop it with `meshd stop`, "
+            f"meshd{who} is running on {paths.data} already; stop it with "
+            f"`{to_type('meshd stop', paths)}`, "
             "or give this one a --data-dir of its own"
         )
     if disk.read(paths.config) is None:
@@ -133,13 +137,22 @@ def _take(paths: Paths, disk: Disk) -> None:
             complain(str(error))
 
 
-def _refuse_missing_models(config: Config) -> None:
-    """Model files are there and can be read.  Raises ConfigError naming those that are not."""
-    missing = [str(gguf.path) for gguf in config.ggufs if not os.access(gguf.path, os.R_OK)]
-    if missing:
-        raise ConfigError(
-            "\n".join(f"there is no model file {path}, or no right to read it" for path in missing)
-        )
+def _refuse_bad_models(config: Config) -> None:
+    """Model files are there, can be read and are GGUF.  Raises ConfigError naming the others."""
+    problems = [problem for gguf in config.ggufs if (problem := _model_problem(gguf.path))]
+    if problems:
+        raise ConfigError("\n".join(problems))
+
+
+def _model_problem(path: PurePath) -> str:
+    try:
+        with Path(path).open("rb") as file:
+            head = file.read(len(GGUF_MAGIC))
+    except OSError:
+        return f"there is no model file {path}, or no right to read it"
+    if head != GGUF_MAGIC:
+        return f"{path} is not a GGUF model file (it does not start with the letters GGUF)"
+    return ""
 
 
 def _refuse_open_door(config: Config, paths: Paths, disk: Disk) -> None:
@@ -149,14 +162,8 @@ def _refuse_open_door(config: Config, paths: Paths, disk: Disk) -> None:
     if not ApiKeys.parse(disk.read(paths.keys), paths.keys).keys:
         raise ConfigError(
             f"listening on {config.listen} lets other machines in, and there is no API key yet; "
-            f"make one with: {_with_data_dir('meshd key create', paths)}"
+            f"make one with: {to_type('meshd key create NAME', paths)}"
         )
-
-
-def _with_data_dir(line: str, paths: Paths) -> str:
-    from meshd.machine import paths_for
-
-    return line if paths.data == paths_for().data else f"{line} --data-dir {paths.data}"
 
 
 def _token(flag: str | None, flag_file: Path | None, config: Config) -> str | None:

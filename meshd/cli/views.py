@@ -149,7 +149,9 @@ def show_models(paper: Paper, models: Sequence[ModelRow]) -> None:
         )
 
 
-def show_pending(paper: Paper, waiting: Sequence[PendingRow]) -> None:
+def show_pending(
+    paper: Paper, waiting: Sequence[PendingRow], to_type: str = "meshd approve DIGITS"
+) -> None:
     """Newcomers that wait for consent."""
     if not waiting:
         paper.line("Nobody waits to be let in.")
@@ -172,7 +174,7 @@ def show_pending(paper: Paper, waiting: Sequence[PendingRow]) -> None:
         ],
     )
     paper.line()
-    paper.line("If the same digits stand on that machine's screen: meshd approve DIGITS")
+    paper.line(f"If the same digits stand on that machine's screen: {to_type}")
 
 
 _FINDING_MARKS = {"ok": ("ok  ", "good"), "warn": ("warn", "warn"), "fail": ("FAIL", "bad")}
@@ -200,7 +202,9 @@ def state_cell(node: NodeRow) -> Cell:
             return Cell("drained", "warn")
         return Cell("here" if node.state == "self" else "alive", "good")
     since = f" {ago(node.seen_s)}" if node.seen_s is not None else ""
-    return Cell(f"{node.state}{since}", _STATE_MOODS.get(node.state, ""))
+    # Gossip's word for a goodbye; but whoever is listed here is a member, and only stopped.
+    shown = "stopped" if node.state == "left" else node.state
+    return Cell(f"{shown}{since}", _STATE_MOODS.get(node.state, ""))
 
 
 def address(text: str) -> str:

@@ -69,6 +69,10 @@ def test_the_status_of_a_usual_mesh_has_one_line_a_node() -> None:
     )
 
 
+def test_a_member_that_said_goodbye_is_shown_as_stopped() -> None:
+    assert views.state_cell(node("box", state="left", seen_s=60.0)).text == "stopped 1 min"
+
+
 def test_a_pipe_gets_one_row_a_line_however_long() -> None:
     paper = Paper(terminal=False)
     views.show_models(paper, MODELS)

@@ -33,6 +33,16 @@ def test_founding_says_what_to_type_on_the_next_machine() -> None:
     assert "    meshd approve DIGITS" in shown.lines
 
 
+def test_what_to_type_here_names_a_data_directory_of_its_own() -> None:
+    lines: list[str] = []
+    screen = TerminalScreen(lines.append, to_type=lambda line: f"{line} --data-dir /d")
+    screen.founded(name="studio", mesh="home", join_addresses=["10.0.0.2:11436"])
+    screen.newcomer(digits="123456", name="attic", address="10.0.0.3")
+    assert "    meshd start --join 10.0.0.2" in lines, "typed on the next machine"
+    for line in ("approve DIGITS", "token create", "approve 123 456"):
+        assert f"    meshd {line} --data-dir /d" in lines
+
+
 def test_a_mesh_in_sight_comes_with_the_line_that_joins_it() -> None:
     shown = Shown()
     shown.screen.meshes_in_sight([])

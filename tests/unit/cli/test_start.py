@@ -97,7 +97,7 @@ def test_a_second_start_is_refused_with_the_pid_of_the_first(data_dir: Path) -> 
     assert done.returncode == 1
     assert (
         f"meshd: meshd (pid {os.getpid()}) is running on {data_dir} already; "
-        "stop it with `meshd stop`"
+        f"stop it with `meshd stop --data-dir {data_dir}`"
     ) in done.stderr
 
 
@@ -131,7 +131,7 @@ def test_other_machines_are_let_in_with_a_key_or_on_request_only(
 ) -> None:
     refused = type_in("start", "--listen", "0.0.0.0")
     assert refused.exit_code == 2
-    assert "make one with: meshd key create" in refused.stderr
+    assert "make one with: meshd key create NAME --data-dir" in refused.stderr
     assert type_in("key", "create").exit_code == 0
     assert type_in("start", "--listen", "0.0.0.0").exit_code == 0
     (data_dir / "api-keys.json").unlink()
@@ -147,6 +147,15 @@ def test_a_model_file_that_is_not_there_is_named(type_in: Typed, data_dir: Path)
         "meshd: there is no model file /nowhere/a.gguf, or no right to read it",
         "meshd: there is no model file /nowhere/b.gguf, or no right to read it",
     ]
+    assert not data_dir.exists()
+
+
+def test_a_file_that_is_no_model_is_named(type_in: Typed, tmp_path: Path, data_dir: Path) -> None:
+    bad = tmp_path / "notes.gguf"
+    bad.write_text("to do: download the model")
+    done = type_in("start", "--gguf", str(bad))
+    assert done.exit_code == 2
+    assert f"meshd: {bad} is not a GGUF model file" in done.stderr
     assert not data_dir.exists()
 
 

@@ -79,7 +79,7 @@ def test_a_config_that_can_be_used_is_said_to_be(tmp_path: Path) -> None:
         (["--join", "a", "--token", " "], "the token is empty"),
         (["--join", "a", "--token", SECRET + "é"], "that is not a token"),
         (["--join", "a", "--token", SECRET * 10], "that is not a token"),
-        (["--listen", "0.0.0.0"], "make one with: meshd key create --data-dir "),
+        (["--listen", "0.0.0.0"], "make one with: meshd key create NAME --data-dir "),
     ],
 )
 def test_a_start_that_cannot_be_meant_does_not_begin(
