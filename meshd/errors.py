@@ -34,6 +34,10 @@ class DialFailed(MeshdError):
     """No connection could be made: nobody listens, no route, timeout, or a failed handshake."""
 
 
+class HandshakeFailed(DialFailed):
+    """Something answers there, and it does not speak TLS as a node does."""
+
+
 class ListenFailed(MeshdError):
     """A port or socket cannot be listened on; the text says who has it and what to do."""
 

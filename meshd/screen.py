@@ -33,12 +33,20 @@ class Screen(Protocol):
         """A new mesh of one was made; `join_addresses` (HOST:PORT, best first) reach it."""
         ...
 
-    def meshes_in_sight(self, meshes: Sequence[SightedMesh]) -> None:
-        """Others are announced on this network: how to join one of them."""
+    def meshes_in_sight(self, meshes: Sequence[SightedMesh], *, choose: bool = False) -> None:
+        """Others are announced on this network: how to join one of them.
+
+        `choose`: this machine was told to join the one in sight, and there are several.
+        """
         ...
 
     def joining(self, *, address: str, with_token: bool) -> None:
         """A member is being asked to let this machine in."""
+        ...
+
+    @property
+    def can_ask(self) -> bool:
+        """Whether there is a person who could answer `confirm_digits`."""
         ...
 
     async def confirm_digits(self, *, digits: str, name: str, address: str) -> bool:
@@ -53,8 +61,8 @@ class Screen(Protocol):
         """Pairing, on the newcomer: yes was said here; now somebody must say it there."""
         ...
 
-    def joined(self, *, name: str, mesh: str, members: Sequence[str]) -> None:
-        """This machine is a member now."""
+    def joined(self, *, name: str, mesh: str, members: Sequence[str], wanted: str = "") -> None:
+        """This machine is a member now; `wanted` is the name it asked for, if that was taken."""
         ...
 
     def newcomer(self, *, digits: str, name: str, address: str) -> None:

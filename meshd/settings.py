@@ -146,8 +146,10 @@ def engine_url(given: str) -> str:
     """An engine's address with nothing at the end: http, a host, no query, no password.
 
     `/v1` at the end is dropped: people paste the address that their OpenAI client wanted.
-    Raises ValueError.
+    A bare word is refused: without a port or a scheme it could be anything.  Raises ValueError.
     """
+    if "://" not in given and urlsplit(f"http://{given.strip()}").port is None:
+        raise _reject()
     parts = urlsplit(given.strip() if "://" in given else f"http://{given.strip()}")
     if parts.scheme != "http" or not parts.hostname or parts.query or parts.fragment:
         raise _reject()

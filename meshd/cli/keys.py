@@ -41,6 +41,8 @@ def key_create(
         raise UsageError(f"a key's name has at most {limits.NAME_CHARS} characters")
     paths = find_paths(data_dir)
     with _editing(paths) as (disk, keys):
+        if name and any(key.name == name for key in keys.keys):
+            raise Refused(f"there is a key called {name!r} already; give this one another name")
         text, key, keys = keys.create(
             SystemEntropy().token(SECRET_BYTES), name, SystemClock().wall()
         )

@@ -26,6 +26,24 @@ key_app = typer.Typer(help="API keys of clients on other machines.", no_args_is_
 config_app = typer.Typer(help="The config file.", no_args_is_help=True)
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        tell(f"meshd {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    _version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="Show the version and end."
+        ),
+    ] = False,
+) -> None:
+    """One LLM endpoint on every machine: Ollama, llama.cpp, LM Studio, MLX, vLLM as one mesh."""
+
+
 @command
 def paths(data_dir: DataDir = None, as_json: AsJson = False) -> None:
     """Where everything is."""

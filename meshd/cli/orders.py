@@ -25,7 +25,7 @@ from meshd.cli.shell import (
     to_type,
 )
 from meshd.cli.tables import Paper
-from meshd.cli.words import count, duration, parse_duration
+from meshd.cli.words import count, parse_duration, spelled
 from meshd.control import (
     ApproveOrder,
     ModelRow,
@@ -37,7 +37,6 @@ from meshd.control import (
     TokenOrder,
 )
 from meshd.errors import Refused
-from meshd.machine.clock import SystemClock
 from meshd.machine.host import wait_until_gone
 
 WATCH_S = 1.0
@@ -143,7 +142,7 @@ def token_create(
         print_json(made)
         return
     tell(made.token)
-    left = duration(made.expires_unix_s - SystemClock().wall())
+    left = spelled(ttl_s)
     host = views.address(made.join_addresses[0]) if made.join_addresses else "THIS-MACHINE"
     for line in (
         "",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 import trio
@@ -23,9 +24,16 @@ class TerminalScreen:
         read_line: Callable[[], str] | None = None,
         *,
         to_type: Callable[[str], str] = str,
+        has_person: Callable[[], bool] | None = None,
+        open_hosts: Sequence[str] = (),
+        needs_key: bool = True,
     ) -> None:
-        """`to_type` makes a command mean this very daemon (see `cli.shell.to_type`)."""
+        """`open_hosts`: where clients on other machines reach this one, who then need a key.
+
+        `to_type` makes a command mean this very daemon (see `cli.shell.to_type`)."""
         self._to_type = to_type
+        self._open_hosts, self._needs_key = open_hosts, needs_key
+        self._has_person = has_person or _stdin_is_a_terminal
         self._write_line = write or _print
         self._read_line = read_line or _read_stdin_line
 
@@ -46,10 +54,13 @@ class TerminalScreen:
             "",
         )
 
-    def meshes_in_sight(self, meshes: Sequence[SightedMesh]) -> None:
+    def meshes_in_sight(self, meshes: Sequence[SightedMesh], *, choose: bool = False) -> None:
         if not meshes:
             return
-        self._say("There is a mesh on this network already. To join it, stop this and type", "")
+        if choose:
+            self._say("More than one mesh is in sight. Name one:", "")
+        else:
+            self._say("There is a mesh on this network already. To join it, stop this and type", "")
         for sighted in meshes:
             where, whose = short_address(sighted.address), mesh_label(sighted.mesh)
             line = self._to_type(f"meshd start --join {where}")
@@ -59,6 +70,10 @@ class TerminalScreen:
     def joining(self, *, address: str, with_token: bool) -> None:
         how = "with a token" if with_token else "by comparing digits"
         self._say(f"Joining by way of {address}, {how} ...")
+
+    @property
+    def can_ask(self) -> bool:
+        return self._has_person()
 
     async def confirm_digits(self, *, digits: str, name: str, address: str) -> bool:
         self._say(
@@ -81,11 +96,14 @@ class TerminalScreen:
             "Waiting ...",
         )
 
-    def joined(self, *, name: str, mesh: str, members: Sequence[str]) -> None:
+    def joined(self, *, name: str, mesh: str, members: Sequence[str], wanted: str = "") -> None:
         others = [member for member in members if member != name]
-        with_whom = f" with {listed(others)}" if others else ""
+        are = "is" if len(others) == 1 else "are"
+        whom = f" {listed(others)} {are} in it too." if others else ""
+        if wanted:
+            self._say(f"{wanted} is taken in this mesh; this machine is {name}.")
         self._say(
-            f"{name} is a member of mesh {mesh_label(mesh)} now{with_whom}.",
+            f"{name} is now a member of mesh {mesh_label(mesh)}.{whom}",
             f"From now on `{self._to_type('meshd start')}` is enough.",
             "",
         )
@@ -113,7 +131,7 @@ class TerminalScreen:
         engines: Sequence[str],
     ) -> None:
         if engines:
-            have = f"{count(len(models), 'model')} here, from {listed(engines)}."
+            have = f"{count(len(models), 'model')} here, from {listed(_counted(engines))}."
         else:
             doctor = self._to_type("meshd doctor")
             have = f"No engine here (see `{doctor}`): requests go to the other nodes."
@@ -122,6 +140,12 @@ class TerminalScreen:
             f"{have} {count(nodes, 'node')} in the mesh.",
             f"Ctrl-C stops this one; `{self._to_type('meshd status')}` shows them all.",
         )
+        if self._open_hosts:
+            port = client_url.rpartition(":")[2]
+            hosts = [f"[{host}]" if ":" in host else host for host in self._open_hosts]
+            where = listed([f"http://{host}:{port}" for host in hosts])
+            need = ", with an API key" if self._needs_key else ", without any key"
+            self._say(f"Other machines reach it at {where}{need}.")
         tell_service_manager("READY=1")
 
     def draining(self, *, running: int, timeout_s: float) -> None:
@@ -148,11 +172,23 @@ class TerminalScreen:
             self._write_line(plain(line))
 
 
+def _counted(names: Sequence[str]) -> list[str]:
+    """Each name once, with how often it comes if that is more."""
+    return [f"{name} ({n})" if n > 1 else name for name, n in Counter(names).items()]
+
+
 def _print(line: str) -> None:
     try:
         print(line, flush=True)
     except (OSError, ValueError):
         return  # the terminal is gone; the daemon goes on
+
+
+def _stdin_is_a_terminal() -> bool:
+    try:
+        return sys.stdin.isatty()
+    except ValueError:  # it was closed
+        return False
 
 
 def _read_stdin_line() -> str:

@@ -21,7 +21,7 @@ from meshd.errors import ConfigError, DiskFailed, Refused
 from meshd.machine import real_ports
 from meshd.machine.host import raise_open_files_limit
 from meshd.paths import Paths
-from meshd.ports import Disk
+from meshd.ports import Disk, Network
 
 ENOUGH_OPEN_FILES = 1024
 GGUF_MAGIC = b"GGUF"
@@ -91,6 +91,8 @@ def start(
         "log_format": log_format,
     }
     decided, paths = read_config(data_dir, config, flags)
+    if decided.join == "auto" and not decided.mdns:
+        raise UsageError("--join auto needs mDNS, which is off: name a member with --join HOST")
     secret = _token(token, token_file, decided)
     run(decided, paths, secret)
 
@@ -113,8 +115,20 @@ def run(config: Config, paths: Paths, token: str | None) -> None:
 
     from meshd.node import run_node
 
-    screen = TerminalScreen(to_type=partial(to_type, paths=paths))
+    screen = TerminalScreen(
+        to_type=partial(to_type, paths=paths),
+        open_hosts=_open_hosts(config, ports.network),
+        needs_key=config.require_key,
+    )
     trio.run(partial(run_node, ports, config, paths, screen=screen, token=token))
+
+
+def _open_hosts(config: Config, network: Network) -> list[str]:
+    """Where other machines reach the client port; none on loopback."""
+    if not config.listens_beyond_loopback:
+        return []
+    everywhere = config.listen in ("0.0.0.0", "::")
+    return list(network.interface_addresses()) if everywhere else [config.listen]
 
 
 def _take(paths: Paths, disk: Disk) -> None:

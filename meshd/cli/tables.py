@@ -98,7 +98,7 @@ class Paper:
             return Text(plain(cell))
         if isinstance(cell.text, str):
             return Text(plain(cell.text), style=STYLES[cell.mood])
-        between = "\n" if self.terminal else ","
+        between = "\n" if self.terminal else ", "
         return Text(between.join(map(plain, cell.text)), style=STYLES[cell.mood])
 
     def text(self) -> str:

@@ -32,6 +32,21 @@ def duration(seconds: float) -> str:
     return f"{days} d {hours} h" if hours else f"{days} d"
 
 
+def spelled(seconds: float) -> str:
+    """`1 day`, `2 hours`, `90 minutes`, `45 seconds`: for a sentence."""
+    whole = round(seconds)
+    for unit_s, unit in ((86400, "day"), (3600, "hour"), (60, "minute")):
+        if whole >= unit_s and whole % unit_s == 0:
+            return count(whole // unit_s, unit)
+    if whole < 300:
+        return count(whole, "second")
+    minutes = round(whole / 60)
+    if minutes < 120:
+        return count(minutes, "minute")
+    hours = round(minutes / 60)
+    return count(hours, "hour") if hours % 24 else count(hours // 24, "day")
+
+
 def ago(seconds: float) -> str:
     """The same in one unit: `3 h`, `2 d`."""
     return " ".join(duration(seconds).split(" ")[:2])
@@ -73,8 +88,10 @@ _UNITS = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0, "w": 7 * 
 
 
 def parse_duration(text: str) -> float:
-    """Read `90s`, `30m`, `24h`, `7d`, or a number of seconds.  Raises ValueError."""
+    """Read `90s`, `30m`, `24h`, `7d`.  Raises ValueError, also for a number without a unit."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", text.strip().lower())
-    if match is None or (match[2] and match[2] not in _UNITS):
+    if match is not None and not match[2]:
+        raise ValueError(f"{text!r} is not a duration without a unit: s, m, h or d, as in 24h")
+    if match is None or match[2] not in _UNITS:
         raise ValueError(f"{text!r} is not a duration: write 90s, 30m, 24h or 7d")
-    return float(match[1]) * _UNITS[match[2] or "s"]
+    return float(match[1]) * _UNITS[match[2]]

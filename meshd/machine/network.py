@@ -10,7 +10,7 @@ from pathlib import PurePath
 
 import trio
 
-from meshd.errors import DialFailed, NotAdmitted
+from meshd.errors import DialFailed, HandshakeFailed, NotAdmitted
 from meshd.ids import Address, NodeId
 from meshd.machine import sockets
 from meshd.machine.datagrams import UdpDatagrams
@@ -125,7 +125,7 @@ async def _dial_tls(
     try:
         await _handshake(tls, address)
         if tls.selected_alpn_protocol() != alpn:
-            raise DialFailed(f"{address} does not speak {alpn.value} there.")
+            raise HandshakeFailed(f"{address} does not speak {alpn.value} there.")
     except BaseException:
         tls.close()
         raise
@@ -143,7 +143,7 @@ async def _handshake(tls: ssl.SSLSocket, address: Address) -> None:
     except ssl.SSLError as error:
         raise _refused_or_failed(address, error) from None
     except OSError as error:
-        raise DialFailed(f"{address}: the TLS handshake failed: {error}.") from None
+        raise HandshakeFailed(f"{address}: the TLS handshake failed: {error}.") from None
 
 
 async def _await_verdict(tls: ssl.SSLSocket, address: Address) -> None:
@@ -177,4 +177,4 @@ def _refused_or_failed(address: Address, error: ssl.SSLError) -> NotAdmitted | D
     reason = error.reason or str(error)
     if "ALERT" in reason and any(word in reason for word in _REFUSING_ALERTS):
         return NotAdmitted(f"{address} does not know this node's certificate ({reason}).")
-    return DialFailed(f"{address}: TLS failed: {reason}.")
+    return HandshakeFailed(f"{address}: TLS failed: {reason}.")

@@ -34,7 +34,7 @@ from meshd.peers.join_client import (
     join_with_token,
 )
 from meshd.ports import Ports
-from meshd.record import MemberRegistry, SignedMembers, found, sign
+from meshd.record import MemberRegistry, SignedMembers, clean_name, found, sign
 from meshd.screen import Screen, SightedMesh
 
 Browse = Callable[[], Awaitable[Sequence[SightedMesh]]]
@@ -150,8 +150,11 @@ class Entrance:
         if identity.authority is not None and not ever_shared:
             return await self._join(key, join, token)
         if token is None and join != "auto":
+            number = len(registry.members())
             self._screen.warning(
-                f"this node is in {identity.mesh_name} already, so --join is not needed; going on"
+                f"--join {join} is ignored: this node is in mesh {identity.mesh_name} with "
+                f"{number} {'member' if number == 1 else 'members'}, and goes on in it. To join "
+                "another, run `meshd leave` first"
             )
             return None
         raise Refused(
@@ -161,6 +164,12 @@ class Entrance:
 
     async def _join(self, key: PrivateKey, join: str, token: Token | None) -> Address:
         address = await self._find(join, token)
+        if token is None and not self._screen.can_ask:
+            raise Refused(
+                "joining without a token asks a person to compare digits, and there is no "
+                "terminal here: make a token with `meshd token create` on a member, put it into "
+                "a file, and add --token-file FILE"
+            )
         self._screen.joining(address=str(address), with_token=token is not None)
         newcomer = Newcomer(key, self._name, list(self._addresses))
         network, entropy = self._ports.network, self._ports.entropy
@@ -183,10 +192,12 @@ class Entrance:
     def _save(self, joined: Joined) -> None:
         self._store.save_mesh(joined.identity, joined.members.to_bytes(), None)
         registry = MemberRegistry(joined.identity.ca, joined.members)
+        wanted = clean_name(self._name)
         self._screen.joined(
             name=joined.identity.name,
             mesh=joined.identity.mesh_name,
             members=[member.name for member in registry.members()],
+            wanted=wanted if wanted != joined.identity.name else "",
         )
 
     async def _find(self, join: str, token: Token | None) -> Address:
@@ -204,8 +215,8 @@ class Entrance:
                 "--join HOST"
             )
         if len({mesh.mesh for mesh in sighted}) > 1:
-            self._screen.meshes_in_sight(sighted)
-            raise Refused("more than one mesh is in sight: name the one to join with --join HOST")
+            self._screen.meshes_in_sight(sighted, choose=True)
+            raise Refused("which mesh is meant? Name one of its members with --join HOST")
         return parse_address(sighted[0].address, limits.PEER_PORT)
 
     # ---------------------------------------------------------------- standing

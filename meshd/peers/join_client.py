@@ -15,9 +15,10 @@ from typing import Final
 
 import trio
 
-from meshd import limits
+from meshd import limits, logs
 from meshd.errors import (
     DialFailed,
+    HandshakeFailed,
     LimitExceeded,
     MeshdError,
     NotAdmitted,
@@ -51,6 +52,8 @@ from meshd.wire.join import (
     Welcome,
     to_pairs,
 )
+
+log = logs.get("join")
 
 _PAIRING_IN_ALL_S: Final = limits.PAIRING_S + 2 * limits.JOIN_S
 """More than the member allows, so that its word about the end arrives."""
@@ -317,7 +320,14 @@ async def _conversation(
     network: Network, address: Address
 ) -> AsyncIterator[tuple[ByteStream, Talk]]:
     """Dial, and close in order whatever happens; errors are put into this program's own words."""
-    stream = await network.dial_join(address, limits.PEER_HANDSHAKE_S)
+    try:
+        stream = await network.dial_join(address, limits.PEER_HANDSHAKE_S)
+    except (HandshakeFailed, NotAdmitted) as error:
+        log.debug("no join handshake", address=str(address), why=str(error))
+        raise DialFailed(
+            f"What answers at {address} is not meshd's mesh port "
+            f"({limits.PEER_PORT} unless --port says otherwise)."
+        ) from None
     talk = Talk(stream)
     try:
         yield stream, talk

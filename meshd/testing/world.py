@@ -69,11 +69,15 @@ class MemoryScreen:
     def founded(self, **what: object) -> None:
         self.shown.append(("founded", what))
 
-    def meshes_in_sight(self, meshes: Sequence[SightedMesh]) -> None:
+    def meshes_in_sight(self, meshes: Sequence[SightedMesh], *, choose: bool = False) -> None:
         self.shown.append(("meshes_in_sight", {"meshes": meshes}))
 
     def joining(self, **what: object) -> None:
         self.shown.append(("joining", what))
+
+    @property
+    def can_ask(self) -> bool:
+        return True
 
     async def confirm_digits(self, **what: object) -> bool:
         self.shown.append(("confirm_digits", what))

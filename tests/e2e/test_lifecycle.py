@@ -147,6 +147,37 @@ def test_a_token_that_does_not_admit_says_why(
     assert "b" not in states(a.status())
 
 
+def test_a_join_at_the_port_for_clients_says_which_port_it_is_not(
+    tmp_path: Path, cleanup: ExitStack
+) -> None:
+    a, b = daemon(cleanup, tmp_path, "a").start(), daemon(cleanup, tmp_path, "b")
+    b.join, b.token = a.api_url.removeprefix("http://"), a.create_token()
+    with pytest.raises(DaemonFailed, match="is not meshd's mesh port"):
+        b.start()
+    assert "TLS" not in b.log_text()
+
+
+def test_pairing_without_a_terminal_is_refused_before_anybody_is_asked(
+    tmp_path: Path, cleanup: ExitStack
+) -> None:
+    b = daemon(cleanup, tmp_path, "b", join="127.0.0.1:9")
+    with pytest.raises(DaemonFailed, match="--token-file FILE"):
+        b.start()
+
+
+def test_a_member_that_is_told_to_join_another_mesh_says_that_it_does_not(
+    tmp_path: Path, cleanup: ExitStack
+) -> None:
+    a, b = daemon(cleanup, tmp_path, "a").start(), daemon(cleanup, tmp_path, "b")
+    joined(a, [b])
+    assert b.stop() == 0
+    b.join, b.token = "10.9.9.9", ""
+    b.start()
+    assert "--join 10.9.9.9 is ignored" in b.log_text()
+    assert "with 2 members" in b.log_text()
+    assert set(states(b.status())) == {"a", "b"}
+
+
 def test_pairing_asks_at_both_ends(tmp_path: Path, cleanup: ExitStack) -> None:
     a = daemon(cleanup, tmp_path, "a").start()
     b = daemon(cleanup, tmp_path, "b")

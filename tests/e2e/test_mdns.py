@@ -54,7 +54,7 @@ def test_join_auto_takes_the_mesh_of_the_token_and_lists_several_without_one(
     sees(left, "There is a mesh")
     sees(right, "There is a mesh")
     lost = Daemon(tmp_path / "lost", "lost", flags=MDNS, join="auto")
-    with pytest.raises(DaemonFailed, match="more than one mesh is in sight"):
+    with pytest.raises(DaemonFailed, match="More than one mesh is in sight"):
         lost.start()
     for founder in two_meshes:
         assert str(founder.status().node.addresses[0]) in lost.log_text()

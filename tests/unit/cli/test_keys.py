@@ -33,6 +33,14 @@ def test_a_key_is_shown_once_and_then_only_listed(type_in: Typed, data_dir: Path
     assert entry.sha256 not in type_in("key", "list", "--json").stdout
 
 
+def test_a_name_is_for_one_key(type_in: Typed, data_dir: Path) -> None:
+    assert type_in("key", "create", "lap").exit_code == 0
+    again = type_in("key", "create", "lap")
+    assert again.exit_code == 1
+    assert "there is a key called 'lap' already" in again.stderr
+    assert len(keys_in(data_dir).keys) == 1
+
+
 def test_the_file_of_keys_is_private(type_in: Typed, data_dir: Path) -> None:
     type_in("key", "create")
     assert stat.S_IMODE((data_dir / "api-keys.json").stat().st_mode) == 0o600

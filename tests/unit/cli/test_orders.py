@@ -103,7 +103,7 @@ def test_nodes_and_models_are_listed(daemon: FakeDaemon, type_in: Typed) -> None
     assert "studio is the founder" in nodes
     assert len(json.loads(type_in("nodes", "--json").stdout)) == len(NODES)
     models = type_in("models").stdout
-    assert "studio*,attic" in models
+    assert "studio*, attic" in models
     assert "qwen2.5-coder:32b-instruct-q4_K_M: not the same model on every node" in models
     assert json.loads(type_in("models", "--json").stdout)[0]["name"] == "llama3.2:3b"
 
@@ -118,7 +118,7 @@ def test_a_token_is_alone_on_stdout_and_not_in_the_line_to_type(
     done = type_in("token", "create", "--ttl", "2h", "--uses", "2")
     assert done.stdout == token + "\n"
     assert "s3cret" not in done.stderr
-    assert "Good for 2 machines and 2 h." in done.stderr
+    assert "Good for 2 machines and 2 hours." in done.stderr
     assert "    meshd start --join 192.168.1.20 --token -\n" in done.stderr
     assert "    meshd start --join 192.168.1.20 --token-file FILE\n" in done.stderr
     what, body = daemon.orders[-1]
@@ -131,7 +131,7 @@ def test_a_port_of_its_own_is_in_the_line_to_type(daemon: FakeDaemon, type_in: T
     assert "--join 10.0.0.1:4000 " in type_in("token", "create").stderr
 
 
-@pytest.mark.parametrize("ttl", ["", "x", "-1h", "1y", "0s", "1e9h", "400d"])
+@pytest.mark.parametrize("ttl", ["", "x", "2", "-1h", "1y", "0s", "1e9h", "400d"])
 def test_a_ttl_that_is_none_is_a_usage_error(ttl: str, daemon: FakeDaemon, type_in: Typed) -> None:
     done = type_in("token", "create", "--ttl", ttl)
     assert done.exit_code == 2

@@ -79,7 +79,8 @@ def test_a_pipe_gets_one_row_a_line_however_long() -> None:
     lines = paper.text().splitlines()
     assert lines[2].split() == [
         "qwen2.5-coder:32b-instruct-q4_K_M",
-        "studio,Anns-MacBook-Pro-16.local*",
+        "studio,",
+        "Anns-MacBook-Pro-16.local*",
         "8k-32k",
         "chat,",
         "tools,",
@@ -158,13 +159,13 @@ def test_words() -> None:
 
 @pytest.mark.parametrize(
     ("text", "seconds"),
-    [("90s", 90), ("30m", 1800), ("24h", 86_400), ("7d", 604_800), ("5", 5), ("1.5h", 5400)],
+    [("90s", 90), ("30m", 1800), ("24h", 86_400), ("7d", 604_800), ("1.5h", 5400)],
 )
 def test_durations_are_typed_easily(text: str, seconds: float) -> None:
     assert parse_duration(text) == seconds
 
 
-@pytest.mark.parametrize("text", ["", "h", "-1h", "1y", "1h30", "nan", "inf"])
+@pytest.mark.parametrize("text", ["", "h", "5", "-1h", "1y", "1h30", "nan", "inf"])
 def test_what_is_no_duration_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="is not a duration"):
         parse_duration(text)

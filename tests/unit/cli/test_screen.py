@@ -98,6 +98,24 @@ def test_the_answer_is_read_without_the_lock_of_stdin(monkeypatch: pytest.Monkey
         assert screen._read_stdin_line() == ""
 
 
+def test_what_could_surprise_is_said() -> None:
+    lines: list[str] = []
+    screen = TerminalScreen(lines.append, open_hosts=["10.0.0.2"])
+    screen.joined(name="ben-2", mesh="home", members=["ann", "ben", "ben-2"], wanted="ben")
+    screen.serving(
+        name="ben-2",
+        client_url="http://127.0.0.1:11435",
+        peer_port=1,
+        nodes=3,
+        models=["a"],
+        engines=["llama.cpp", "llama.cpp"],
+    )
+    assert "ben is taken in this mesh; this machine is ben-2." in lines
+    assert "ben-2 is now a member of mesh home. ann, ben are in it too." in lines
+    assert "1 model here, from llama.cpp (2). 3 nodes in the mesh." in lines
+    assert "Other machines reach it at http://10.0.0.2:11435, with an API key." in lines
+
+
 def test_names_of_strangers_cannot_move_the_cursor() -> None:
     shown = Shown()
     shown.screen.newcomer(digits="123456", name="a\x1b[2J\n\nmeshd approve 000000", address="b")
@@ -135,5 +153,5 @@ def test_joining_is_followed_on_the_screen() -> None:
     shown.screen.admitted(name="box", address="10.0.0.3")
     shown.screen.warning("it is so")
     assert "Now type on a machine of that mesh:  meshd approve 123 456" in shown.lines
-    assert "attic is a member of mesh k3p7qa now with studio." in shown.lines
+    assert "attic is now a member of mesh k3p7qa. studio is in it too." in shown.lines
     assert "Note: it is so" in shown.lines

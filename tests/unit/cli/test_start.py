@@ -150,6 +150,12 @@ def test_a_model_file_that_is_not_there_is_named(type_in: Typed, data_dir: Path)
     assert not data_dir.exists()
 
 
+def test_looking_around_for_a_mesh_needs_mdns(type_in: Typed, data_dir: Path) -> None:
+    done = type_in("start", "--join", "auto", "--no-mdns")
+    assert done.exit_code == 2
+    assert "--join auto needs mDNS" in done.stderr
+
+
 def test_a_file_that_is_no_model_is_named(type_in: Typed, tmp_path: Path, data_dir: Path) -> None:
     bad = tmp_path / "notes.gguf"
     bad.write_text("to do: download the model")
