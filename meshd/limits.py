@@ -28,6 +28,7 @@ HTTP_BODY_S: Final = 600.0  # 32 MiB at 0.5 Mbit/s
 HTTP_SEND_STALL_S: Final = 30.0
 HTTP_POOL_IDLE_PER_HOST: Final = 64
 HTTP_POOL_IDLE_S: Final = 4.0  # llama.cpp says keep-alive timeout=5
+PEER_SEND_STALL_S: Final = 600.0  # an entry reads as slowly as its client, which it watches itself
 PEER_POOL_IDLE_S: Final = 60.0  # less than HTTP_IDLE_S, so that the asking side closes first
 ENGINE_LINE_BYTES: Final = 8 * MIB  # Ollama's own client's limit for one NDJSON line
 ENGINE_BODY_BYTES: Final = 64 * MIB

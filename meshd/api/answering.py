@@ -46,6 +46,19 @@ async def answer(
         exchange.client_gone()
 
 
+_NOBODY_ANSWERED = frozenset(
+    {
+        FailureKind.UNREACHABLE,
+        FailureKind.HOLDER_LOST,
+        FailureKind.BUSY,
+        FailureKind.DRAINING,
+        FailureKind.DEADLINE,
+        FailureKind.NOT_FOUND,
+    }
+)
+"""Failures that are this entry's own word: no holder is named."""
+
+
 class _Sink(ClientSink):
     """What both kinds share: who answers, and errors that have a status of their own."""
 
@@ -88,6 +101,8 @@ class _Sink(ClientSink):
         if failure.kind == FailureKind.CANCELLED and self._responder.disconnected:
             return  # nobody is there to be told
         status, headers, body = self._error_body(failure)
+        if failure.kind in _NOBODY_ANSWERED:
+            self._holder = b""
         await self._send(status, [*headers, *self._meta()], body)
 
     async def _send(self, status: int, headers: Sequence[HeaderPair], body: bytes) -> None:

@@ -29,6 +29,9 @@ T = TypeVar("T")
 # sooner by the beats of their protocol; this is for connections on which nothing is being said.
 _PEER_TIMEOUT_S = 10
 _PLAIN_TIMEOUT_S = 60
+_UNACKED_S = 120
+"""Linux counts here, too, how long the other side has no room, though it answers every probe: an
+entry reads no faster than its client does, and must not lose its holder for that."""
 
 
 def tune(sock: socket.socket, *, peer: bool) -> None:
@@ -44,7 +47,7 @@ def tune(sock: socket.socket, *, peer: bool) -> None:
         (socket.IPPROTO_TCP, "TCP_KEEPALIVE", timeout_s // 2),  # macOS, the same thing
         (socket.IPPROTO_TCP, "TCP_KEEPINTVL", max(1, timeout_s // 6)),
         (socket.IPPROTO_TCP, "TCP_KEEPCNT", 3),
-        (socket.IPPROTO_TCP, "TCP_USER_TIMEOUT", timeout_s * 1000),  # Linux: also unacked data
+        (socket.IPPROTO_TCP, "TCP_USER_TIMEOUT", _UNACKED_S * 1000),  # Linux
     ]
     for level, name, value in options:
         option = getattr(socket, name, None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from meshd import limits
 from meshd.backends import Backends
 from meshd.config import Config
 from meshd.http import HttpServer, ServerOptions, Sweeper
@@ -70,7 +71,11 @@ class DataSide:
         self.peer_http = HttpServer(
             self.service.handle,
             sweeper,
-            options=ServerOptions(on_error=log_bug, on_refused=self.bad_peers.note),
+            options=ServerOptions(
+                send_stall_s=limits.PEER_SEND_STALL_S,
+                on_error=log_bug,
+                on_refused=self.bad_peers.note,
+            ),
         )
         mesh.switchboard.answer(Cancel, self._cancelled)
         mesh.switchboard.on_measured(self.placement.measured_rtt)
@@ -83,6 +88,7 @@ class DataSide:
             mesh.addresses.of,
             on_load=self.placement.report,
             on_abandoned=lambda node, run: mesh.links.notify(node, Cancel(request=run)),
+            name_of=mesh.name_of,
         )
         self.forwarder = Forwarder(
             mesh.id,
@@ -101,7 +107,20 @@ class DataSide:
         """Gossip's word on a member."""
         self.placement.set_presence(node, present=present, suspect=suspect)
         if not present:
-            self.remotes.drop_idle(node)
+            self._lost(node)
+
+    def unlinked(self, node: NodeId, reason: str) -> None:
+        """The control link to a member broke."""
+        self._lost(node)
+
+    def _lost(self, node: NodeId) -> None:
+        """Ask it on new connections only; if gossip and the link agree, end what it asked for.
+
+        Either alone may be wrong, and an answer that still flows is worth more than their word.
+        """
+        self.remotes.drop_idle(node)
+        if not (self.placement.is_present(node) or self._mesh.links.is_up(node)):
+            self.service.cut(node, "the node that asked is away")
 
     def forget(self, node: NodeId) -> None:
         """A node is no member any more: nothing of it is asked, nothing for it goes on."""

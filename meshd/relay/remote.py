@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import msgspec
 import trio
 
-from meshd import limits
+from meshd import limits, logs
 from meshd.backends import BackendFailed, RunControl
 from meshd.errors import DialFailed, NotAdmitted, ProtocolError, StreamBroken
 from meshd.http import ClientResponse, HttpClient, Sweeper
@@ -32,8 +32,14 @@ from meshd.wire.answer import (
 )
 from meshd.wire.control import one_line
 
+log = logs.get("relay")
+
 HEADERS = ((b"content-type", b"application/msgpack"), (FORWARDED_HEADER, b"1"))
 
+
+STEP_BYTES = limits.KIB
+"""Of frames at a time, some eighty tokens: in a client's dialect they are twenty times as large,
+and what is written to a client in one go must be read within `limits.HTTP_SEND_STALL_S`."""
 
 SHOW_S = 5.0
 """A description comes from memory, or from an engine on the holder's own loopback."""
@@ -61,12 +67,14 @@ class RemoteHolders:
         addresses: Callable[[NodeId], Sequence[Address]],
         on_load: Callable[[NodeId, Load], None],
         on_abandoned: Callable[[NodeId, RequestId], None],
+        name_of: Callable[[NodeId], str] = short,
     ) -> None:
         self._network = network
         self._sweeper = sweeper
         self._addresses = addresses
         self._on_load = on_load
         self._on_abandoned = on_abandoned
+        self._name_of = name_of
         self._pools: dict[NodeId, HttpClient] = {}
 
     async def serve(
@@ -106,13 +114,13 @@ class RemoteHolders:
             control.detach()
             raise
         except (DialFailed, NotAdmitted) as e:
-            raise self._failed(node, FailureKind.UNREACHABLE, str(e)) from e
+            raise self._failed(node, FailureKind.UNREACHABLE, "cannot be reached now", e) from e
         except StreamBroken as e:
             if control.aborted is not None:
                 self._on_abandoned(node, run)
-            raise self._failed(node, FailureKind.HOLDER_LOST, str(e)) from e
+            raise self._failed(node, FailureKind.HOLDER_LOST, "went away as it answered", e) from e
         except ProtocolError as e:
-            raise self._failed(node, FailureKind.BACKEND, str(e)) from e
+            raise self._failed(node, FailureKind.BACKEND, "gave no answer that is one", e) from e
 
     async def show(self, node: NodeId, backend: str, model: str) -> dict[str, Any]:
         """Ollama's /api/show body of a model there.  Raises BackendFailed, soon or not at all."""
@@ -126,17 +134,17 @@ class RemoteHolders:
             )
             data = await response.read(limits.CONTROL_FRAME_BYTES)
         except (DialFailed, NotAdmitted, StreamBroken, ProtocolError) as e:
-            raise self._failed(node, FailureKind.UNREACHABLE, str(e)) from e
+            raise self._failed(node, FailureKind.UNREACHABLE, "cannot be reached now", e) from e
         finally:
             control.detach()
             self._sweeper.unwatch(watch)
         if response.status != 200:
             text = one_line(data.decode(errors="replace"))
-            raise self._failed(node, FailureKind.BACKEND, text)
+            raise self._failed(node, FailureKind.BACKEND, f"says: {text}")
         try:
             return msgspec.json.decode(data, type=dict[str, Any])
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as e:
-            raise self._failed(node, FailureKind.BACKEND, f"no description: {e}") from e
+            raise self._failed(node, FailureKind.BACKEND, "gave no description", e) from e
 
     def drop_idle(self, node: NodeId) -> None:
         """The node may be gone: ask on connections of which that is known only anew.
@@ -164,15 +172,16 @@ class RemoteHolders:
         last: AnswerFrame | None = None
         try:
             while data := await response.read_some():
-                frames = reader.feed(data)
-                if items := [item for frame in frames for item in frame.items]:
-                    await sink.emit(items)
-                else:
-                    sink.heard()
-                for frame in frames:
-                    if frame.kind is FrameKind.LOAD and frame.load is not None:
-                        self._on_load(node, frame.load)
-                    last = frame
+                for at in range(0, len(data), STEP_BYTES):
+                    frames = reader.feed(data[at : at + STEP_BYTES])
+                    if items := [item for frame in frames for item in frame.items]:
+                        await sink.emit(items)
+                    else:
+                        sink.heard()
+                    for frame in frames:
+                        if frame.kind is FrameKind.LOAD and frame.load is not None:
+                            self._on_load(node, frame.load)
+                        last = frame
         except StreamBroken:
             if not reader.complete:
                 raise
@@ -200,6 +209,14 @@ class RemoteHolders:
             )
         return pool
 
-    @staticmethod
-    def _failed(node: NodeId, kind: FailureKind, why: str) -> BackendFailed:
-        return BackendFailed(Failure(kind, f"node {short(node)}: {why}", 502))
+    def _failed(
+        self,
+        node: NodeId,
+        kind: FailureKind,
+        what: str,
+        error: Exception | None = None,
+    ) -> BackendFailed:
+        """For clients a sentence with the node's name; the particulars are for the log."""
+        name = self._name_of(node)
+        log.info("an attempt failed", node=name, kind=kind.value, why=str(error or what))
+        return BackendFailed(Failure(kind, f"{name} {what}", 502))

@@ -60,6 +60,8 @@ class MemoryAnswer:
         self._stream: ByteStream | None = None
         self._may_read = trio.Event()
         self._may_read.set()
+        self.slowness_s = 0.0
+        """How long the client is busy with each piece that it has read."""
 
     # --- what the client does
 
@@ -138,6 +140,8 @@ class MemoryAnswer:
             *events, held = (held + data).split(separator)
             for event in events:
                 self._event(event)
+            if self.slowness_s:
+                await trio.sleep(self.slowness_s)
         if held:
             self.broken = f"the answer ended within an event: {held[:80]!r}"
 

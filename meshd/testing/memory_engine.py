@@ -21,7 +21,7 @@ import msgspec
 import trio
 
 from meshd.errors import MeshdError, Refused, StreamBroken
-from meshd.http import HttpServer, Responder, ServerRequest, Sweeper
+from meshd.http import HttpServer, Responder, ServerOptions, ServerRequest, Sweeper
 from meshd.ports import Network
 from meshd.testing.memory_answers import CREATED_AT, OllamaWire, OpenAIWire, Wire
 
@@ -107,7 +107,7 @@ class MemoryEngine:
         listener = await network.listen_clients("127.0.0.1", port)
         assert listener.address is not None
         sweeper = Sweeper()
-        server = HttpServer(self.handle, sweeper)
+        server = HttpServer(self.handle, sweeper, options=ServerOptions(send_stall_s=600.0))
         self.resident = self.dialect is Dialect.LLAMA_CPP
         try:
             with trio.CancelScope() as self._scope:

@@ -205,9 +205,8 @@ class MemoryStream:
         await trio.lowlevel.checkpoint()
 
     def vanish(self, reason: str) -> None:
-        """The host lost its power: this end is gone and the other hears nothing."""
+        """The host lost its power: this end is gone, and nobody is there to reset the other."""
         self._reason = self._reason or reason
-        self._in.reader_gone = True
         self._in.readable.wake()
         self._out.writable.wake()
 

@@ -29,6 +29,10 @@ class Mesh:
     def holders(self) -> tuple[Machine, Machine]:
         return self.b, self.c
 
+    @property
+    def machines(self) -> tuple[Machine, Machine, Machine]:
+        return self.a, self.b, self.c
+
     def engine(self, machine: Machine) -> MemoryEngine:
         return machine.engines[0]
 

@@ -48,6 +48,18 @@ async def test_a_busy_holder_sends_the_request_to_the_other_one(autojump_clock: 
         assert m.a.count("retries") == 0
 
 
+async def test_busy_answers_are_no_attempts(autojump_clock: MockClock) -> None:
+    async with mesh(tokens_per_s=200, slots=1) as m:
+        # All at once, so that nobody knows of anybody's: some are sent away, and ask again.
+        answers = [m.ask(entry, max_tokens=40, seed=n) for n in range(4) for entry in m.machines]
+        for answer in answers:
+            await m.answered(answer)
+            assert (answer.how, answer.attempts) == ("whole", 1), answer.error
+        assert sum(machine.count("attempt_busy") for machine in m.machines) > 0
+        assert sum(machine.count("retries") for machine in m.machines) == 0
+        assert requests(m) == len(answers), "who was sent away was not run"
+
+
 async def test_a_queue_is_served_in_order_of_arrival(autojump_clock: MockClock) -> None:
     async with mesh(tokens_per_s=200, slots=1) as m:
         m.c.crash()

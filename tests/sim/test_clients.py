@@ -94,6 +94,18 @@ async def test_a_client_that_does_not_read_stops_the_engine_and_loses_nothing(
 
 
 @pytest.mark.parametrize("entry", ["a", "b"])
+async def test_a_client_that_reads_slowly_gets_all_of_it(
+    autojump_clock: MockClock, entry: str
+) -> None:
+    async with mesh(tokens_per_s=1000, buffer_bytes=4096) as m:
+        answer = m.ask({"a": m.a, "b": m.b}[entry])
+        answer.slowness_s = 4.0  # for each four kilobytes: at a reader's pace
+        await m.answered(answer)
+        assert (answer.how, answer.text, answer.attempts) == ("whole", WHOLE, 1), answer.error
+        assert trio.current_time() > 100
+
+
+@pytest.mark.parametrize("entry", ["a", "b"])
 async def test_a_client_that_never_reads_again_is_given_up(
     autojump_clock: MockClock, entry: str
 ) -> None:

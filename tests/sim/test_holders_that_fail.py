@@ -208,16 +208,31 @@ async def test_a_broken_control_link_alone_ends_no_answer(autojump_clock: MockCl
         assert (answer.how, answer.text) == ("whole", WHOLE), answer.error
 
 
-async def test_an_entry_that_dies_frees_the_engine(autojump_clock: MockClock) -> None:
-    async with mesh(tokens_per_s=20) as m:
+@pytest.mark.parametrize("prefill_s", [0.0, 60.0])
+async def test_an_entry_that_dies_frees_the_engine(
+    autojump_clock: MockClock, prefill_s: float
+) -> None:
+    async with mesh(tokens_per_s=20, prefill_s=prefill_s) as m:
         answer = m.ask(m.a)
-        await some_text(answer)
         holder = await m.busy()
+        await pass_time(2.0)
         m.a.kill()
         await until(lambda: m.running == 0, within_s=SOON_S)
         assert m.engine(holder).cancelled == 1
         await m.answered(answer)
         assert answer.how == "broken"
+
+
+@pytest.mark.parametrize("prefill_s", [0.0, 110.0])
+async def test_an_entry_that_falls_silent_frees_the_engine_when_it_is_known_to_be_gone(
+    autojump_clock: MockClock, prefill_s: float
+) -> None:
+    async with mesh(tokens_per_s=1, prefill_s=prefill_s) as m:
+        m.ask(m.a)
+        await m.busy()
+        await pass_time(2.0)
+        m.world.network.isolate("a")
+        await until(lambda: m.running == 0, within_s=40.0)
 
 
 async def test_a_holder_that_comes_back_is_asked_again(autojump_clock: MockClock) -> None:
@@ -231,3 +246,19 @@ async def test_a_holder_that_comes_back_is_asked_again(autojump_clock: MockClock
         await m.world.settled()
         answer = await m.answered(m.ask(m.a))
         assert (answer.how, answer.text, answer.holder) == ("whole", WHOLE, "b"), answer.error
+
+
+async def test_what_a_model_is_like_is_asked_of_those_who_answer(
+    autojump_clock: MockClock,
+) -> None:
+    async with mesh() as m:
+        fail(m, m.b, "cut off")
+        asked_at = trio.current_time()
+        shown = m.a.client.post("/api/show", {"model": "tiny"})
+        await shown.run()
+        assert shown.status == 200, shown.error
+        fail(m, m.c, "cut off")
+        nobody = m.a.client.post("/api/show", {"model": "tiny"})
+        await nobody.run()
+        assert nobody.status == 503
+        assert trio.current_time() - asked_at < 30.0
