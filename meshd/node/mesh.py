@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import ipaddress
 import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ from meshd.peers.entering import Standing
 from meshd.peers.join_admit import FounderAdmitter
 from meshd.peers.join_server import JoinServer, Waiting
 from meshd.peers.keys import MeshKeys
-from meshd.peers.links import ControlLinks
+from meshd.peers.links import SLEPT, ControlLinks
 from meshd.peers.neighbours import Heard, Neighbours, Own
 from meshd.peers.office import MeshOffice
 from meshd.peers.roster import Roster
@@ -115,9 +116,7 @@ class MeshSide:
             changed=self._keys_changed,
         )
         self.switchboard.on_greeted(self._greeted)
-        self.mdns = Mdns(
-            self._announcement(), ports.network.interface_addresses, on_sighting=self._sighted
-        )
+        self.mdns = Mdns(self._announcement(), self._hosts_for_others, on_sighting=self._sighted)
 
     def connect(
         self,
@@ -187,6 +186,11 @@ class MeshSide:
             self._own_addresses = [Address(host, self._port) for host in hosts]
             self._addresses_until = now + INTERFACES_S
         return self._own_addresses
+
+    def _hosts_for_others(self) -> list[str]:
+        """This machine's addresses, none while it has nothing but loopback (no cable, no Wi-Fi)."""
+        hosts = self._ports.network.interface_addresses()
+        return [host for host in hosts if not ipaddress.ip_address(host).is_loopback]
 
     def holder_failed(self, target: Target, failure: Failure) -> None:
         """A forwarded request broke: what the data plane saw is evidence for gossip."""
@@ -360,7 +364,7 @@ class MeshSide:
         """Connections did not survive the sleep, and nobody has told us."""
         self._callbacks.woke()
         for node in self.links.up():
-            self.links.cut(node, "this machine slept")
+            self.links.cut(node, SLEPT)
 
     def _refused_at_door(self, source: str, why: str) -> None:
         self._bad.warning("refused on the mesh port", source, why=why)

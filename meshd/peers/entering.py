@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 
 from meshd import limits
-from meshd.errors import Refused
+from meshd.errors import DialFailed, Refused
 from meshd.identity import (
     GOSSIP_KEY_BYTES,
     KEY_SEED_BYTES,
@@ -163,13 +163,22 @@ class Entrance:
         )
 
     async def _join(self, key: PrivateKey, join: str, token: Token | None) -> Address:
-        address = await self._find(join, token)
+        addresses = await self._find(join, token)
         if token is None and not self._screen.can_ask:
             raise Refused(
                 "joining without a token asks a person to compare digits, and there is no "
                 "terminal here: make a token with `meshd token create` on a member, put it into "
                 "a file, and add --token-file FILE"
             )
+        for address in addresses[:-1]:
+            try:
+                return await self._join_at(address, key, token)
+            except DialFailed as e:
+                self._screen.warning(f"{str(e).rstrip('.')}; trying another member")
+        return await self._join_at(addresses[-1], key, token)
+
+    async def _join_at(self, address: Address, key: PrivateKey, token: Token | None) -> Address:
+        """Join through the member there; `address` again."""
         self._screen.joining(address=str(address), with_token=token is not None)
         newcomer = Newcomer(key, self._name, list(self._addresses))
         network, entropy = self._ports.network, self._ports.entropy
@@ -200,10 +209,11 @@ class Entrance:
             wanted=wanted if wanted != joined.identity.name else "",
         )
 
-    async def _find(self, join: str, token: Token | None) -> Address:
+    async def _find(self, join: str, token: Token | None) -> list[Address]:
+        """Where to knock: any of them will do.  Not empty."""
         if join != "auto":
             try:
-                return parse_address(join, limits.PEER_PORT)
+                return [parse_address(join, limits.PEER_PORT)]
             except ValueError as e:
                 raise Refused(f"--join: {e}") from None
         sighted = await self._browse()
@@ -217,7 +227,7 @@ class Entrance:
         if len({mesh.mesh for mesh in sighted}) > 1:
             self._screen.meshes_in_sight(sighted, choose=True)
             raise Refused("which mesh is meant? Name one of its members with --join HOST")
-        return parse_address(sighted[0].address, limits.PEER_PORT)
+        return [parse_address(mesh.address, limits.PEER_PORT) for mesh in sighted]
 
     # ---------------------------------------------------------------- standing
 

@@ -7,7 +7,7 @@ and no role to negotiate: two TCP connections a pair, one for each direction of 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 import trio
 
@@ -18,7 +18,7 @@ from meshd.peers.link import REQUEST_S, AnsweringLink, AskingLink, LinkHandler
 from meshd.ports import Alpn, ByteStream, Entropy, Network
 from meshd.wire.control import Hello, Message, Ping
 
-__all__ = ["ControlLinks", "LinkHandler"]
+__all__ = ["MOVED", "MOVED_HERE", "OWN_DOING", "SLEPT", "ControlLinks", "LinkHandler"]
 
 log = logs.get("links")
 
@@ -28,6 +28,12 @@ PING_S = 2.0
 """A link is pinged this often, which also measures the round trip."""
 LEAVE_S = 1.0
 """For a node that left to read the answer to that."""
+
+SLEPT = "this machine slept"
+MOVED = "it has moved"
+MOVED_HERE = "this machine has moved"
+OWN_DOING = frozenset({SLEPT, MOVED, MOVED_HERE})
+"""Reasons for which this node itself cuts a link, and which say nothing against the other side."""
 
 _NO_MEMBER = "it is no member any more"
 
@@ -104,6 +110,17 @@ class ControlLinks:
             link.stream.abort(reason)
         for session in list(self._answering.get(node, ())):
             session.stream.abort(reason)
+
+    def moved_here(self) -> None:
+        """This machine has lost an address: links may hang on it, so all are dialled anew."""
+        for node in self.up():
+            self.cut(node, MOVED_HERE)
+
+    def moved(self, node: NodeId, gone: Collection[Address]) -> None:
+        """That node is no longer at these addresses: a link to one of them is dialled anew."""
+        link = self._asking.get(node)
+        if link is not None and link.stream.remote.address in gone:
+            self.cut(node, MOVED)
 
     def kick(self, node: NodeId) -> None:
         """Dial that node now instead of waiting for the next turn (it was heard of)."""
@@ -184,7 +201,7 @@ class ControlLinks:
         try:
             await link.run(self._handler.hello(), lambda hello: self._linked(link, hello))
         except* (StreamBroken, ProtocolError, Refused) as group:
-            reason = "; ".join(str(error) for error in leaves(group))
+            reason = "; ".join(dict.fromkeys(str(error) for error in leaves(group)))
         finally:
             del self._asking[node]
             if node not in self._wanted:

@@ -22,7 +22,7 @@ from meshd.membership.core import Core
 from meshd.membership.members import State
 from meshd.peers.addresses import AddressBook, Source
 from meshd.peers.entering import Standing
-from meshd.peers.links import ControlLinks
+from meshd.peers.links import OWN_DOING, ControlLinks
 from meshd.peers.switchboard import Switchboard
 from meshd.ports import Datagrams, Ports
 from meshd.record import RegistryChange
@@ -79,6 +79,8 @@ class Neighbours:
         self._links = links
         self._addresses = addresses
         self._own, self._heard = own, heard
+        self._announced: dict[NodeId, frozenset[Address]] = {}
+        """Where each member last said that it is."""
         self._fetches, self._to_fetch = trio.open_memory_channel[tuple[NodeId, int]](64)
         keyring = standing.identity.keyring
         self._envelope = Envelope(
@@ -121,9 +123,15 @@ class Neighbours:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.agent.run)
             nursery.start_soon(self._fetch_all)
+            told = self._profile()
             while True:
                 await trio.sleep(PROFILE_S)
-                self.agent.set_profile(self._profile())
+                profile = self._profile()
+                self.agent.set_profile(profile)
+                gone = set(told.addresses) - set(profile.addresses)
+                if any(not _is_loopback(address) for address in gone):
+                    self._links.moved_here()
+                told = profile
 
     def use_keys(self, keyring: Keyring) -> None:
         """Seal and open with these from now on."""
@@ -155,9 +163,14 @@ class Neighbours:
 
     def _changed(self, change: Change) -> None:
         if change.view is None:
+            self._announced.pop(change.node, None)
             return  # no member any more: the registry's subscribers have dealt with it
         node, profile = change.node, change.view.profile
         self._addresses.put(node, profile.addresses, Source.ANNOUNCED)
+        before, now = self._announced.get(node, frozenset()), frozenset(profile.addresses)
+        self._announced[node] = now
+        if before - now:
+            self._links.moved(node, before - now)
         present = change.after in _PRESENT
         self._heard.present(node, present, change.after is State.SUSPECT)
         if present and not self._links.is_up(node):
@@ -179,7 +192,8 @@ class Neighbours:
         self.agent.found(node, self._addresses.of(node))
 
     def _unlinked(self, node: NodeId, reason: str) -> None:
-        self.agent.suspect(node, f"its link broke: {reason}")
+        if reason not in OWN_DOING:
+            self.agent.suspect(node, f"its link broke: {reason}")
 
     def _members_changed(self, change: RegistryChange) -> None:
         self._admit()
@@ -200,3 +214,8 @@ class Neighbours:
             inventory=self._own.inventory_revision(),
             load=gossip.Load(load.running, load.queued, load.slots, load.draining),
         )
+
+
+def _is_loopback(address: Address) -> bool:
+    """What stands for "no network at all" (`ports.Network.interface_addresses`)."""
+    return address.host == "::1" or address.host.startswith("127.")

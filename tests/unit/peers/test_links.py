@@ -11,8 +11,8 @@ from trio.testing import MockClock
 
 from meshd import limits
 from meshd.errors import DialFailed, Refused
-from meshd.ids import NodeId
-from meshd.peers.links import REDIAL_MAX_S
+from meshd.ids import Address, NodeId
+from meshd.peers.links import MOVED, OWN_DOING, REDIAL_MAX_S
 from meshd.wire.control import Done, InventoryRequest, Leave, Message, Ping, TokenCreate
 from tests.unit.peers.rig import A, B, C, Peer, Town, until
 
@@ -306,6 +306,22 @@ async def test_a_kick_during_a_dial_that_fails_counts_for_the_next(
         town.run(a)
         await until(lambda: dials >= 9, within_s=300)
         await until(lambda: a.links.is_up(B), within_s=0.5)
+
+
+async def test_a_link_to_where_a_member_no_longer_is_is_dialled_anew(
+    autojump_clock: MockClock,
+) -> None:
+    async with Town.open() as town:
+        a, b = await pair(town)
+        a.links.moved(B, [Address("10.9.9.9", 1)])
+        await trio.sleep(1)
+        assert a.notes.downs == [], "it did not lead there"
+        old = b.address
+        town.world.readdress("b", ["10.8.8.8"])
+        a.links.moved(B, [old])
+        await until(lambda: a.notes.ups == [B, B], within_s=1)
+        assert a.notes.downs == [(B, MOVED)]
+        assert MOVED in OWN_DOING
 
 
 # ---------------------------------------------------------------- who is to be linked
