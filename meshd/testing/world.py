@@ -167,9 +167,7 @@ class Machine:
 
         Raises what keeps the daemon from starting.
         """
-        for i, engine in enumerate(self.engines):
-            if not engine.serving:
-                await self.world.nursery.start(engine.serve, self.host, ENGINE_PORT + i)
+        await self.start_engines()
         self._starts += 1
         self._stop, self._scope, self._over = trio.Event(), trio.CancelScope(), trio.Event()
         self._process, self._failed = MemoryProcess(self.host), None
@@ -178,6 +176,12 @@ class Machine:
         await until(lambda: self._over.is_set() or self.screen.last("serving") is not None)
         if self._failed is not None:
             raise self._failed
+
+    async def start_engines(self) -> None:
+        """Those that crashed serve again, on the same ports."""
+        for i, engine in enumerate(self.engines):
+            if not engine.serving:
+                await self.world.nursery.start(engine.serve, self.host, ENGINE_PORT + i)
 
     def terminate(self) -> None:
         """SIGTERM: the daemon drains and ends; `until_over` waits for that."""
