@@ -230,6 +230,10 @@ class IdentityStore:
         """What `save_members` kept.  Raises StoreDamaged if it is missing."""
         return self._need(self._dir / mesh / "members")
 
+    def members_damaged(self, mesh: MeshId, why: object) -> StoreDamaged:
+        """What to raise if what `load_members` gave is no member list of this mesh."""
+        return _damaged(self._dir / mesh / "members", why, _REJOIN)
+
     def save_tokens(self, mesh: MeshId, tokens: TokenStore) -> None:
         self._disk.write(self._dir / mesh / "tokens.json", tokens.to_bytes(), private=True)
 

@@ -43,8 +43,8 @@ log = logs.get("mesh")
 
 INTERFACES_S = 3.0
 """How often the interfaces are looked at: a machine that moved is found again this much later."""
-HOUSEKEEPING_S = 60.0
-"""How often addresses are kept on disk and the certificate's age is looked at."""
+HOUSEKEEPING_S = 10.0
+"""How often changed addresses are kept on disk and the certificate's age is looked at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,13 +154,16 @@ class MeshSide:
         """Keep links, take part in gossip, announce, until cancelled."""
         self._restore_addresses()
         self.apply_members()
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self.links.run)
-            nursery.start_soon(self.keys.run)
-            nursery.start_soon(self.neighbours.run)
-            nursery.start_soon(self._housekeep)
-            if self._config.mdns:
-                nursery.start_soon(self.mdns.run)
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self.links.run)
+                nursery.start_soon(self.keys.run)
+                nursery.start_soon(self.neighbours.run)
+                nursery.start_soon(self._housekeep)
+                if self._config.mdns:
+                    nursery.start_soon(self.mdns.run)
+        finally:
+            self._save_addresses()  # whoever moved lately would not be found after a restart
 
     # ---------------------------------------------------------------- what is asked of it
 

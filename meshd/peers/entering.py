@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 
 from meshd import limits
-from meshd.errors import DialFailed, Refused
+from meshd.errors import DialFailed, ProtocolError, Refused
 from meshd.identity import (
     GOSSIP_KEY_BYTES,
     KEY_SEED_BYTES,
@@ -144,8 +144,7 @@ class Entrance:
         if token is not None and token.mesh == identity.mesh:
             self._screen.warning(f"this node is in {identity.mesh_name} already; going on")
             return None
-        signed = SignedMembers.from_bytes(self._store.load_members(identity.mesh))
-        registry = MemberRegistry(identity.ca, signed)
+        registry = self._registry(identity)
         ever_shared = len(registry.members()) > 1 or bool(registry.current.removed)
         if identity.authority is not None and not ever_shared:
             return await self._join(key, join, token)
@@ -235,11 +234,7 @@ class Entrance:
         identity = self._store.load_mesh(key)
         assert identity is not None, "whoever entered is in a mesh"
         mesh = identity.mesh
-        registry = MemberRegistry(
-            identity.ca,
-            SignedMembers.from_bytes(self._store.load_members(mesh)),
-            persist=lambda signed: self._store.save_members(mesh, signed.to_bytes()),
-        )
+        registry = self._registry(identity)
         founder = identity.authority is not None
         return Standing(
             key=key,
@@ -250,3 +245,15 @@ class Entrance:
             tokens=self._store.load_tokens(mesh) if founder else TokenStore(mesh),
             reached_at=reached_at,
         )
+
+    def _registry(self, identity: MeshIdentity) -> MemberRegistry:
+        """The member list on disk, and where newer ones are kept.  Raises StoreDamaged."""
+        store, mesh = self._store, identity.mesh
+        try:
+            return MemberRegistry(
+                identity.ca,
+                SignedMembers.from_bytes(store.load_members(mesh)),
+                persist=lambda signed: store.save_members(mesh, signed.to_bytes()),
+            )
+        except ProtocolError as e:
+            raise store.members_damaged(mesh, e) from None
