@@ -98,8 +98,6 @@ class _Sink(ClientSink):
 
     async def _send_failure(self, failure: Failure) -> None:
         """An answer that never began: the failure's own status and the dialect's own body."""
-        if failure.kind == FailureKind.CANCELLED and self._responder.disconnected:
-            return  # nobody is there to be told
         status, headers, body = self._error_body(failure)
         if failure.kind in _NOBODY_ANSWERED:
             self._holder = b""

@@ -208,6 +208,8 @@ class Forwarder:
                 self.counters["answered"] += 1
                 await tap.sink.finish()
             case Fail(failure, in_stream):
+                if failure.kind == FailureKind.CANCELLED:
+                    raise SinkClosed(failure.message)  # only a client that left has that
                 self.counters["failed_in_stream" if in_stream else "failed"] += 1
                 await tap.sink.fail(failure, in_stream=in_stream)
             case Avoid(target, failure):

@@ -188,6 +188,8 @@ class Relay:
         """The attempt is over without a whole answer."""
         if self.state is State.DONE:
             return []
+        if self._cause is None and failure.kind == FailureKind.CANCELLED:
+            failure = _given_up(failure)
         failure = self._cause or failure
         self._cause, self._last = None, failure
         self.silent_at = math.inf
@@ -328,6 +330,11 @@ def _stopped() -> Failure:
     return Failure(
         FailureKind.DRAINING, "this node was stopped and its time to finish is over", 503, 1.0
     )
+
+
+def _given_up(failure: Failure) -> Failure:
+    """The holder ended it as if somebody had asked for that, and nobody here has."""
+    return Failure(FailureKind.HOLDER_LOST, f"the holder gave it up: {failure.message}", 502)
 
 
 def _cut() -> Failure:

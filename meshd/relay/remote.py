@@ -17,7 +17,7 @@ from meshd.inference import Failure, FailureKind, Load
 from meshd.ports import Alpn, ByteStream, Network
 from meshd.relay.holder import Order
 from meshd.relay.machine import Attempt
-from meshd.relay.sinks import AnswerSink
+from meshd.relay.sinks import AnswerSink, SinkClosed
 from meshd.wire.answer import (
     FORWARDED_HEADER,
     SERVE_PATH,
@@ -112,6 +112,9 @@ class RemoteHolders:
             control.detach()
         except BackendFailed:
             control.detach()
+            raise
+        except SinkClosed:
+            self._on_abandoned(node, run)
             raise
         except (DialFailed, NotAdmitted) as e:
             raise self._failed(node, FailureKind.UNREACHABLE, "cannot be reached now", e) from e

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections import Counter
 
@@ -19,6 +20,8 @@ SEEDS = range(4)
 REQUESTS = 50
 LASTS_S = 30.0
 
+KINDS = ["engine", "kill", "cut off", "fault", "power", "link", "freeze", "stop", "reset"]
+
 seen: Counter[str] = Counter()
 ran: set[int] = set()
 """What happened over which seeds, so that the last test can tell whether anything did."""
@@ -29,6 +32,7 @@ class Chaos:
 
     def __init__(self, world: World, seed: int) -> None:
         self.world = world
+        self.seed = seed
         self.random = random.Random(seed)
         self.machines: list[Machine] = []
         self.died_at: dict[str, float] = {}
@@ -78,14 +82,13 @@ class Chaos:
     async def accidents(self) -> None:
         """One after the other, each healed after a while; `c` has none of its own."""
         ends_at = trio.current_time() + LASTS_S
-        while trio.current_time() < ends_at:
+        for number in itertools.count(4 * self.seed):  # all kinds come, over all seeds
             await trio.sleep(self.random.random() * 3)
-            machine = self.random.choice(self.machines[:2])
-            kind = self.random.choice(
-                ["engine", "fault", "freeze", "kill", "power", "cut off", "reset", "link", "stop"]
-            )
+            if trio.current_time() > ends_at:
+                return
+            kind = KINDS[number % len(KINDS)]
             seen[kind] += 1
-            await self.accident(kind, machine)
+            await self.accident(kind, self.random.choice(self.machines[:2]))
 
     async def accident(self, kind: str, machine: Machine) -> None:
         engine, network = machine.engines[0], self.world.network
@@ -170,8 +173,7 @@ async def test_no_accident_is_told_as_anything_else(autojump_clock: MockClock, s
 
 
 def test_everything_happened_at_least_once() -> None:
-    kinds = ["engine", "fault", "freeze", "kill", "power", "cut off", "reset", "link", "stop"]
     ends = ["whole", "whole by another", "error", "broken", "a client left"]
     if len(ran) < len(SEEDS):
         pytest.skip("only after all seeds")
-    assert not [what for what in (*kinds, *ends) if not seen[what]], seen
+    assert not [what for what in (*KINDS, *ends) if not seen[what]], seen

@@ -105,12 +105,22 @@ def test_a_failure_after_content_ends_in_the_stream() -> None:
     assert directives[-1] == Fail(failure(FailureKind.HOLDER_LOST), in_stream=True)
 
 
-@pytest.mark.parametrize("kind", [FailureKind.BAD_REQUEST, FailureKind.CANCELLED])
+@pytest.mark.parametrize("kind", [FailureKind.BAD_REQUEST, FailureKind.DEADLINE])
 def test_what_another_holder_would_say_too_is_not_retried(kind: FailureKind) -> None:
     machine = relay()
     machine.start(0.0)
     asked(machine, A)
     assert machine.failed(failure(kind, 400), 1.0) == [Fail(failure(kind, 400), in_stream=False)]
+
+
+def test_a_holder_that_cancels_what_nobody_cancelled_is_one_that_was_lost() -> None:
+    machine = relay()
+    machine.start(0.0)
+    asked(machine, A)
+    avoid, pick = machine.failed(failure(FailureKind.CANCELLED, 499), 1.0)
+    assert isinstance(avoid, Avoid)
+    assert avoid.failure.kind == FailureKind.HOLDER_LOST
+    assert pick == Pick(frozenset({A.key}))
 
 
 @pytest.mark.parametrize(
