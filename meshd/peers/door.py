@@ -15,6 +15,7 @@ import trio
 from meshd import limits, logs
 from meshd.errors import MeshdError
 from meshd.ids import NodeId
+from meshd.peers.join_limits import source_of
 from meshd.ports import Alpn, ByteStream, Listener
 
 log = logs.get("door")
@@ -37,8 +38,8 @@ class PeerDoor:
         self._open = 0
         self._unproven: dict[ByteStream, None] = {}
         """In their handshake, the oldest first."""
-        self._strangers = 0
-        """Let in for a join."""
+        self._strangers: Counter[str] = Counter()
+        """Let in for a join, by where they come from."""
         self._members: dict[NodeId, set[ByteStream]] = {}
 
     async def run(self, listener: Listener) -> None:
@@ -107,13 +108,18 @@ class PeerDoor:
         raise MeshdError(f"no handshake within {limits.PEER_HANDSHAKE_S:.0f} s")
 
     async def _visit_of_stranger(self, visit: Visit, stream: ByteStream) -> None:
-        if self._strangers >= limits.JOIN_CONNECTIONS:
+        source = source_of(stream.remote.address)
+        if (
+            self._strangers[source] >= limits.JOIN_CONNECTIONS_PER_ADDRESS
+            or self._strangers.total() >= limits.JOIN_CONNECTIONS
+        ):
             raise MeshdError("too many strangers are at the door")
-        self._strangers += 1
+        self._strangers[source] += 1
         try:
             await visit(stream)
         finally:
-            self._strangers -= 1
+            self._strangers[source] -= 1
+            self._strangers += Counter()  # keeps what is above zero
 
     async def _visit_of_member(self, visit: Visit, stream: ByteStream, node: NodeId) -> None:
         streams = self._members.setdefault(node, set())

@@ -91,7 +91,8 @@ class JoinServer:
         self._entropy = entropy
         self._on_waiting = on_waiting
         self._limiter = SourceLimiter()
-        self._open = 0
+        self._open: Counter[str] = Counter()
+        """Joins that are open, by where they come from."""
         self._pairings = Pairings()
         self.counters: Counter[str] = Counter()
         """`join_admitted`, `join_refused: REASON`, `join_broken`."""
@@ -122,10 +123,14 @@ class JoinServer:
         StreamBroken for one that went away.
         """
         talk = Talk(stream)
-        if self._open >= limits.JOIN_OPEN:
+        source = source_of(stream.remote.address)
+        if (
+            self._open[source] >= limits.JOIN_OPEN_PER_ADDRESS
+            or self._open.total() >= limits.JOIN_OPEN
+        ):
             busy = JoinRefused(Reason.BUSY, "too many joins are open", retry_after_s=1.0)
             await self._refuse(stream, talk, busy)
-        self._open += 1
+        self._open[source] += 1
         try:
             await self._serve(stream, talk)
         except JoinRefused as refused:
@@ -138,7 +143,8 @@ class JoinServer:
             self.counters["join_broken"] += 1
             raise
         finally:
-            self._open -= 1
+            self._open[source] -= 1
+            self._open += Counter()  # keeps what is above zero: strangers must not make it grow
         self.counters["join_admitted"] += 1
 
     async def _serve(self, stream: ByteStream, talk: Talk) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any, cast
 
 import pytest
@@ -489,6 +490,21 @@ async def test_only_sixteen_may_be_open(autojump_clock: MockClock) -> None:
         await strangers[0].over.wait()
         later = Stranger(mesh, nursery, Address("10.0.1.2", 1))
         await later.hello()
+        nursery.cancel_scope.cancel()
+
+
+async def test_one_stranger_cannot_keep_all_others_out(autojump_clock: MockClock) -> None:
+    """It comes as often as it may, says hello and falls silent, as many times as it likes."""
+    mesh = Mesh()
+    async with trio.open_nursery() as nursery:
+        for _ in range(3 * limits.JOIN_OPEN):
+            with suppress(MeshdError):  # at times it is told that it comes too often
+                await Stranger(mesh, nursery).hello()
+            await trio.sleep(1 / limits.JOIN_PER_ADDRESS_PER_S)
+        again = Stranger(mesh, nursery)
+        assert await again.last_word() is Reason.BUSY
+        other = Stranger(mesh, nursery, Address("10.0.1.1", 1))
+        await other.hello()
         nursery.cancel_scope.cancel()
 
 

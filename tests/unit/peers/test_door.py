@@ -17,6 +17,7 @@ from tests.unit.peers.rig import A, B, C, Peer, Town, until
 def few_places(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "PEER_CONNECTIONS", 8)
     monkeypatch.setattr(limits, "JOIN_CONNECTIONS", 3)
+    monkeypatch.setattr(limits, "JOIN_CONNECTIONS_PER_ADDRESS", 3)
 
 
 async def echo(stream: ByteStream) -> None:
@@ -113,6 +114,18 @@ async def test_strangers_have_few_places_of_their_own(
             await more.receive_some()
         assert [await echoes(stream) for stream in inside] == [True] * limits.JOIN_CONNECTIONS
         assert await echoes(await b.host.dial_peer(A, [a.address], Alpn.HTTP, 1))
+
+
+async def test_a_stranger_at_one_address_leaves_places_for_those_elsewhere(
+    autojump_clock: MockClock,
+) -> None:
+    async with Town.open() as town:
+        a, b, c = await serving(town), town.member(B), town.member(C)
+        for _ in range(2 * limits.JOIN_CONNECTIONS):
+            await b.host.dial_join(a.address, 1)
+        assert await echoes(await c.host.dial_join(a.address, 1))
+        refused = 2 * limits.JOIN_CONNECTIONS - limits.JOIN_CONNECTIONS_PER_ADDRESS
+        assert len(a.bad) == refused
 
 
 async def test_what_a_removed_node_has_open_is_cut_but_for_its_goodbye(
