@@ -17,6 +17,7 @@ import trio
 from meshd import __version__, control
 from meshd.backends import Backends
 from meshd.ids import Address, NodeId, short
+from meshd.inference import Load
 from meshd.record.members import Member
 from meshd.record.registry import MemberRegistry
 from meshd.relay.holder import Holder
@@ -100,7 +101,7 @@ class Administration:
             uptime_s=round(trio.current_time() - of.started_at, 1),
             nodes=rows,
             backends=of.backends.rows(),
-            models=len(of.placement.catalogue.names()),
+            models=len(self.model_rows()),
             counters={**_sum(of.counters), **of.gauges()},
             problems=self._problems(rows),
         )
@@ -112,7 +113,9 @@ class Administration:
         catalogue = self._sources.placement.catalogue
         rows = []
         for name in catalogue.names():
-            targets = catalogue.holders(name)
+            targets = self._sources.placement.holders(name)
+            if not targets:
+                continue  # only nodes that are away have it
             digests = {t.model.digest for t in targets if t.model.digest}
             capabilities = {c for t in targets for c in t.model.capabilities}
             copies = [
@@ -177,6 +180,8 @@ class Administration:
             presence = of.presence(node)
             load = of.placement.load_of(node)
         inventory = of.placement.catalogue.inventory_of(node)
+        if not of.placement.is_present(node):
+            load, inventory = Load(), None  # what it had is of no use to anybody now
         backends = inventory.backends if inventory else []
         models = {m.name: m for b in backends for m in b.models}
         warm = {m.name for b in backends for m in b.models if m.resident}
@@ -187,7 +192,7 @@ class Administration:
             state=presence.state,
             version=presence.version,
             founder=member.founder,
-            drained=member.drained or load.draining,
+            drained=member.drained,
             models=len(models),
             warm=len(warm),
             running=load.running,

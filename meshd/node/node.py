@@ -45,13 +45,15 @@ class Node:
         standing: Standing,
         listener: Listener,
         datagrams: Datagrams,
+        clients: Listener | None = None,
     ) -> None:
-        """`listener` and `datagrams` are those of the mesh port."""
+        """`listener` and `datagrams` are those of the mesh port, `clients` the client port's."""
         assert listener.address is not None
         self._ports, self._config, self._paths = ports, config, paths
         self._screen, self._listener = screen, listener
         self._port = listener.address.port
         self._stop = trio.Event()
+        self._clients = clients
         self._keys = ApiKeys()
         self._rules = Access()
         self.client_url = ""
@@ -75,7 +77,7 @@ class Node:
             Callbacks(
                 presence=data.presence_changed,
                 forgotten=data.forget,
-                unlinked=lambda node, reason: data.remotes.drop_idle(node),
+                unlinked=data.unlinked,
                 members=lambda: data.members_changed(stopping=self._stop.is_set()),
                 woke=data.woke,
             ),
@@ -107,8 +109,9 @@ class Node:
 
     async def _serve_clients(self, nursery: trio.Nursery) -> HttpServer:
         config, network = self._config, self._ports.network
-        listener = await network.listen_clients(config.listen, config.api_port)
+        listener = self._clients or await network.listen_clients(config.listen, config.api_port)
         assert listener.address is not None
+        self._clients = listener
         name = self.mesh.standing.identity.name
         api = ClientApi(
             name=name,
@@ -188,6 +191,8 @@ class Node:
         """Take nothing new, tell the others, and give what runs its time."""
         timeout_s = self._config.drain_timeout_s
         forwarder, holder = self.data.forwarder.in_flight, self.data.holder.in_flight
+        if self._clients is not None:
+            await self._clients.aclose()  # newcomers are better off at another node
         clients.drain()
         self.data.drain()
         self._screen.draining(running=max(holder.count, forwarder.count), timeout_s=timeout_s)

@@ -35,12 +35,14 @@ async def run_node(
     stop = trio.Event()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_obey_signals, stop)
+        # Both ports first: what is founded or joined after that can be reached.
         listener = await ports.network.listen_peers(config.port)
+        clients = await ports.network.listen_clients(config.listen, config.api_port)
         standing = await _enter_unless(stop, ports, config, paths, screen, listener, token or "")
         if standing is not None:
             assert listener.address is not None
             datagrams = await ports.network.listen_datagrams(listener.address.port)
-            node = Node(ports, config, paths, screen, standing, listener, datagrams)
+            node = Node(ports, config, paths, screen, standing, listener, datagrams, clients)
             await node.run(stop)
         nursery.cancel_scope.cancel()
 
