@@ -1,0 +1,1 @@
+"""The replicated log: what a majority of the voters holds is never lost, doubled or reordered."""
