@@ -22,8 +22,8 @@ from meshd.relay.watchdog import Patience
 from meshd.routing.catalogue import Catalogue, Target
 from meshd.routing.placement import Placement
 from meshd.routing.policies import policy_named
-from meshd.wire.answer import CancelRequest
 from meshd.wire.control import Cancel, LoadPush, Message
+from meshd.wire.serve import CancelRequest
 
 GONE = "the node is no member any more"
 

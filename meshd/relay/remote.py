@@ -18,19 +18,17 @@ from meshd.ports import Alpn, ByteStream, Network
 from meshd.relay.holder import Order
 from meshd.relay.machine import Attempt
 from meshd.relay.sinks import AnswerSink, SinkClosed
-from meshd.wire.answer import (
+from meshd.wire.answer import AnswerFrame, AnswerReader, FrameKind
+from meshd.wire.control import one_line
+from meshd.wire.serve import (
     FORWARDED_HEADER,
     SERVE_PATH,
     SHOW_PATH,
-    AnswerFrame,
-    AnswerReader,
-    FrameKind,
     ServeRequest,
     ShowRequest,
     encode_serve,
     encode_show,
 )
-from meshd.wire.control import one_line
 
 log = logs.get("relay")
 

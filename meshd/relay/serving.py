@@ -23,11 +23,11 @@ from meshd.inference import Failure, FailureKind
 from meshd.relay.holder import Holder, Order
 from meshd.relay.in_flight import InFlight
 from meshd.relay.sinks import AnswerItem, SinkClosed
-from meshd.wire.answer import (
+from meshd.wire.answer import AnswerWriter
+from meshd.wire.serve import (
     CANCEL_PATH,
     SERVE_PATH,
     SHOW_PATH,
-    AnswerWriter,
     CancelRequest,
     ServeRequest,
     decode_cancel,

@@ -2,7 +2,7 @@
 
 - `codec`: canonical msgpack; `framing`: length-prefixed frames
 - `control`: messages of the control link (ALPN `meshd/1`)
-- `answer`: forwarded requests and the frames of their answers (ALPN `http/1.1`)
+- `serve`, `answer`: forwarded requests, and the frames of their answers (ALPN `http/1.1`)
 - `join`: messages of a newcomer (ALPN `meshd-join/1`)
 - `gossip`, `envelope`: datagrams, and what they are sealed in
 

@@ -1,10 +1,9 @@
-"""Forwarded requests and the frames of their answers (ALPN `http/1.1`).  Pure.
+"""The frames of a forwarded request's answer (ALPN `http/1.1`).  Pure.
 
-`POST /mesh/v1/serve` carries a `ServeRequest`; its answer is a chunked body of frames: a u32
-(big-endian) length, then the msgpack of `[seq, kind, payload]`.  Deltas, usage and embeddings are
-*items*: numbered from 1 without a gap, so that a broken link can be resumed and a repeat is seen
-for what it is.  Everything else carries the number of the last item before it.  proto/peer.md is
-the specification.
+The answer to a `serve.ServeRequest` is a chunked body of frames: a u32 (big-endian) length, then
+the msgpack of `[seq, kind, payload]`.  Deltas, usage and embeddings are *items*: numbered from 1
+without a gap, so that a broken link can be resumed and a repeat is seen for what it is.  Everything
+else carries the number of the last item before it.  proto/peer.md is the specification.
 
 This is the path of every token, so msgspec writes and reads it: its sorted encoder writes the same
 canonical bytes as `codec.pack` (the vectors hold it to that), but what is read may be in any form
@@ -27,20 +26,11 @@ from meshd.inference import (
     Embedding,
     Failure,
     Load,
-    Request,
     ToolCall,
     Usage,
     known_kind,
 )
 from meshd.wire.control import one_line
-
-SERVE_PATH: Final = "/mesh/v1/serve"
-CANCEL_PATH: Final = "/mesh/v1/cancel"
-SHOW_PATH: Final = "/mesh/v1/show"
-RESUME_PATH: Final = "/mesh/v1/resume"
-"""Reserved: continuing a broken answer from an item number."""
-FORWARDED_HEADER: Final = b"x-meshd-forwarded"
-"""On every forwarded request, with the value 1: it is served or refused here, never forwarded."""
 
 _HEAD_BYTES: Final = 4
 _RETRY_MAX_S: Final = 86_400.0
@@ -375,105 +365,3 @@ def _convert(payload: Any, kind: type[_T]) -> _T:
         return msgspec.convert(payload, kind, builtin_types=(bytes,))
     except (msgspec.ValidationError, RecursionError) as error:
         raise ProtocolError(f"A {kind.__name__} in an answer is malformed: {error}.") from error
-
-
-# --- the request
-
-
-class ServeRequest(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """The body of `POST /mesh/v1/serve`: one attempt at one request."""
-
-    request_id: str
-    """Names this attempt at the holder, for `cancel`."""
-    attempt: int = 1
-    deadline_s: float | None = None
-    """How long the answer may take from now on; None: as long as it takes."""
-    wait_s: float = 0.0
-    """How long it may wait for a slot; 0: a busy holder refuses at once."""
-    from_seq: int = 0
-    """Reserved with `RESUME_PATH`: 0."""
-    backend: str
-    """Which of the holder's engines; "" leaves it to the holder."""
-    model: str
-    """As that engine lists it."""
-    request: Request
-
-
-class CancelRequest(msgspec.Struct, frozen=True):
-    """The body of `POST /mesh/v1/cancel`: nobody waits for that attempt any more."""
-
-    request_id: str
-
-
-class ShowRequest(msgspec.Struct, frozen=True):
-    """The body of `POST /mesh/v1/show`, answered with the JSON of Ollama's /api/show."""
-
-    backend: str
-    model: str
-
-
-_show_decoder = msgspec.msgpack.Decoder(ShowRequest)
-_serve_decoder = msgspec.msgpack.Decoder(ServeRequest)
-_cancel_decoder = msgspec.msgpack.Decoder(CancelRequest)
-
-
-def encode_serve(asked: ServeRequest) -> bytes:
-    """The body that asks a holder to serve."""
-    return _encode(asked)
-
-
-def decode_serve(body: bytes) -> ServeRequest:
-    """Read it.  Raises ProtocolError, LimitExceeded for lists over their limits."""
-    asked = _decode_body(_serve_decoder, body)
-    _check_request_id(asked.request_id)
-    request = asked.request
-    for what, count, most in (
-        ("messages", len(request.messages), limits.MESSAGES),
-        ("tools", len(request.tools), limits.TOOLS),
-        ("inputs", len(request.inputs), limits.EMBED_INPUTS),
-    ):
-        if count > most:
-            raise LimitExceeded(f"A forwarded request has {count} {what}; the limit is {most}.")
-    return asked
-
-
-def encode_cancel(order: CancelRequest) -> bytes:
-    """The body that cancels."""
-    return _encode(order)
-
-
-def decode_cancel(body: bytes) -> CancelRequest:
-    """Read it.  Raises ProtocolError."""
-    order = _decode_body(_cancel_decoder, body)
-    _check_request_id(order.request_id)
-    return order
-
-
-def encode_show(asked: ShowRequest) -> bytes:
-    """The body that asks for a model's description."""
-    return _encode(asked)
-
-
-def decode_show(body: bytes) -> ShowRequest:
-    """Read it.  Raises ProtocolError."""
-    return _decode_body(_show_decoder, body)
-
-
-def _decode_body(decoder: msgspec.msgpack.Decoder[_T], body: bytes) -> _T:
-    if len(body) > limits.HTTP_BODY_BYTES:
-        raise LimitExceeded(
-            f"A forwarded request of {len(body)} bytes is over the limit of "
-            f"{limits.HTTP_BODY_BYTES}."
-        )
-    try:
-        return decoder.decode(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise ProtocolError(f"A forwarded request is malformed: {error}.") from error
-
-
-def _check_request_id(request_id: str) -> None:
-    if not 0 < len(request_id) <= limits.REQUEST_ID_CHARS:
-        raise ProtocolError(
-            f"A forwarded request's id has {len(request_id)} characters; it must have 1 to "
-            f"{limits.REQUEST_ID_CHARS}."
-        )

@@ -17,7 +17,7 @@ from meshd.identity.keys import KEY_SEED_BYTES, PrivateKey, public_key
 from meshd.ids import Address, MeshId, NodeId
 from meshd.inference import Delta, Embedding, Failure, Load, Usage
 from meshd.record import members
-from meshd.wire import answer, control, gossip, join
+from meshd.wire import answer, control, gossip, join, serve
 from meshd.wire.codec import pack, unpack
 from meshd.wire.envelope import Envelope
 from meshd.wire.framing import FrameReader, frame
@@ -154,27 +154,27 @@ def _write_answer_frame(writer: answer.AnswerWriter, decoded: Any) -> bytes:
 
 
 def read_serve(data: bytes, vector: Vector) -> Any:
-    return msgspec.to_builtins(answer.decode_serve(data))
+    return msgspec.to_builtins(serve.decode_serve(data))
 
 
 def write_serve(decoded: Any, vector: Vector) -> bytes:
-    return answer.encode_serve(msgspec.convert(decoded, answer.ServeRequest))
+    return serve.encode_serve(msgspec.convert(decoded, serve.ServeRequest))
 
 
 def read_cancel(data: bytes, vector: Vector) -> Any:
-    return msgspec.to_builtins(answer.decode_cancel(data))
+    return msgspec.to_builtins(serve.decode_cancel(data))
 
 
 def write_cancel(decoded: Any, vector: Vector) -> bytes:
-    return answer.encode_cancel(msgspec.convert(decoded, answer.CancelRequest))
+    return serve.encode_cancel(msgspec.convert(decoded, serve.CancelRequest))
 
 
 def read_show(data: bytes, vector: Vector) -> Any:
-    return msgspec.to_builtins(answer.decode_show(data))
+    return msgspec.to_builtins(serve.decode_show(data))
 
 
 def write_show(decoded: Any, vector: Vector) -> bytes:
-    return answer.encode_show(msgspec.convert(decoded, answer.ShowRequest))
+    return serve.encode_show(msgspec.convert(decoded, serve.ShowRequest))
 
 
 # --- gossip

@@ -14,7 +14,7 @@ from msgspec import inspect
 
 from meshd import limits
 from meshd.inference import Delta, Failure, Inventory, Load, Usage
-from meshd.wire import answer, control, gossip, join
+from meshd.wire import answer, control, gossip, join, serve
 from tests.conformance.jsonform import SCHEMA, write
 
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
@@ -192,9 +192,9 @@ ANSWERS: dict[type, str] = {
     answer.EmbeddingPart: "Payload of kind 7.",
 }
 BODIES: dict[type, str] = {
-    answer.ServeRequest: "Body of POST /mesh/v1/serve.",
-    answer.CancelRequest: "Body of POST /mesh/v1/cancel.",
-    answer.ShowRequest: "Body of POST /mesh/v1/show.",
+    serve.ServeRequest: "Body of POST /mesh/v1/serve.",
+    serve.CancelRequest: "Body of POST /mesh/v1/cancel.",
+    serve.ShowRequest: "Body of POST /mesh/v1/show.",
 }
 
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from meshd import limits
 from meshd.errors import LimitExceeded, ProtocolError
 from meshd.inference import Delta, TokenLogprob, ToolCall, Usage
-from meshd.wire import answer, control, gossip, join
+from meshd.wire import answer, control, gossip, join, serve
 from meshd.wire.codec import pack, unpack
 from meshd.wire.framing import FrameReader, frame
 from tests.conformance.forms import FORMS, Vector
@@ -142,9 +142,9 @@ READERS = {
     "control": control.decode,
     "join": join.decode_join,
     "answer": lambda data: answer.AnswerReader().feed(data),
-    "serve": answer.decode_serve,
-    "cancel": answer.decode_cancel,
-    "show": answer.decode_show,
+    "serve": serve.decode_serve,
+    "cancel": serve.decode_cancel,
+    "show": serve.decode_show,
     "gossip": lambda data: gossip.decode_packet(data, max_bytes=limits.DATAGRAM_BYTES),
     "claim": lambda data: gossip.decode_word(data, b""),
     "frames": lambda data: FrameReader(1000).feed(data),

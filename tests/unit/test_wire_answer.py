@@ -22,20 +22,17 @@ from meshd.inference import (
     ToolCall,
     Usage,
 )
-from meshd.wire.answer import (
-    AnswerItem,
-    AnswerReader,
-    AnswerWriter,
+from meshd.wire.answer import AnswerItem, AnswerReader, AnswerWriter, FrameKind
+from meshd.wire.codec import pack, unpack
+from meshd.wire.framing import FrameReader, frame
+from meshd.wire.serve import (
     CancelRequest,
-    FrameKind,
     ServeRequest,
     decode_cancel,
     decode_serve,
     encode_cancel,
     encode_serve,
 )
-from meshd.wire.codec import pack, unpack
-from meshd.wire.framing import FrameReader, frame
 
 CALL = Delta(tool_calls=[ToolCall(index=1, id="c1", name="f", arguments='{"a":')])
 LAST = Delta(text="!", finish_reason="stop")

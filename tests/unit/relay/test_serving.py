@@ -20,13 +20,11 @@ from meshd.ports import Alpn, Remote
 from meshd.relay.holder import Order
 from meshd.relay.serving import PeerService
 from meshd.relay.sinks import AnswerSink
-from meshd.wire.answer import (
+from meshd.wire.answer import AnswerFrame, AnswerReader, FrameKind
+from meshd.wire.serve import (
     CANCEL_PATH,
     SERVE_PATH,
-    AnswerFrame,
-    AnswerReader,
     CancelRequest,
-    FrameKind,
     ServeRequest,
     encode_cancel,
     encode_serve,
