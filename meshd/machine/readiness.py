@@ -21,6 +21,7 @@ Where there is no epoll (macOS) it is always light.
 from __future__ import annotations
 
 import select
+from contextlib import suppress
 
 import trio
 from trio.lowlevel import current_task, wait_readable
@@ -100,10 +101,14 @@ class Readable:
     def close(self) -> None:
         """Before the socket is closed: ends a wait."""
         trio.lowlevel.notify_closing(self._fd)
+        self.forget()
+        if self._poller is not None and self.task is not None:
+            self._poller.wake(self)
+
+    def forget(self) -> None:
+        """Nobody waits here any more; the socket may live on in other hands."""
         if self._poller is not None:
-            self._poller.remove(self._fd)
-            if self.task is not None:
-                self._poller.wake(self)
+            self._poller.remove(self._fd, self)
 
 
 class _Poller:
@@ -124,10 +129,13 @@ class _Poller:
         self._sockets[fd] = socket
         self._epoll.register(fd, select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET)
 
-    def remove(self, fd: int) -> None:
+    def remove(self, fd: int, socket: Readable) -> None:
+        if self._sockets.get(fd) is not socket:
+            return  # it was forgotten before, and the number may be another socket's by now
         del self._sockets[fd]
         if not self._epoll.closed:
-            self._epoll.unregister(fd)
+            with suppress(OSError):  # closed by whoever took it over: epoll forgot it with that
+                self._epoll.unregister(fd)
 
     def count_wait(self) -> None:
         """In light mode: look now and then whether it has become busy."""

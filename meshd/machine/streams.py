@@ -193,6 +193,7 @@ class AcceptedSocket(SocketStream):
     def finish(self, stream: TlsStream) -> TlsStream:
         """The handshake is done: `stream` owns the connection now."""
         self._reason = "taken over by TLS"
+        self._readable.forget()  # TLS waits in trio's own way
         return stream
 
     def unfinished(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import select
 import socket
 
@@ -10,7 +11,7 @@ import trio
 
 from meshd.errors import StreamAborted
 from meshd.machine import readiness
-from meshd.machine.streams import SocketStream
+from meshd.machine.streams import AcceptedSocket, SocketStream
 from meshd.ports import Remote
 
 pytestmark = pytest.mark.skipif(not hasattr(select, "epoll"), reason="there is no epoll here")
@@ -66,6 +67,55 @@ async def test_many_busy_sockets_change_the_mode_and_one_changes_it_back() -> No
             far.abort("the test is over")
     for near, far in pairs:
         near.close()
+        far.close()
+
+
+def known() -> dict[int, readiness.Readable]:
+    poller = readiness._poller()
+    assert poller is not None
+    return poller._sockets
+
+
+def accepted() -> tuple[AcceptedSocket, socket.socket]:
+    near, far = socket.socketpair()
+    near.setblocking(False)
+    return AcceptedSocket(near, Remote(None)), far
+
+
+async def test_a_socket_that_tls_took_over_is_not_followed_any_more() -> None:
+    stream, far = accepted()
+    fd = stream.sock.fileno()
+    assert fd in known()
+    stream.finish(None)  # type: ignore[arg-type]
+    assert fd not in known()
+    far.send(b"x")
+    poller = readiness._poller()
+    assert poller is not None
+    assert poller._dispatch() == 0, "what comes over TLS wakes nobody here"
+    stream.close()
+    stream.sock.close()
+    far.close()
+
+
+async def test_however_a_connection_ends_before_tls_it_is_forgotten() -> None:
+    for end in ("close", "abort", "closed by another", "number in use again"):
+        stream, far = accepted()
+        fd = stream.sock.fileno()
+        if end == "abort":
+            stream.abort("the test says so")
+        elif end == "closed by another":  # a failed `wrap_socket` closes what it was given
+            os.close(stream.sock.detach())
+        elif end == "number in use again":
+            stream.finish(None)  # type: ignore[arg-type]
+            stream.sock.close()
+            other, other_far = accepted()
+            assert other.sock.fileno() == fd
+            stream._readable.forget()
+            assert known()[fd] is other._readable
+            other.close()
+            other_far.close()
+        stream.close()
+        assert fd not in known(), end
         far.close()
 
 
