@@ -33,7 +33,7 @@ from meshd.relay.remote import RemoteHolders
 from meshd.relay.sinks import AnswerItem, AnswerSink, SinkClosed
 from meshd.routing.catalogue import Target
 from meshd.routing.demand import demand_of
-from meshd.routing.placement import Placement
+from meshd.routing.placement import Dispatch, Placement
 
 
 class ClientSink(AnswerSink, Protocol):
@@ -92,10 +92,12 @@ class Exchange:
 class _Tap:
     """Between holder and client: keeps the state machine informed of what passes."""
 
-    __slots__ = ("exchange", "sink")
+    __slots__ = ("dispatch", "exchange", "sink")
 
     def __init__(self, exchange: Exchange, sink: ClientSink) -> None:
         self.exchange, self.sink = exchange, sink
+        self.dispatch: Dispatch | None = None
+        """The attempt under way, as placement counts it."""
 
     async def emit(self, items: Sequence[AnswerItem]) -> None:
         exchange, relay = self.exchange, self.exchange.relay
@@ -112,7 +114,9 @@ class _Tap:
         self.exchange.watch.at = self.exchange.relay.wake_at
 
     def heard(self) -> None:
-        """A frame without content came in."""
+        """The answer's head, or a frame without content, came in."""
+        if self.dispatch is not None:
+            self.dispatch.reached = True
         self.exchange.relay.heard(trio.current_time())
         self.exchange.watch.at = self.exchange.relay.wake_at
 
@@ -239,7 +243,7 @@ class Forwarder:
             exchange.control.abort(relay.abort_reason)
         exchange.watch.at = relay.wake_at
         tap.sink.asking(target, attempt.number)
-        self._placement.dispatched(target)
+        tap.dispatch = self._placement.dispatched(target)
         try:
             if target.node == self._node:
                 await self._holder.serve(order, tap, exchange.control)
@@ -251,7 +255,7 @@ class Forwarder:
             self.counters[f"attempt_{known_kind(e.failure.kind)}"] += 1
             return relay.failed(e.failure, trio.current_time())
         finally:
-            self._placement.returned(target)
+            self._placement.returned(tap.dispatch)
             exchange.control = None
         self._placement.succeeded(target)
         return relay.ended(trio.current_time())

@@ -47,7 +47,7 @@ class RemoteSink(AnswerSink, Protocol):
     """A sink that also wants to know of frames without content."""
 
     def heard(self) -> None:
-        """The holder gave a sign of life."""
+        """The holder gave a sign of life; the first one says that it has the request."""
         ...
 
     def sent(self, size_bytes: int) -> None:
@@ -169,6 +169,7 @@ class RemoteHolders:
         if response.status != 200:
             text = (await response.read(limits.KIB * 4)).decode(errors="replace")
             raise ProtocolError(f"it answered {response.status}: {text}")
+        sink.heard()
         reader = AnswerReader()
         last: AnswerFrame | None = None
         try:

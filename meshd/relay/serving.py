@@ -1,13 +1,15 @@
 """Forwarded requests, holder's side: the HTTP end of the peer link (trio shell).
 
-`POST /mesh/v1/serve` answers with a chunked body of frames: first the load, then numbered deltas,
-a beat after every half second of silence (also while the request is queued, while the model loads
-and in prefill), and `end` or `error` last.  proto/peer.md has the rules.
+`POST /mesh/v1/serve` answers with a chunked body of frames: numbered deltas; a beat after every
+half second of silence (also while the request is queued, while the model loads and in prefill); the
+load after the first half second and before the last frame; `end` or `error` last.  proto/peer.md
+has the rules.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 import msgspec
@@ -19,7 +21,7 @@ from meshd.backends.control import failed
 from meshd.errors import LimitExceeded, ProtocolError, StreamBroken
 from meshd.http import Responder, ServerRequest, Sweeper, Watch
 from meshd.ids import NodeId
-from meshd.inference import Failure, FailureKind
+from meshd.inference import Failure, FailureKind, Load
 from meshd.relay.holder import Holder, Order
 from meshd.relay.in_flight import InFlight
 from meshd.relay.sinks import AnswerItem, SinkClosed
@@ -95,7 +97,7 @@ class PeerService:
         # Resuming a broken link (`from_seq`) comes later: until then a closed link ends the run.
         responder.on_disconnect = lambda: control.abort("the node that asked went away")
         order = Order(asked.request, asked.backend, asked.model, asked.wait_s)
-        sink = _FrameSink(responder, self._sweeper)
+        sink = _FrameSink(responder, self._sweeper, self._holder.load)
         with self.in_flight:
             try:
                 await responder.start(200, [FRAMES])
@@ -128,16 +130,24 @@ class PeerService:
 class _FrameSink:
     """Encodes an answer into frames, with beats in the silences."""
 
-    def __init__(self, responder: Responder, sweeper: Sweeper) -> None:
+    def __init__(self, responder: Responder, sweeper: Sweeper, load: Callable[[], Load]) -> None:
         self.responder = responder
         self.writer = AnswerWriter()
         self._sweeper = sweeper
+        self._load = load
         self._watch: Watch = sweeper.watch(self._beat, trio.current_time() + limits.BEAT_S)
+        self._load_at = self._watch.at
+        """When this node's load, with this request in it, is told.  Once: a short answer brings
+        it with its end, and later ones are in the pushes on the control link."""
 
     async def emit(self, items: Sequence[AnswerItem]) -> None:
-        self._watch.at = trio.current_time() + limits.BEAT_S
+        now = trio.current_time()
+        self._watch.at = now + limits.BEAT_S
         try:
             data = self.writer.items(items)
+            if now >= self._load_at:
+                data += self.writer.load(self._load())
+                self._load_at = math.inf
         except LimitExceeded as e:
             raise failed(FailureKind.BACKEND, str(e), 502) from e
         try:
@@ -153,7 +163,10 @@ class _FrameSink:
             return
         # If a write is under way the link is not silent, and False here is right.
         with suppress(StreamBroken):  # the run is told by whoever reads or writes there
-            self.responder.write_nowait(self.writer.beat())
+            if trio.current_time() < self._load_at:
+                self.responder.write_nowait(self.writer.beat())
+            elif self.responder.write_nowait(self.writer.load(self._load())):
+                self._load_at = math.inf
         self._watch.at = trio.current_time() + limits.BEAT_S
 
 

@@ -36,6 +36,15 @@ class _Avoided:
     span_s: float
 
 
+@dataclass(eq=False, slots=True)
+class Dispatch:
+    """One request that this entry sent to a holder, until it is over."""
+
+    target: Target
+    reached: bool = False
+    """The holder has said that it has it: what it reports from now on includes it."""
+
+
 class Choice(msgspec.Struct, frozen=True, gc=False):
     """The next holder to ask."""
 
@@ -54,8 +63,8 @@ class Placement:
         self._self_id = self_id
         self._policy = policy
         self._loads: dict[NodeId, Load] = {}
-        self._own: dict[TargetKey, int] = {}
-        self._own_at_report: dict[TargetKey, int] = {}
+        self._own: dict[NodeId, dict[Dispatch, None]] = {}
+        """Dispatches that no report of their holder includes yet."""
         self._avoided: dict[TargetKey, _Avoided] = {}
         self._rtt_s: dict[NodeId, float] = {}
         self._suspect: set[NodeId] = set()
@@ -66,9 +75,8 @@ class Placement:
     def report(self, node: NodeId, load: Load) -> None:
         """A holder told how busy it is."""
         self._loads[node] = load
-        for key, count in self._own.items():
-            if key[0] == node:
-                self._own_at_report[key] = count
+        for dispatch in [d for d in self._own.get(node, ()) if d.reached]:
+            self.returned(dispatch)
 
     def load_of(self, node: NodeId) -> Load:
         """The last told; all zero if none was."""
@@ -85,27 +93,32 @@ class Placement:
         self._absent.discard(node)
         self._suspect.discard(node)
         self._rtt_s.pop(node, None)
-        for table in (self._own_at_report, self._avoided):
-            for key in [k for k in table if k[0] == node]:
-                del table[key]
+        self._own.pop(node, None)
+        for key in [k for k in self._avoided if k[0] == node]:
+            del self._avoided[key]
 
     def measured_rtt(self, node: NodeId, rtt_s: float) -> None:
         """A round trip over the peer link."""
         old = self._rtt_s.get(node)
         self._rtt_s[node] = rtt_s if old is None else old + 0.25 * (rtt_s - old)
 
-    def dispatched(self, target: Target) -> None:
-        """This entry has just sent a request there."""
-        self._own[target.key] = self._own.get(target.key, 0) + 1
+    def dispatched(self, target: Target) -> Dispatch:
+        """This entry sends a request there now.  It counts until a report can include it.
 
-    def returned(self, target: Target) -> None:
-        """That request is over, however it ended."""
-        left = self._own.get(target.key, 0) - 1
-        if left > 0:
-            self._own[target.key] = left
-        else:
-            self._own.pop(target.key, None)
-            self._own_at_report.pop(target.key, None)
+        Set `reached` when the holder is first heard about it: a report that arrives before that
+        was made without it, however late it arrives.
+        """
+        dispatch = Dispatch(target)
+        self._own.setdefault(target.node, {})[dispatch] = None
+        return dispatch
+
+    def returned(self, dispatch: Dispatch) -> None:
+        """That request is over, however it ended.  Idempotent."""
+        waiting = self._own.get(dispatch.target.node)
+        if waiting is not None:
+            waiting.pop(dispatch, None)
+            if not waiting:
+                del self._own[dispatch.target.node]
 
     def avoid(self, target: Target, now: float) -> None:
         """It failed: others first, for a while."""
@@ -143,17 +156,9 @@ class Placement:
         told = self._loads.get(target.node)
         load = told.per_model.get(load_key(target.backend, target.model.name)) if told else None
         load = load or ModelLoad(slots=target.slots)
-        own = self._own.get(target.key, 0) - self._own_at_report.get(target.key, 0)
-        if own > 0:
-            load = ModelLoad(
-                running=load.running + own,
-                queued=load.queued,
-                slots=load.slots,
-                resident=load.resident,
-                decode_tokens_per_s=load.decode_tokens_per_s,
-                prefill_tokens_per_s=load.prefill_tokens_per_s,
-                load_s=load.load_s,
-            )
+        if unreported := self._own.get(target.node):
+            own = sum(dispatch.target.key == target.key for dispatch in unreported)
+            load = msgspec.structs.replace(load, running=load.running + own)
         return Candidate(
             target=target,
             load=load,

@@ -150,6 +150,22 @@ async def test_silence_is_filled_with_beats(autojump_clock: MockClock) -> None:
     assert len(beats) <= 30.0 / limits.BEAT_S
 
 
+@pytest.mark.parametrize("script", [(5.0, *WHOLE), (*[Delta(text="a"), 0.3] * 9, *WHOLE)])
+async def test_a_long_answer_tells_soon_how_busy_the_node_is_with_it(
+    autojump_clock: MockClock, script: tuple[object, ...]
+) -> None:
+    async with service(*script) as (peers, _, nursery):
+        responder = FakeResponder()
+        nursery.start_soon(peers.handle, request(SERVE_PATH, ask()), responder)
+        await trio.sleep(0.2)
+        loads = [frame for frame in responder.frames() if frame.kind is FrameKind.LOAD]
+        assert not loads, "an answer that ends at once tells it once"
+        await trio.sleep(2 * limits.BEAT_S)
+        loads = [frame for frame in responder.frames() if frame.kind is FrameKind.LOAD]
+        assert len(loads) == 1
+        assert loads[0].load == Load(running=1)
+
+
 async def test_a_beat_on_a_connection_that_just_broke_harms_nobody(
     autojump_clock: MockClock,
 ) -> None:

@@ -71,8 +71,9 @@ def test_own_dispatches_count_at_once_and_are_not_counted_twice() -> None:
     choice = place.choose("tiny", demand_of(CHAT), set(), 0.0)
     assert choice is not None
     assert choice.target.node == A
-    place.dispatched(choice.target)
+    dispatch = place.dispatched(choice.target)
     assert first(place) == B
+    dispatch.reached = True
     # The holder's report includes that request; the other one is busier still.
     for node, running in ((A, 1), (B, 3)):
         place.report(
@@ -80,7 +81,36 @@ def test_own_dispatches_count_at_once_and_are_not_counted_twice() -> None:
             Load(per_model={load_key("e", "tiny"): ModelLoad(running, 0, 1, resident=True)}),
         )
     assert first(place) == A
-    place.returned(choice.target)
+    place.returned(dispatch)
+
+
+def test_a_report_made_before_a_dispatch_reached_its_holder_does_not_hide_it() -> None:
+    warm = ModelInfo("tiny", resident=True)
+    place = placement(inventory(A, warm), inventory(B, warm))
+    choice = place.choose("tiny", demand_of(CHAT), set(), 0.0)
+    assert choice is not None
+    dispatch = place.dispatched(choice.target)
+    idle = Load(per_model={load_key("e", "tiny"): ModelLoad(slots=1, resident=True)})
+    place.report(A, idle)  # it was on its way when the request was sent
+    assert first(place) == B
+    place.returned(dispatch)
+    assert first(place) == A
+
+
+def test_a_dispatch_that_a_report_includes_leaves_no_credit_behind() -> None:
+    warm = ModelInfo("tiny", resident=True)
+    place = placement(inventory(A, warm), inventory(B, warm))
+    (target,) = [t for t in place.holders("tiny") if t.node == A]
+    one, two = place.dispatched(target), place.dispatched(target)
+    one.reached = two.reached = True
+    # The first one's own last report: it is over there, though not yet returned here.
+    place.report(A, Load(per_model={load_key("e", "tiny"): ModelLoad(1, 0, 2, resident=True)}))
+    place.report(B, Load(per_model={load_key("e", "tiny"): ModelLoad(2, 0, 2, resident=True)}))
+    place.returned(one)
+    assert first(place) == A
+    for _ in range(2):
+        place.dispatched(target)
+    assert first(place) == B, "two dispatched since, and one that was reported"
 
 
 def test_this_nodes_own_load_and_rates_count_as_they_are_now() -> None:
