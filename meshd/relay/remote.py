@@ -19,7 +19,7 @@ from meshd.relay.holder import Order
 from meshd.relay.machine import Attempt
 from meshd.relay.sinks import AnswerSink, SinkClosed
 from meshd.wire.answer import AnswerFrame, AnswerReader, FrameKind
-from meshd.wire.control import one_line
+from meshd.wire.fields import one_line
 from meshd.wire.serve import (
     FORWARDED_HEADER,
     SERVE_PATH,

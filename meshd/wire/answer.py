@@ -30,7 +30,7 @@ from meshd.inference import (
     Usage,
     known_kind,
 )
-from meshd.wire.control import one_line
+from meshd.wire.fields import one_line
 
 _HEAD_BYTES: Final = 4
 _RETRY_MAX_S: Final = 86_400.0

@@ -12,7 +12,6 @@ is older than both its ends.
 
 from __future__ import annotations
 
-import re
 from types import MappingProxyType
 from typing import Annotated, Any, Final, Self, TypeVar, get_type_hints
 
@@ -23,30 +22,23 @@ from meshd import limits
 from meshd.errors import LimitExceeded, ProtocolError
 from meshd.inference import Inventory, Load
 from meshd.wire.codec import pack, unpack
+from meshd.wire.fields import (
+    INTEGER_MAX,
+    AttemptId,
+    Count,
+    KeyId,
+    Line,
+    Name,
+    Secret,
+    ShortLine,
+    SmallBytes,
+    one_line,
+)
 
 PROTOCOL_MIN: Final = 1
 PROTOCOL_MAX: Final = 1
 """The versions of the peer protocol that this node speaks (proto/README.md says what a version
 promises)."""
-
-INTEGER_MAX: Final = 2**53 - 1
-"""No integer of a message is larger, so that every language's numbers can hold it."""
-
-# Patterns are also those of the JSON Schemas, so they are written in what Python and ECMAScript
-# have in common; `(?![\s\S])` is the very end, where Python's `$` would let a line feed pass.
-_CONTROL_CHARACTERS = r"\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069"
-_LINE = rf"^[^{_CONTROL_CHARACTERS}]*(?![\s\S])"
-_KEY_ID = r"^[a-z2-7]{26}(?![\s\S])"
-_NOT_IN_LINES = re.compile(f"[{_CONTROL_CHARACTERS}]+")
-
-Count = Annotated[int, Meta(ge=0, le=INTEGER_MAX)]
-KeyId = Annotated[str, Meta(pattern=_KEY_ID)]
-Name = Annotated[str, Meta(min_length=1, max_length=limits.NAME_CHARS, pattern=_LINE)]
-Line = Annotated[str, Meta(max_length=limits.TEXT_CHARS, pattern=_LINE)]
-"""Text for a person: one line, without characters that could steer a terminal."""
-ShortLine = Annotated[str, Meta(max_length=limits.NAME_CHARS, pattern=_LINE)]
-Secret = Annotated[str, Meta(max_length=limits.TOKEN_TEXT_CHARS, pattern=_LINE)]
-SmallBytes = Annotated[bytes, Meta(max_length=limits.KEY_MATERIAL_BYTES)]
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True):
@@ -291,7 +283,7 @@ class KeyringPush(_Secretive, frozen=True):
 class Cancel(Message, frozen=True):
     """Nobody waits for that forwarded request any more: stop it."""
 
-    request: Annotated[str, Meta(min_length=1, max_length=limits.REQUEST_ID_CHARS, pattern=_LINE)]
+    request: AttemptId
 
 
 class RenewRequest(Message, frozen=True):
@@ -400,12 +392,6 @@ def decode(payload: bytes) -> tuple[Message, int]:
     if kind is None:
         return Unknown(type=number, body=body), request_id
     return _read(kind, body), request_id
-
-
-def one_line(text: str) -> str:
-    """Text made fit for a `Line`: control characters become spaces, and too much is cut."""
-    text = _NOT_IN_LINES.sub(" ", text.encode(errors="replace").decode())  # no lone surrogates
-    return text if len(text) <= limits.TEXT_CHARS else text[: limits.TEXT_CHARS - 1] + "…"
 
 
 def _read(kind: type[Message], body: dict[str, Any]) -> Message:

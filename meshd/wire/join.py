@@ -19,7 +19,7 @@ from meshd import limits
 from meshd.errors import LimitExceeded, ProtocolError
 from meshd.ids import Address
 from meshd.wire.codec import pack, unpack
-from meshd.wire.control import Count, KeyId, Line, Name, ShortLine, SmallBytes, one_line
+from meshd.wire.fields import Count, KeyId, Line, Name, ShortLine, SmallBytes, one_line
 
 JOIN_PROTOCOL_MIN: Final = 1
 JOIN_PROTOCOL_MAX: Final = 1
