@@ -43,6 +43,8 @@ LEAVE_S: Final = 5.0
 SEND_QUEUE: Final = 1024
 """Datagrams waiting to be sent; on top of that the oldest are lost, as a full buffer loses them."""
 KEYRING_HINT_S: Final = 10.0
+KEEP_S: Final = 5.0
+"""How soon a generation that the disk did not take is written again."""
 
 TcpPing = Callable[[NodeId, Sequence[Address]], Awaitable[bool]]
 """Whether that member answers over the peer link.  A MeshdError counts as no."""
@@ -76,7 +78,8 @@ class Agent:
     """Runs one core on one socket.
 
     `core` must have been made with the same generation as `envelope`, on this event loop's time
-    (`trio.current_time()`).  `persist_generation` writes to disk and returns when it is there.
+    (`trio.current_time()`).  `persist_generation` writes to disk and returns when it is there, or
+    raises OSError; then no datagram leaves until it is there.
     """
 
     def __init__(
@@ -115,6 +118,9 @@ class Agent:
         self._complaints = PerSource(log, trio.current_time)
         self._unknown_key_at = -math.inf
         self._cloned_at = -math.inf
+        self._unkept: int | None = None
+        """A generation that is not on disk yet: a restart could use it, and its nonces, again."""
+        self._keep_at = math.inf
         self._sleep = SleepWatch(clock.suspended_s())
 
     # --- what others use
@@ -167,6 +173,11 @@ class Agent:
             found.append(
                 "Another machine runs with this node's identity (a copied data directory): "
                 "give one of them a new one by `meshd leave`."
+            )
+        if self._unkept is not None:
+            found.append(
+                "The disk does not take this node's new generation: until it does, this node "
+                "sends no datagrams, and the others find it over TCP alone."
             )
         for node in self._core.udp_blocked:
             found.append(
@@ -228,6 +239,8 @@ class Agent:
     def _tell(self, event: Event) -> None:
         """One event to the core, after what it has to know about sleep."""
         now = trio.current_time()
+        if now >= self._keep_at:
+            self._keep()
         slept = self._sleep.observe(now, self._clock.suspended_s())
         if slept is not None:
             self._carry_out(self._core.handle(slept, now))
@@ -254,14 +267,30 @@ class Agent:
                 self._nursery.start_soon(self._exchange, directive)
             elif isinstance(directive, events.Renewed):
                 log.warning("generation was used before", new=directive.generation)
-                self._persist_generation(directive.generation)
-                self._envelope.set_generation(directive.generation)
+                self._unkept = directive.generation
+                self._keep()
             elif isinstance(directive, events.Warned):
                 self._warned(directive)
             else:
                 self._departed.set()
 
+    def _keep(self) -> None:
+        """Have the new generation on disk, and only then in datagrams; a full disk ends nothing."""
+        assert self._unkept is not None
+        try:
+            self._persist_generation(self._unkept)
+        except OSError as error:
+            if self._keep_at == math.inf:
+                log.warning("generation not kept; no datagrams until it is", why=str(error))
+            self._keep_at = trio.current_time() + KEEP_S
+            return
+        self._envelope.set_generation(self._unkept)
+        self._unkept, self._keep_at = None, math.inf
+
     def _seal(self, send: events.Send) -> None:
+        if self._unkept is not None:
+            self._counters["datagrams_held_back"] += 1
+            return
         datagram = self._envelope.seal(encode_packet(send.messages))
         self._outgoing.append((datagram, send.addresses))
         self._to_send.set()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -11,7 +12,7 @@ import trio
 import trio.testing
 
 from meshd import limits
-from meshd.errors import DialFailed, ProtocolError
+from meshd.errors import DialFailed, DiskFailed, ProtocolError
 from meshd.ids import Address, MeshId, NodeId
 from meshd.membership.agent import Agent, Change, encode_state
 from meshd.membership.core import Core
@@ -39,6 +40,8 @@ class Machine:
         self.address = Address(f"10.0.0.{index}", PORT)
         self.clock = SimClock()
         self.generations = [generation]
+        self.disk_full = False
+        self.refused_generations: list[int] = []
         self.changes: list[Change] = []
         self.woke: list[float] = []
         self.unknown_keys = 0
@@ -72,7 +75,7 @@ class Machine:
             self.envelope,
             tcp_ping=self._tcp_ping,
             push_pull=self._push_pull,
-            persist_generation=self.generations.append,
+            persist_generation=self._keep_generation,
             on_unknown_key=self._count_unknown_key,
             on_woke=self.woke.append,
         )
@@ -93,6 +96,12 @@ class Machine:
     def state_of(self, other: Machine) -> State | None:
         view = self.agent.member(other.id)
         return None if view is None else view.state
+
+    def _keep_generation(self, generation: int) -> None:
+        if self.disk_full:
+            self.refused_generations.append(generation)
+            raise DiskFailed(errno.ENOSPC, "there is no space left on the disk")
+        self.generations.append(generation)
 
     def _count_unknown_key(self) -> None:
         self.unknown_keys += 1
@@ -189,6 +198,35 @@ async def test_leaving_returns_when_it_was_told(autojump_clock: trio.testing.Moc
         three.stop()
         await trio.sleep(30.0)
         assert one.state_of(three) is two.state_of(three) is State.LEFT
+
+
+async def test_a_full_disk_makes_a_node_mute_with_a_generation_it_cannot_keep_and_no_more(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with house_of(2) as (house, (one, _)):
+        three = await house.add(3, generation=5)
+        three.agent.found(one.id, [one.address])
+        await trio.sleep(5.0)
+        three.stop()
+        await trio.sleep(1.0)
+        # Its data directory comes from an old copy, and the disk is full.
+        again = await house.add(3, generation=2)
+        again.disk_full = True
+        again.agent.found(one.id, [one.address])
+        await trio.sleep(60.0)
+        assert again.refused_generations[:2] == [6, 6], "it is tried again"
+        assert len(again.refused_generations) <= 60 / 5 + 1
+        assert again.generations == [2]
+        assert any("disk" in sentence for sentence in again.agent.problems())
+        sent = again.agent.counters().get("datagrams_sent", 0)
+        await trio.sleep(30.0)
+        assert again.agent.counters().get("datagrams_sent", 0) == sent, "nonces could come again"
+        again.disk_full = False
+        await trio.sleep(60.0)
+        assert again.generations == [2, 6]
+        assert again.agent.problems() == []
+        assert again.agent.counters().get("datagrams_sent", 0) > sent
+        assert one.state_of(again) is State.ALIVE
 
 
 async def test_a_hint_suspects_and_the_suspect_refutes(
