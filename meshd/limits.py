@@ -112,9 +112,11 @@ INTER_TOKEN_MIN_S: Final = 5.0
 INTER_TOKEN_MAX_S: Final = 60.0
 INTER_TOKEN_FACTOR: Final = 20.0
 REQUEST_S: Final = 1800.0
+REQUEST_MAX_S: Final = 86400.0  # the most that a config may allow, and what a holder grants
 DRAIN_S: Final = 30.0
 QUEUE_PER_NODE: Final = 512
 QUEUE_WAIT_S: Final = 60.0
+QUEUE_WAIT_MAX_S: Final = 3600.0  # the most that a config may allow, and what a holder grants
 REQUESTS_IN_FLIGHT: Final = 1024  # at one entry
 ANSWER_BYTES: Final = 64 * MIB  # kept for a client that does not stream, overhead counted
 EMBED_INPUTS: Final = 2048
@@ -147,6 +149,14 @@ ENGINE_RESTART_MIN_S: Final = 0.5
 ENGINE_RESTART_MAX_S: Final = 30.0
 ENGINE_COMPLAINT_S: Final = 600.0  # how often the log repeats that an engine fails as before
 ENGINE_STEADY_S: Final = 60.0  # lived so long: the next restart is the first again
+
+# --- voters (consensus/voters.py; DESIGN.md, "Record")
+FIVE_VOTERS_FROM: Final = 7  # machines that may have a vote
+REPLACE_VOTER_AFTER_S: Final = 600.0  # a failed one
+REPLACE_SLEEPER_AFTER_S: Final = 12 * 3600.0  # a night's sleep is no failure
+VOTER_SWAP_EVERY_S: Final = 600.0  # steadier machines take over at leisure
+STEADY_UPTIME_S: Final = 24 * 3600.0
+STEADY_SYNC_S: Final = 0.05  # p99 of making something durable
 
 # --- lists that grow by use
 API_KEYS: Final = 256
