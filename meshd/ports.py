@@ -226,15 +226,58 @@ class Clock(Protocol):
         ...
 
 
+class AppendFile(Protocol):
+    """A file that grows at its end, open for the one who made it.
+
+    Errors are `DiskFailed`.  After one, of `append` or of `sync`, how much of what was added since
+    the last good `sync` is on the medium is unknown, and nothing finds it out: a second `sync` may
+    succeed without having written what the first one could not.  Give the file up.
+    """
+
+    @property
+    def size_bytes(self) -> int:
+        """What was added so far."""
+        ...
+
+    def append(self, data: bytes) -> None:
+        """Add all of it to the end; a failed one may have added a part."""
+        ...
+
+    def sync(self) -> None:
+        """Wait until all that was added survives a power loss (F_FULLFSYNC on macOS)."""
+        ...
+
+    def close(self) -> None:
+        """Without a sync; idempotent."""
+        ...
+
+
 class Disk(Protocol):
-    """Small files: config, keys, lists.  Paths are absolute.
+    """Files: config, keys, lists, the journal.  Paths are absolute.
 
     Errors are `meshd.errors.DiskFailed`, which is an OSError and a sentence for the reader.  Calls
-    block; those that write wait for the disk.
+    block; those that write wait for the disk.  They may be made from several threads at a time, as
+    long as no two concern the same file.
     """
 
     def read(self, path: PurePath) -> bytes | None:
         """The file's bytes, None if there is no such file."""
+        ...
+
+    def read_part(self, path: PurePath, offset: int, size_bytes: int) -> bytes | None:
+        """Its bytes from `offset` on, fewer at its end; None if there is no such file."""
+        ...
+
+    def size(self, path: PurePath) -> int | None:
+        """The file's size in bytes, None if there is no such file."""
+        ...
+
+    def names(self, folder: PurePath) -> list[str]:
+        """What is in the folder, sorted; empty if there is no such folder."""
+        ...
+
+    def free_bytes(self, folder: PurePath) -> int:
+        """Room for this user on the disk that has this folder."""
         ...
 
     def write(self, path: PurePath, data: bytes, *, private: bool) -> None:
@@ -246,6 +289,22 @@ class Disk(Protocol):
 
     def append(self, path: PurePath, data: bytes) -> None:
         """Add to the end of a private file; after a power loss a part of it may be missing."""
+        ...
+
+    def create(self, path: PurePath) -> AppendFile:
+        """A new private file (0600), empty; it must not be there already.
+
+        Its name may be gone after a power loss, whatever was synced, until `rename` gives it
+        another or something else in its folder is made durable: write aside, sync, rename.
+        """
+        ...
+
+    def rename(self, source: PurePath, target: PurePath) -> None:
+        """Give a file or a folder another name on the same disk, durably.
+
+        In place of a file that has it already: after a power loss that name means the old file or
+        the new one.  An `AppendFile` goes on under the new name.
+        """
         ...
 
     def delete(self, path: PurePath) -> None:

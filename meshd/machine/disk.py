@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path, PurePath
 
 from meshd.errors import DiskFailed
+from meshd.ports import AppendFile
 
 PRIVATE = 0o600
 PUBLIC = 0o644
@@ -32,7 +33,39 @@ _WHY = {
     errno.ENFILE: "too many open files on this machine",
     errno.ELOOP: "it is a symbolic link, or links in a circle",
     errno.ENAMETOOLONG: "its name is too long",
+    errno.EEXIST: "it is there already",
+    errno.ENOENT: "it is not there",
 }
+
+_NO_FULL_SYNC = {errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOTTY}
+"""What file systems without F_FULLFSYNC answer, such as network disks."""
+
+
+class _AppendFile:
+    """`meshd.ports.AppendFile`, real."""
+
+    def __init__(self, path: PurePath, descriptor: int) -> None:
+        self._path = path
+        self._descriptor = descriptor
+        self._size_bytes = 0
+
+    @property
+    def size_bytes(self) -> int:
+        return self._size_bytes
+
+    def append(self, data: bytes) -> None:
+        with _explained("cannot add to", self._path):
+            _write_all(self._descriptor, data)
+        self._size_bytes += len(data)
+
+    def sync(self) -> None:
+        with _explained("cannot make durable", self._path):
+            _sync_data(self._descriptor)
+
+    def close(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
 
 
 class FileDisk:
@@ -49,6 +82,33 @@ class FileDisk:
                 return Path(path).read_bytes()
             except FileNotFoundError:
                 return None
+
+    def read_part(self, path: PurePath, offset: int, size_bytes: int) -> bytes | None:
+        with _explained("cannot read", path):
+            try:
+                with open(path, "rb", buffering=0) as file:
+                    return _read_all(file.fileno(), offset, size_bytes)
+            except FileNotFoundError:
+                return None
+
+    def size(self, path: PurePath) -> int | None:
+        with _explained("cannot look at", path):
+            try:
+                return os.stat(path).st_size
+            except FileNotFoundError:
+                return None
+
+    def names(self, folder: PurePath) -> list[str]:
+        with _explained("cannot look into", folder):
+            try:
+                return sorted(os.listdir(folder))
+            except FileNotFoundError:
+                return []
+
+    def free_bytes(self, folder: PurePath) -> int:
+        with _explained("cannot look at", folder):
+            found = os.statvfs(folder)
+        return found.f_bavail * found.f_frsize
 
     def write(self, path: PurePath, data: bytes, *, private: bool) -> None:
         self.folder_of(path)
@@ -80,6 +140,19 @@ class FileDisk:
                 _write_all(descriptor, data)
             finally:
                 os.close(descriptor)
+
+    def create(self, path: PurePath) -> AppendFile:
+        self.folder_of(path)
+        with _explained("cannot make", path):
+            how = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_NOFOLLOW
+            return _AppendFile(path, os.open(path, how, PRIVATE))
+
+    def rename(self, source: PurePath, target: PurePath) -> None:
+        with _explained("cannot rename", source, f"to {target.name}"):
+            os.rename(source, target)
+            _sync_folder(target.parent)
+            if source.parent != target.parent:
+                _sync_folder(source.parent)
 
     def delete(self, path: PurePath) -> None:
         with _explained("cannot delete", path):
@@ -164,13 +237,38 @@ def _write_all(descriptor: int, data: bytes) -> None:
         view = view[os.write(descriptor, view) :]
 
 
+def _read_all(descriptor: int, offset: int, size_bytes: int) -> bytes:
+    """That part of the file, or up to its end; one `pread` may give less."""
+    parts = []
+    while size_bytes and (part := os.pread(descriptor, size_bytes, offset)):
+        parts.append(part)
+        offset += len(part)
+        size_bytes -= len(part)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
 def _sync(descriptor: int) -> None:
-    """Wait until it is on the medium.  On macOS fsync only reaches the drive's own cache."""
+    """Wait until it is on the medium.  On macOS fsync only reaches the drive's own cache.
+
+    Never a second try by other means after an error: it might succeed, and the data be lost all the
+    same.
+    """
     if sys.platform == "darwin":
-        with suppress(OSError):  # network disks have no such call
+        try:
             fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
             return
+        except OSError as error:
+            if error.errno not in _NO_FULL_SYNC:
+                raise
     os.fsync(descriptor)
+
+
+def _sync_data(descriptor: int) -> None:
+    """The same for data and size of a file: without its times, which nobody needs after a crash."""
+    if sys.platform == "darwin":
+        _sync(descriptor)
+    else:
+        os.fdatasync(descriptor)
 
 
 def _sync_folder(path: PurePath) -> None:
