@@ -164,3 +164,13 @@ ALIASES: Final = 1024
 CONFIG_BYTES: Final = 1 * MIB
 LOG_SOURCES: Final = 1024
 LOG_PER_SOURCE_S: Final = 60.0
+
+# --- the record (record/DESIGN.md); what a command may hold never changes within its version
+COMMAND_BYTES: Final = 32 * KIB
+INLINE_BYTES: Final = 4 * KIB  # of a request or a result in the log; more is a blob, named by hash
+SESSION_RESULTS: Final = 1024  # of one client, that it has not confirmed to have
+CLOCK_STEP_S: Final = 3600  # of the record clock, without a person's consent
+POLICIES: Final = 64
+CERTIFICATES_PER_NODE: Final = 4
+TRACE_BYTES: Final = 16 * KIB
+TRACES_PER_COMMAND: Final = 256

@@ -240,7 +240,7 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting(
         "limits.queue_wait_s",
-        seconds(0, 3600),
+        seconds(0, limits.QUEUE_WAIT_MAX_S),
         limits.QUEUE_WAIT_S,
         "How long a request waits for a free slot before it is refused.",
     ),
@@ -258,7 +258,7 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting(
         "limits.request_s",
-        seconds(1, 86400),
+        seconds(1, limits.REQUEST_MAX_S),
         limits.REQUEST_S,
         "The most time that one request may take.",
     ),

@@ -26,10 +26,18 @@ from meshd.ports import Clock, Entropy
 from meshd.relay.forwarder import Forwarder
 from meshd.routing.catalogue import Catalogue, Target
 from meshd.routing.placement import Placement
+from meshd.wire.serve import FORWARDED_HEADER
 
 JSON = (b"content-type", b"application/json; charset=utf-8")
 TEXT = (b"content-type", b"text/plain; charset=utf-8")
 REQUEST_ID_BYTES = 9
+
+_IN_CIRCLES = Failure(
+    FailureKind.BAD_REQUEST,
+    "a meshd took this node for an engine, and requests would go in circles: let it use the "
+    "engine's own address",
+    508,
+)
 
 ShowModel = Callable[[Target], Awaitable[dict[str, Any]]]
 
@@ -69,6 +77,8 @@ class ClientApi:
         try:
             self._access().check(request.method, request.path, request.header, request.remote)
             find(request.method, request.path)
+            if request.header(FORWARDED_HEADER) is not None:
+                raise _refused(request.path, _IN_CIRCLES)
         except DialectError as e:
             self.counters["refused"] += 1
             return e.status, [*e.headers, self._request_id()[1], *self._cors(request)], e.body

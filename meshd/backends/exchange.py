@@ -20,6 +20,7 @@ from meshd.backends.failures import failure_of
 from meshd.errors import LimitExceeded, MeshdError, StreamBroken
 from meshd.http import ClientResponse, HttpClient, Sweeper
 from meshd.inference import Delta, Failure, FailureKind, Usage
+from meshd.wire.serve import FORWARDED_HEADER
 
 Headers = Sequence[tuple[bytes, bytes]]
 
@@ -88,7 +89,12 @@ class EngineHttp:
         self._sweeper = sweeper
         self._prefix = prefix
         self._headers = tuple(headers)
-        self._posting = (*self._headers, (b"content-type", b"application/json"))
+        # Should this be a meshd behind something that hides it, it refuses what is forwarded.
+        self._posting = (
+            *self._headers,
+            (b"content-type", b"application/json"),
+            (FORWARDED_HEADER, b"1"),
+        )
         self._streaming = (*self._posting, (b"accept", b"text/event-stream, application/x-ndjson"))
 
     async def stream(

@@ -237,7 +237,8 @@ class Forwarder:
         target, relay = attempt.target, exchange.relay
         if attempt.number > 1:
             self.counters["retries"] += 1
-        order = Order(exchange.request, target.backend, target.model.name, attempt.wait_s)
+        left_s = relay.deadline_at - trio.current_time()
+        order = Order(exchange.request, target.backend, target.model.name, attempt.wait_s, left_s)
         exchange.control = RunControl()
         if relay.abort_reason is not None:
             exchange.control.abort(relay.abort_reason)

@@ -42,9 +42,12 @@ class Order(msgspec.Struct, frozen=True, gc=False):
 
     request: Request
     backend: str
+    """Which engine; "" leaves it to the holder."""
     model: str
     wait_s: float
     """How long it may queue."""
+    deadline_s: float = limits.REQUEST_S
+    """What is left of the time allowed: told to another node, which ends the run after it."""
 
 
 @dataclass(slots=True)
@@ -119,7 +122,7 @@ class Holder:
     async def show(self, backend_id: str, model_name: str) -> dict[str, Any]:
         """Ollama's /api/show body of a model here.  Raises BackendFailed."""
         for backend, model in self._backends.holders(model_name):
-            if backend.id == backend_id:
+            if backend_id in ("", backend.id):
                 try:
                     return await backend.show(model)
                 except (DialFailed, StreamBroken, ProtocolError) as e:
@@ -215,12 +218,18 @@ class Holder:
             run.over()
 
     def _find(self, order: Order) -> tuple[Backend, ModelInfo]:
-        for backend, model in self._backends.holders(order.model):
-            if backend.id == order.backend:
-                return backend, model
-        raise failed(
-            FailureKind.NOT_FOUND, f"this node has no model {order.model!r} (any more)", 404
-        )
+        found = self._backends.holders(order.model)
+        if order.backend:
+            found = [pair for pair in found if pair[0].id == order.backend]
+        if not found:
+            raise failed(
+                FailureKind.NOT_FOUND, f"this node has no model {order.model!r} (any more)", 404
+            )
+        return min(found, key=lambda pair: self._fullness(pair[0].id, pair[1].name))
+
+    def _fullness(self, backend_id: str, model_name: str) -> float:
+        running, queued = self.admission.lane_load((backend_id, model_name))
+        return (running + queued) / max(1, self._slots_of(backend_id))
 
     def _slots_of(self, backend_id: str) -> int:
         for backend in self._backends.inventory().backends:

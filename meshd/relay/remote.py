@@ -91,6 +91,7 @@ class RemoteHolders:
             ServeRequest(
                 request_id=run,
                 attempt=attempt.number,
+                deadline_s=order.deadline_s,
                 wait_s=order.wait_s,
                 backend=order.backend,
                 model=order.model,

@@ -28,6 +28,7 @@ from meshd.relay.sinks import AnswerItem, SinkClosed
 from meshd.wire.answer import AnswerWriter
 from meshd.wire.serve import (
     CANCEL_PATH,
+    FORWARDED_HEADER,
     SERVE_PATH,
     SHOW_PATH,
     CancelRequest,
@@ -40,6 +41,7 @@ from meshd.wire.serve import (
 FRAMES = (b"content-type", b"application/x-meshd-frames")
 JSON = (b"content-type", b"application/json")
 RunKey = tuple[NodeId, str]
+_LATE = Failure(FailureKind.DEADLINE, "the time allowed for this request has passed", 504)
 _STOPPED = Failure(FailureKind.DRAINING, "the node was stopped and its time to finish is over", 503)
 
 
@@ -60,6 +62,8 @@ class PeerService:
         assert node is not None, "the peer port verifies everyone"
         if request.method != "POST":
             return await _plain(responder, 405, b"only POST is served here")
+        if request.header(FORWARDED_HEADER) != b"1":
+            return await _plain(responder, 400, b"only what a node forwards is served here")
         try:
             if request.path == SERVE_PATH:
                 return await self._serve(node, decode_serve(request.body), responder)
@@ -90,14 +94,28 @@ class PeerService:
             run.abort(_STOPPED.message)
 
     async def _serve(self, node: NodeId, asked: ServeRequest, responder: Responder) -> None:
+        if asked.from_seq:
+            raise ProtocolError("An answer cannot be had from its middle on yet.")
         key = (node, asked.request_id)
         if key in self._runs:
             return await _plain(responder, 409, b"that request is running here already")
         control = self._runs[key] = RunControl()
         # Resuming a broken link (`from_seq`) comes later: until then a closed link ends the run.
         responder.on_disconnect = lambda: control.abort("the node that asked went away")
-        order = Order(asked.request, asked.backend, asked.model, asked.wait_s)
+        order = Order(
+            asked.request,
+            asked.backend,
+            asked.model,
+            _seconds(asked.wait_s, limits.QUEUE_WAIT_MAX_S),
+        )
         sink = _FrameSink(responder, self._sweeper, self._holder.load)
+        deadline_s = limits.REQUEST_MAX_S if asked.deadline_s is None else asked.deadline_s
+        left_s = _seconds(deadline_s, limits.REQUEST_MAX_S)
+        deadline = self._sweeper.watch(
+            lambda: control.abort(_LATE.message), trio.current_time() + left_s
+        )
+        if not left_s:
+            control.abort(_LATE.message)
         with self.in_flight:
             try:
                 await responder.start(200, [FRAMES])
@@ -105,6 +123,7 @@ class PeerService:
             except (StreamBroken, SinkClosed):
                 control.abort("the node that asked went away")
             finally:
+                self._sweeper.unwatch(deadline)
                 sink.close()
                 del self._runs[key]
 
@@ -121,10 +140,16 @@ class PeerService:
         try:
             await self._holder.serve(order, sink, control)
         except BackendFailed as e:
-            last = sink.writer.error(_STOPPED if self._stopped else e.failure)
+            last = sink.writer.error(self._why(e.failure, control))
         else:
             last = sink.writer.end()
         await sink.responder.finish(sink.writer.load(self._holder.load()) + last)
+
+    def _why(self, failure: Failure, control: RunControl) -> Failure:
+        """What the other node is told of a run that this node itself ended."""
+        if self._stopped:
+            return _STOPPED
+        return _LATE if control.aborted == _LATE.message else failure
 
 
 class _FrameSink:
@@ -168,6 +193,11 @@ class _FrameSink:
             elif self.responder.write_nowait(self.writer.load(self._load())):
                 self._load_at = math.inf
         self._watch.at = trio.current_time() + limits.BEAT_S
+
+
+def _seconds(asked: float, most: float) -> float:
+    """A time that another node asked for, within reason; NaN is none."""
+    return min(asked, most) if asked > 0 else 0.0
 
 
 async def _plain(responder: Responder, status: int, body: bytes) -> None:

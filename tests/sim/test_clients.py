@@ -223,3 +223,16 @@ async def test_an_entry_takes_only_so_many_requests_at_once(
         for answer in running:
             assert (await m.answered(answer)).how == "whole"
         assert (await m.answered(m.ask(m.a))).how == "whole"
+
+
+@pytest.mark.parametrize("dialect", ["openai", "ollama"])
+async def test_what_a_node_forwarded_is_not_forwarded_again(
+    autojump_clock: MockClock, dialect: str
+) -> None:
+    async with mesh() as m:
+        asking = m.a.client.openai if dialect == "openai" else m.a.client.ollama
+        answer = asking("tiny", "x-meshd-forwarded: 1")
+        await answer.run()
+        assert (answer.how, answer.status) == ("refused", 508)
+        assert "circles" in answer.error
+        assert sum(len(m.engine(holder).requests) for holder in m.holders) == 0

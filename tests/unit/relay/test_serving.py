@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 import trio
@@ -23,6 +24,7 @@ from meshd.relay.sinks import AnswerSink
 from meshd.wire.answer import AnswerFrame, AnswerReader, FrameKind
 from meshd.wire.serve import (
     CANCEL_PATH,
+    FORWARDED_HEADER,
     SERVE_PATH,
     CancelRequest,
     ServeRequest,
@@ -74,11 +76,13 @@ class FakeHolder:
     def __init__(self, *script: object) -> None:
         self.script = script
         self.ended: list[str] = []
+        self.orders: list[Order] = []
 
     def load(self) -> Load:
         return Load(running=1)
 
     async def serve(self, order: Order, sink: AnswerSink, control: RunControl) -> None:
+        self.orders.append(order)
         aborted = trio.Event()
 
         class Abort:
@@ -101,15 +105,15 @@ class FakeHolder:
 def request(path: str, body: bytes, node: NodeId = A, method: str = "POST") -> ServerRequest:
     made = ServerRequest.__new__(ServerRequest)
     made.method, made.path, made.query = method, path, ""
-    made.headers, made.body = [], body
+    made.headers, made.body = [(FORWARDED_HEADER, b"1")], body
     made.remote = Remote(None, node, Alpn.HTTP)
     return made
 
 
-def ask(request_id: str = "r.1") -> bytes:
+def ask(request_id: str = "r.1", **fields: Any) -> bytes:
     asked = Request(Kind.CHAT, "tiny")
     return encode_serve(
-        ServeRequest(request_id=request_id, backend="e", model="tiny", request=asked)
+        ServeRequest(request_id=request_id, backend="e", model="tiny", request=asked, **fields)
     )
 
 
@@ -192,6 +196,57 @@ async def test_a_failure_is_the_last_frame(autojump_clock: MockClock) -> None:
     assert (last.failure.kind, last.failure.status) == (FailureKind.BUSY, 503)
 
 
+@pytest.mark.parametrize(
+    ("asked_s", "granted_s"),
+    [
+        (2.5, 2.5),
+        (0.0, 0.0),
+        (-1.0, 0.0),
+        (float("nan"), 0.0),
+        (1e300, limits.QUEUE_WAIT_MAX_S),
+        (float("inf"), limits.QUEUE_WAIT_MAX_S),
+    ],
+)
+async def test_a_request_queues_for_as_long_as_was_asked_within_reason(
+    autojump_clock: MockClock, asked_s: float, granted_s: float
+) -> None:
+    async with service(*WHOLE) as (peers, holder, _):
+        asked = request(SERVE_PATH, ask(wait_s=asked_s))
+        await peers.handle(asked, FakeResponder())  # type: ignore[arg-type]
+        assert [order.wait_s for order in holder.orders] == [granted_s]
+
+
+@pytest.mark.parametrize(
+    ("deadline_s", "ends_s"),
+    [(5.0, 5.0), (0.0, 0.0), (-3.0, 0.0), (float("nan"), 0.0), (None, None), (1e300, None)],
+)
+async def test_a_run_ends_when_the_time_that_its_entry_has_is_over(
+    autojump_clock: MockClock, deadline_s: float | None, ends_s: float | None
+) -> None:
+    async with service(3000.0, *WHOLE) as (peers, _, _):
+        responder, began = FakeResponder(), trio.current_time()
+        await peers.handle(request(SERVE_PATH, ask(deadline_s=deadline_s)), responder)  # type: ignore[arg-type]
+        took_s = trio.current_time() - began
+    last = responder.frames()[-1]
+    if ends_s is None:
+        assert last.kind is FrameKind.END
+    else:
+        assert last.failure is not None
+        assert (last.failure.kind, last.failure.status) == (FailureKind.DEADLINE, 504)
+        assert ends_s <= took_s < ends_s + 0.5
+
+
+@pytest.mark.parametrize("headers", [[], [(FORWARDED_HEADER, b"2")]])
+async def test_what_is_not_marked_as_forwarded_is_refused(
+    autojump_clock: MockClock, headers: list[tuple[bytes, bytes]]
+) -> None:
+    async with service(*WHOLE) as (peers, holder, _):
+        asked, responder = request(SERVE_PATH, ask()), FakeResponder()
+        asked.headers = headers
+        await peers.handle(asked, responder)  # type: ignore[arg-type]
+        assert (responder.status, holder.orders) == (400, [])
+
+
 @pytest.mark.parametrize("who", [A, B])
 async def test_only_who_asked_may_cancel(autojump_clock: MockClock, who: NodeId) -> None:
     async with service(30.0, *WHOLE) as (peers, holder, nursery):
@@ -247,6 +302,7 @@ async def test_one_attempt_runs_once(autojump_clock: MockClock) -> None:
         ("POST", "/mesh/v1/nothing", b"", 404),
         ("POST", SERVE_PATH, b"\xc1 garbage", 400),
         ("POST", SERVE_PATH, ask("r" * 200), 400),
+        ("POST", SERVE_PATH, ask(from_seq=7), 400),
         ("POST", CANCEL_PATH, b"", 400),
     ],
 )

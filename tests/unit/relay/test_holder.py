@@ -1,0 +1,112 @@
+"""A node as holder: which engine, who runs, who waits."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from meshd.backends import BackendFailed, RunControl
+from meshd.http import Sweeper
+from meshd.ids import NodeId
+from meshd.inference import (
+    BackendInfo,
+    Delta,
+    Embedding,
+    FailureKind,
+    Inventory,
+    Kind,
+    ModelInfo,
+    Request,
+    Usage,
+)
+from meshd.relay.holder import Holder, Order
+from meshd.relay.sinks import AnswerItem
+
+HERE = NodeId("h" * 26)
+TINY = ModelInfo("tiny", resident=True)
+CHAT = Request(Kind.CHAT, "tiny")
+EMBED = Request(Kind.EMBED, "tiny", inputs=["x"])
+
+
+class FakeBackend:
+    """Answers a run when it is told to."""
+
+    def __init__(self, backend_id: str) -> None:
+        self.id = backend_id
+        self.running = 0
+        self.runs = 0
+        self.go = trio.Event()
+
+    async def run(self, request: Request, model: ModelInfo, emit: Any, control: RunControl) -> None:
+        await self._work()
+        await emit([Delta(text="a", finish_reason="stop"), Usage(1, 1)])
+
+    async def embed(self, request: Request, model: ModelInfo, control: RunControl) -> Embedding:
+        await self._work()
+        return Embedding([[1.0]])
+
+    async def lives(self) -> bool:
+        return True
+
+    async def _work(self) -> None:
+        self.runs += 1
+        self.running += 1
+        await self.go.wait()
+        self.running -= 1
+
+
+class FakeBackends:
+    """One model, offered by each."""
+
+    def __init__(self, *backends: FakeBackend) -> None:
+        self.all = backends
+        self.slots = 1
+
+    def holders(self, name: str) -> list[tuple[FakeBackend, ModelInfo]]:
+        return [(backend, TINY) for backend in self.all if name == "tiny"]
+
+    def inventory(self) -> Inventory:
+        infos = [BackendInfo(b.id, "vllm", slots=self.slots, models=[TINY]) for b in self.all]
+        return Inventory(HERE, 1, 1, infos)
+
+
+class Sink:
+    def __init__(self) -> None:
+        self.items: list[AnswerItem] = []
+
+    async def emit(self, items: Sequence[AnswerItem]) -> None:
+        self.items += items
+
+
+@asynccontextmanager
+async def holder_of(*backends: FakeBackend) -> AsyncIterator[tuple[Holder, Any, trio.Nursery]]:
+    sweeper, engines = Sweeper(), FakeBackends(*backends)
+    holder = Holder(HERE, engines, sweeper)  # type: ignore[arg-type]
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(sweeper.run)
+        nursery.start_soon(holder.run)
+        yield holder, engines, nursery
+        nursery.cancel_scope.cancel()
+
+
+def order(backend: str = "e", wait_s: float = 60.0, request: Request = CHAT) -> Order:
+    return Order(request, backend, "tiny", wait_s)
+
+
+async def test_an_entry_may_leave_the_choice_of_the_engine_to_the_holder(
+    autojump_clock: MockClock,
+) -> None:
+    one, two = FakeBackend("one"), FakeBackend("two")
+    async with holder_of(one, two) as (holder, _, nursery):
+        for _ in range(2):
+            nursery.start_soon(holder.serve, order(""), Sink(), RunControl())
+            await trio.sleep(1.0)
+        assert (one.running, two.running) == (1, 1), "the emptier one is taken"
+        with pytest.raises(BackendFailed) as raised:
+            await holder.serve(order("three"), Sink(), RunControl())
+        assert raised.value.failure.kind == FailureKind.NOT_FOUND
