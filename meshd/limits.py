@@ -59,6 +59,7 @@ MDNS_SIGHTINGS: Final = 256  # nodes in sight in the local network
 GOSSIP_EXCHANGES: Final = 16  # exchanges of all that is known, at the same time
 CONTROL_LINK_REQUESTS: Final = 64
 CONTROL_LINK_OUTBOX_FRAMES: Final = 256
+CONTROL_LINK_OUTBOX_BYTES: Final = 8 * MIB  # eight of the largest frames
 CONTROL_LINKS_PER_NODE: Final = 4  # a node that dials anew may know before us that its last broke
 PEER_CONNECTIONS: Final = 512
 PEER_HANDSHAKE_S: Final = 5.0
@@ -157,6 +158,14 @@ REPLACE_SLEEPER_AFTER_S: Final = 12 * 3600.0  # a night's sleep is no failure
 VOTER_SWAP_EVERY_S: Final = 600.0  # steadier machines take over at leisure
 STEADY_UPTIME_S: Final = 24 * 3600.0
 STEADY_SYNC_S: Final = 0.05  # p99 of making something durable
+
+# --- the journal (consensus/journal/DESIGN.md, proto/journal.md)
+JOURNAL_SEGMENT_BYTES: Final = 8 * MIB  # past it the next segment is begun
+JOURNAL_BLOCK_BYTES: Final = 2 * MIB  # what one sync makes durable; more takes several
+JOURNAL_ENTRY_BYTES: Final = 1 * MIB  # the data of an entry
+JOURNAL_HEADER_BYTES: Final = 4 * KIB  # of a segment or a snapshot
+SNAPSHOT_BYTES: Final = 256 * MIB
+SNAPSHOT_CHUNK_BYTES: Final = 256 * KIB  # sent to a follower in one message
 
 # --- lists that grow by use
 API_KEYS: Final = 256

@@ -26,6 +26,8 @@ LINK_SILENT_S = 6.0
 REQUEST_S = 10.0
 """How long an answer may take, unless the asker says otherwise."""
 
+_DOES_NOT_READ = "the other side does not read its control link"
+
 
 class LinkHandler(Protocol):
     """What the node does with messages: `Switchboard` in a node."""
@@ -97,6 +99,7 @@ class AskingLink(_Link):
         self._outbox_in, self._outbox_out = trio.open_memory_channel[bytes](
             limits.CONTROL_LINK_OUTBOX_FRAMES
         )
+        self._outbox_bytes = 0
 
     async def run(self, hello: Hello, on_hello: Callable[[Hello], None]) -> None:
         """Greet and pump until the other side ends it in order.
@@ -166,15 +169,19 @@ class AskingLink(_Link):
     def _queue(self, data: bytes) -> None:
         """A peer that reads so slowly that the queue fills loses its link."""
         try:
+            if self._outbox_bytes + len(data) > limits.CONTROL_LINK_OUTBOX_BYTES:
+                raise trio.WouldBlock
             self._outbox_in.send_nowait(data)
+            self._outbox_bytes += len(data)
         except trio.WouldBlock:
-            self.stream.abort("the other side does not read its control link")
+            self.stream.abort(_DOES_NOT_READ)
         except trio.BrokenResourceError:
             pass  # the link is on its way down; whoever waits is told by `close`
 
     async def _write(self) -> None:
         async for data in self._outbox_out:
             await self.stream.send_all(data)
+            self._outbox_bytes -= len(data)
 
 
 class AnsweringLink(_Link):
@@ -186,6 +193,8 @@ class AnsweringLink(_Link):
         self._retired = False
         self._slots = trio.Semaphore(limits.CONTROL_LINK_REQUESTS)
         self._write_lock = trio.Lock()
+        self._unsent_bytes = 0
+        """Of answers that wait for the other side to read."""
 
     def retire(self) -> None:
         """Take no further message; what is being answered still is."""
@@ -263,8 +272,14 @@ class AnsweringLink(_Link):
             log.error("an answer could not be sent", node=short(self.node), why=str(e))
             refusal = Refusal(code="internal", message="the other node failed; its log says more")
             data = frame(encode(refusal, request_id))
-        async with self._write_lock:
-            await self.stream.send_all(data)
+        self._unsent_bytes += len(data)
+        if self._unsent_bytes > limits.CONTROL_LINK_OUTBOX_BYTES:
+            self.stream.abort(_DOES_NOT_READ)
+        try:
+            async with self._write_lock:
+                await self.stream.send_all(data)
+        finally:
+            self._unsent_bytes -= len(data)
 
 
 def _greeting(message: Message) -> Hello:

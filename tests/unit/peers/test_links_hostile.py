@@ -15,7 +15,18 @@ from meshd.ids import MeshId, NodeId
 from meshd.peers.link import LINK_SILENT_S
 from meshd.peers.switchboard import Switchboard
 from meshd.ports import Alpn, ByteStream
-from meshd.wire.control import Done, Hello, InventoryRequest, Message, Ping, Pong, Refusal, Unknown
+from meshd.wire.control import (
+    Done,
+    Hello,
+    InventoryRequest,
+    MemberListPush,
+    MemberListRequest,
+    Message,
+    Ping,
+    Pong,
+    Refusal,
+    Unknown,
+)
 from meshd.wire.framing import frame
 from tests.unit.peers.rig import MESH, A, B, C, Peer, Raw, Town, hello_of, until
 
@@ -256,6 +267,53 @@ async def test_an_acceptor_that_does_not_read_loses_the_link_when_the_outbox_is_
             a.links.notify(B, Done(message="x" * 500))
         await until(lambda: bool(a.notes.downs), within_s=1)
         assert "does not read" in a.notes.downs[0][1]
+
+
+async def test_an_acceptor_that_does_not_read_loses_the_link_before_it_costs_much_memory(
+    autojump_clock: MockClock,
+) -> None:
+    async with Town.open(buffer_bytes=1024) as town:
+        a = await town.live(A)
+        b = town.member(B)
+
+        async def deaf(stream: ByteStream) -> None:
+            await Raw(stream).say(hello_of(B))
+            await trio.sleep_forever()
+
+        b.door._visits = {Alpn.CONTROL: deaf}
+        town.run(b)
+        a.links.want({B})
+        await until(lambda: a.links.is_up(B))
+        large = MemberListPush(members=bytes(limits.MEMBER_LIST_BYTES))
+        fit = limits.CONTROL_LINK_OUTBOX_BYTES // limits.MEMBER_LIST_BYTES
+        for _ in range(fit - 1):
+            a.links.notify(B, large)
+        await trio.sleep(1)
+        assert not a.notes.downs
+        for _ in range(2):
+            a.links.notify(B, large)
+        await until(lambda: bool(a.notes.downs), within_s=1)
+        assert "does not read" in a.notes.downs[0][1]
+
+
+async def test_who_asks_for_much_and_reads_nothing_loses_its_link(
+    autojump_clock: MockClock,
+) -> None:
+    async with Town.open(buffer_bytes=1024) as town:
+        a, b = town.member(A), await town.live(B)
+        large = MemberListPush(members=bytes(limits.MEMBER_LIST_BYTES))
+
+        async def generous(node: NodeId, message: Message) -> Message:
+            return large
+
+        b.notes.answer = generous
+        raw = await town.dial(a, b)
+        await raw.greet(hello_of(A))
+        for number in range(1, limits.CONTROL_LINK_REQUESTS):
+            await raw.say(MemberListRequest(have_version=0), number)
+        await trio.sleep(LINK_SILENT_S / 2)
+        with pytest.raises(StreamBroken):
+            await raw.say(Ping(), 99)
 
 
 async def test_a_greeting_that_breaks_our_own_code_costs_that_link_alone(
