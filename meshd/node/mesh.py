@@ -157,6 +157,7 @@ class MeshSide:
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self.links.run)
+                nursery.start_soon(self.roster.run)
                 nursery.start_soon(self.keys.run)
                 nursery.start_soon(self.neighbours.run)
                 nursery.start_soon(self._housekeep)

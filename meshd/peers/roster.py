@@ -1,10 +1,13 @@
 """Keeping every node's member list the newest there is (trio shell).
 
-The list is signed by the mesh's CA, so it does not matter who hands it on: whoever has a newer one
-pushes it, whoever learns that it is behind asks.
+The list is signed by the mesh's CA, so it does not matter who hands it on.  When a node's own link
+to another comes up it pushes the list if the other's is older, and asks for it if the other's is
+newer: one link is enough, whichever of the two could dial.
 """
 
 from __future__ import annotations
+
+import math
 
 import trio
 
@@ -31,6 +34,7 @@ class Roster:
         self._versions: dict[NodeId, int] = {}
         """Of the list that each node had when it last greeted."""
         self._counters = switchboard.counters
+        self._ahead, self._to_ask = trio.open_memory_channel[NodeId](math.inf)  # members, at most
         self._complaints = logs.PerSource(log, trio.current_time)
         switchboard.answer(MemberListPush, self._pushed)
         switchboard.answer(MemberListRequest, self._requested)
@@ -38,20 +42,34 @@ class Roster:
         switchboard.on_linked(self._linked)
         registry.subscribe(self._changed)
 
+    async def run(self) -> None:
+        """Ask those that have a newer list, until cancelled."""
+        async with trio.open_nursery() as nursery:
+            async for node in self._to_ask:
+                nursery.start_soon(self._ask, node)
+
+    async def _ask(self, node: NodeId) -> None:
+        try:
+            answer = await self._links.request(
+                node, MemberListRequest(have_version=self._registry.version)
+            )
+        except MeshdError as e:  # it is asked again with the next link
+            log.debug("no newer member list", node=short(node), why=str(e))
+            return
+        if isinstance(answer, MemberListPush):
+            await self._pushed(node, answer)
+
     def _push(self) -> MemberListPush:
         return MemberListPush(members=self._registry.signed.to_bytes())
 
     def _greeted(self, node: NodeId, hello: Hello) -> None:
         self._versions[node] = hello.members_version
-        if hello.members_version < self._registry.version:
-            self._links.notify(node, self._push())
 
     def _linked(self, node: NodeId) -> None:
         if self._versions.get(node, 0) < self._registry.version:
             self._links.notify(node, self._push())
         elif self._versions.get(node, 0) > self._registry.version:
-            # It is ahead: saying what we have makes it push (see `_requested`).
-            self._links.notify(node, MemberListRequest(have_version=self._registry.version))
+            self._ahead.send_nowait(node)
 
     def _changed(self, change: RegistryChange) -> None:
         for node in change.removed:
@@ -75,5 +93,4 @@ class Roster:
     async def _requested(self, node: NodeId, message: MemberListRequest) -> Message:
         if message.have_version >= self._registry.version:
             return Done(message="there is none newer")
-        self._links.notify(node, self._push())
         return self._push()

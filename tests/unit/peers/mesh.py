@@ -113,6 +113,7 @@ class Member:
         self.want()
         self.mesh.town.run(self.peer)
         self.mesh.town.nursery.start_soon(self.keys.run)
+        self.mesh.town.nursery.start_soon(self.roster.run)
 
     def sees(self, *others: Member) -> bool:
         """Whether its links to them are up."""

@@ -6,7 +6,9 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from meshd.errors import DialFailed
 from meshd.identity import PrivateKey
+from meshd.ports import ByteStream
 from meshd.record import RegistryChange, SignedMembers, remove, set_drained, sign
 from meshd.record.members import SIGNATURE_CONTEXT
 from meshd.wire.control import Done, MemberListPush, MemberListRequest
@@ -138,6 +140,30 @@ async def test_who_asks_gets_the_list_if_there_is_a_newer_one(autojump_clock: Mo
         for have in (2, 99):
             answer = await ask(mesh["f"].node, MemberListRequest(have_version=have))
             assert isinstance(answer, Done)
+
+
+async def test_one_link_is_enough_and_the_list_crosses_it_once(autojump_clock: MockClock) -> None:
+    """The founder has a newer list and cannot dial the member (a firewall, say)."""
+    async with Mesh.open("f", "b", "c") as mesh:
+        newer = sign(set_drained(mesh.lists[-1], mesh["c"].node, True), mesh.authority.key)
+        mesh["f"].registry.accept(newer)
+        accept, told = mesh["b"].registry.accept, []
+
+        def count(signed: SignedMembers) -> bool:
+            told.append(signed)
+            return accept(signed)
+
+        async def blocked(*_: object) -> ByteStream:
+            raise DialFailed("nothing gets through")
+
+        mesh["b"].registry.accept = count  # type: ignore[method-assign]
+        mesh["f"].peer.host.dial_peer = blocked  # type: ignore[method-assign]
+        mesh["f"].start()
+        mesh["b"].start()
+        await until(lambda: version(mesh["b"]) == 4, within_s=1)
+        await settle()
+        assert not mesh["f"].sees(mesh["b"])
+        assert len(told) == 1
 
 
 async def test_a_removed_member_is_cut_everywhere_and_told_nothing(
