@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
 import ipaddress
 import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-import msgspec
 import trio
 
-from meshd import __version__, control, limits, logs
+from meshd import control, limits, logs
 from meshd.api.administration import Presence
 from meshd.config import Config
-from meshd.errors import MeshdError
 from meshd.http import HttpServer
-from meshd.identity import Keyring, MeshIdentity, check_peer, show_digits, to_pem
+from meshd.identity import Keyring, show_digits
 from meshd.ids import Address, MeshId, NodeId, short
 from meshd.inference import Failure, FailureKind
 from meshd.membership.mdns import Mdns
-from meshd.membership.sightings import Announcement, Sighting
+from meshd.membership.sightings import Sighting
+from meshd.node.introduction import Introduction
+from meshd.node.kept_addresses import KeptAddresses
 from meshd.paths import Paths
 from meshd.peers.addresses import AddressBook, Source
 from meshd.peers.door import PeerDoor
@@ -33,11 +32,11 @@ from meshd.peers.neighbours import Heard, Neighbours, Own
 from meshd.peers.office import MeshOffice
 from meshd.peers.roster import Roster
 from meshd.peers.switchboard import Switchboard
-from meshd.ports import Alpn, Credentials, Datagrams, Ports
+from meshd.ports import Alpn, Datagrams, Ports
 from meshd.record import RegistryChange
 from meshd.routing.catalogue import Target
 from meshd.screen import Screen, SightedMesh
-from meshd.wire.control import PROTOCOL_MAX, PROTOCOL_MIN, Hello
+from meshd.wire.control import Hello
 
 log = logs.get("mesh")
 
@@ -78,17 +77,18 @@ class MeshSide:
         self.id: NodeId = standing.key.public.node
         self.standing = standing
         self.registry = standing.registry
-        self._ports, self._config, self._paths = ports, config, paths
+        self._ports, self._config = ports, config
         self._screen, self._port, self._stop = screen, port, stop
         self._versions: dict[NodeId, str] = {}
         self._bad = logs.PerSource(logs.get("peers"), trio.current_time)
         self._own_addresses: list[Address] = []
         self._addresses_until = -math.inf
         self._told_of: set[MeshId] = set()
-        self._saved: dict[str, list[list[str | int]]] = {}
-        ports.network.use(self.credentials())
+        self.introduction = Introduction(ports, standing, port)
+        self.introduction.use()
         self.addresses = AddressBook()
-        self.switchboard = Switchboard(self.registry.mesh, self._hello)
+        self._kept = KeptAddresses(ports.disk, paths.data / "peers.json", self.addresses)
+        self.switchboard = Switchboard(self.registry.mesh, self.introduction.hello)
         self.links = ControlLinks(ports.network, ports.entropy, self.switchboard, self.addresses.of)
         self.office = MeshOffice(
             self.id,
@@ -116,7 +116,9 @@ class MeshSide:
             changed=self._keys_changed,
         )
         self.switchboard.on_greeted(self._greeted)
-        self.mdns = Mdns(self._announcement(), self._hosts_for_others, on_sighting=self._sighted)
+        self.mdns = Mdns(
+            self.introduction.announcement(), self._hosts_for_others, on_sighting=self._sighted
+        )
 
     def connect(
         self,
@@ -152,7 +154,9 @@ class MeshSide:
 
     async def run(self) -> None:
         """Keep links, take part in gossip, announce, until cancelled."""
-        self._restore_addresses()
+        if self.standing.reached_at is not None:
+            self.addresses.put(self.registry.founder, [self.standing.reached_at], Source.SEEN)
+        self._kept.restore()
         self.apply_members()
         try:
             async with trio.open_nursery() as nursery:
@@ -164,7 +168,7 @@ class MeshSide:
                 if self._config.mdns:
                     nursery.start_soon(self.mdns.run)
         finally:
-            self._save_addresses()  # whoever moved lately would not be found after a restart
+            self._kept.save()  # whoever moved lately would not be found after a restart
 
     # ---------------------------------------------------------------- what is asked of it
 
@@ -240,80 +244,12 @@ class MeshSide:
         """Counts of gossip, for status."""
         return self.neighbours.agent.counters()
 
-    # ---------------------------------------------------------------- who we are
-
-    def credentials(self) -> Credentials:
-        """What this node shows on the mesh port."""
-        standing = self.standing
-        return Credentials(
-            node=self.id,
-            mesh=self.registry.mesh,
-            certificate_pem=to_pem(standing.identity.certificate_der),
-            private_key_pem=standing.key.pem(),
-            ca_pem=to_pem(standing.identity.ca_certificate_der),
-            check_peer=self._check_peer,
-        )
-
-    def _check_peer(self, certificate_der: bytes) -> NodeId:
-        return check_peer(
-            certificate_der,
-            mesh=self.registry.mesh,
-            ca_public_key=self.standing.identity.ca,
-            registered=self.registry.key_hash_of,
-            removed=self.registry.is_removed,
-            now_unix_s=self._ports.clock.wall(),
-        )
-
-    def _hello(self) -> Hello:
-        return Hello(
-            protocol_min=PROTOCOL_MIN,
-            protocol_max=PROTOCOL_MAX,
-            version=__version__,
-            node=self.id,
-            generation=self.standing.generation,
-            mesh=self.registry.mesh,
-            name=self.standing.identity.name,
-            members_version=self.registry.version,
-        )
-
-    def _announcement(self) -> Announcement:
-        return Announcement(
-            mesh=self.registry.mesh,
-            node=self.id,
-            name=self.standing.identity.name,
-            port=self._port,
-            protocol=(PROTOCOL_MIN, PROTOCOL_MAX),
-            ca=hashlib.sha256(self.standing.identity.ca_certificate_der).hexdigest(),
-        )
-
     async def _housekeep(self) -> None:
         while True:
             await trio.sleep(HOUSEKEEPING_S)
-            self._save_addresses()
-            if self._ports.clock.wall() >= self.standing.identity.certificate.renew_unix_s:
-                await self._renew()
-
-    async def _renew(self) -> None:
-        """Get a new certificate: at half of its life, so there is time for many tries."""
-        standing, old = self.standing, self.standing.identity
-        try:
-            certificate_der = await self.office.renew(standing.key.public)
-            identity = MeshIdentity(
-                name=old.name,
-                mesh_name=old.mesh_name,
-                certificate_der=certificate_der,
-                ca_certificate_der=old.ca_certificate_der,
-                keyring=self.keys.keyring,
-                authority=old.authority,
-            )
-            standing.store.save_certificate(self.registry.mesh, certificate_der)
-        except MeshdError as e:
-            log.warning("certificate not renewed; trying again", why=str(e))
-            return
-        # Shown and known must change together: join proofs are bound to the certificate shown.
-        standing.identity = identity
-        self._ports.network.use(self.credentials())
-        log.info("certificate renewed")
+            self._kept.save()
+            if self.introduction.renewal_is_due:
+                await self.introduction.renew(self.office)
 
     # ---------------------------------------------------------------- the others
 
@@ -377,34 +313,6 @@ class MeshSide:
         self._screen.newcomer(
             digits=show_digits(waiting.digits), name=waiting.name, address=waiting.address
         )
-
-    # ---------------------------------------------------------------- addresses over a restart
-
-    def _restore_addresses(self) -> None:
-        if self.standing.reached_at is not None:
-            founder = self.registry.founder
-            self.addresses.put(founder, [self.standing.reached_at], Source.SEEN)
-        data = self._ports.disk.read(self._paths.data / "peers.json")
-        if data is None:
-            return
-        try:
-            saved = msgspec.json.decode(data, type=dict[str, list[tuple[str, int]]])
-        except msgspec.MsgspecError as e:
-            log.warning("peers.json is not readable and not needed", why=str(e))
-            return
-        self.addresses.restore(saved)
-
-    def _save_addresses(self) -> None:
-        known = self.addresses.export()
-        if known == self._saved:
-            return
-        try:
-            path = self._paths.data / "peers.json"
-            self._ports.disk.write(path, msgspec.json.encode(known), private=True)
-        except OSError as e:
-            log.warning("addresses not kept", why=str(e))
-        else:
-            self._saved = known
 
 
 def _founder(standing: Standing, ports: Ports) -> FounderAdmitter | None:

@@ -5,10 +5,14 @@ from __future__ import annotations
 import pytest
 from trio.testing import MockClock
 
+from meshd.identity import to_pem
 from meshd.testing.memory_client import MemoryAnswer
 from meshd.testing.memory_engine import Dialect, MemoryEngine
 from meshd.testing.world import Machine, World, until
 from tests.sim.meshes import WHOLE, mesh, pass_time, some_text
+
+HALF_A_YEAR_S = 183 * 86_400.0
+"""A little over half of a certificate's life."""
 
 
 async def answer_whole(answer: MemoryAnswer, holder: str) -> None:
@@ -134,3 +138,30 @@ async def test_what_a_stopped_node_cannot_finish_is_asked_elsewhere_if_nobody_ha
         await m.answered(whole)
         assert (whole.how, whole.text) == ("whole", WHOLE), whole.error
         assert whole.holder == m.other(holder).name
+
+
+async def test_certificates_are_renewed_long_before_they_end_and_hold_after_a_restart(
+    autojump_clock: MockClock,
+) -> None:
+    def valid_until(machine: Machine) -> int:
+        return machine.running.mesh.standing.identity.certificate.not_after_unix_s
+
+    async with mesh() as m:
+        first = {machine: valid_until(machine) for machine in m.machines}
+        for machine in m.machines:
+            machine.clock.jump_wall(HALF_A_YEAR_S)
+        await pass_time(60)
+        for machine in m.machines:
+            assert valid_until(machine) >= first[machine] + HALF_A_YEAR_S
+            shown = machine.host.credentials().certificate_pem
+            assert shown == to_pem(machine.running.mesh.standing.identity.certificate_der)
+        renewed = valid_until(m.b)
+        m.b.terminate()
+        await m.b.until_over()
+        m.b.clock.jump_wall(HALF_A_YEAR_S)
+        m.a.clock.jump_wall(HALF_A_YEAR_S)
+        await m.b.start()
+        assert valid_until(m.b) == renewed, "it was kept on disk"
+        await m.world.settled()
+        answer = await m.answered(m.ask(m.a))
+        assert (answer.how, answer.text) == ("whole", WHOLE)

@@ -139,9 +139,9 @@ class Impostor:
     def __init__(self, world: World, b: Machine, a: Machine) -> None:
         self.node, self.generation = b.id, b.running.mesh.standing.generation + 5
         mesh = b.running.mesh
-        self.hello = msgspec.structs.replace(mesh._hello(), generation=self.generation)
+        self.hello = msgspec.structs.replace(mesh.introduction.hello(), generation=self.generation)
         self.key = mesh.standing.key
-        self.host, self.credentials = b.host, mesh.credentials()
+        self.host, self.credentials = b.host, mesh.introduction.credentials()
         self.world, self.a = world, a
         self.a_node = a.id
         self.a_address = Address(a.host.addresses[0], 11436)
