@@ -10,15 +10,7 @@ from trio.testing import MockClock
 
 from meshd import limits
 from meshd.identity import make_commitment
-from meshd.wire.join import (
-    Agree,
-    Commit,
-    JoinMessage,
-    MemberNonce,
-    Reason,
-    Reveal,
-    encode_join,
-)
+from meshd.wire.join import Agree, Commit, JoinMessage, MemberNonce, Reason, Reveal, encode_join
 from tests.joins import Mesh, make_key
 from tests.unit.strangers import Stranger, check_refused
 

@@ -14,10 +14,7 @@ from meshd.ids import Address
 from meshd.peers.join_client import join_with_token
 from meshd.peers.join_limits import SourceLimiter, source_of
 from meshd.testing.entropy import SeededEntropy
-from meshd.wire.join import (
-    JoinRefusal,
-    Reason,
-)
+from meshd.wire.join import JoinRefusal, Reason
 from tests.joins import HOST, Mesh, newcomer
 from tests.unit.strangers import Stranger
 

@@ -10,11 +10,7 @@ from trio.testing import MockClock
 
 from meshd import limits
 from meshd.errors import NotAdmitted
-from meshd.peers.join_client import (
-    Joined,
-    PairingOffer,
-    join_by_pairing,
-)
+from meshd.peers.join_client import Joined, PairingOffer, join_by_pairing
 from meshd.peers.join_talk import JoinRefused
 from meshd.testing.entropy import SeededEntropy
 from meshd.wire.join import Reason

@@ -14,14 +14,7 @@ from meshd.identity.certificates import read_ca_certificate
 from meshd.peers.join_talk import JoinRefused
 from meshd.wire.codec import pack
 from meshd.wire.framing import frame
-from meshd.wire.join import (
-    Agree,
-    JoinHello,
-    Part,
-    Reason,
-    Welcome,
-    encode_join,
-)
+from meshd.wire.join import Agree, JoinHello, Part, Reason, Welcome, encode_join
 from tests.joins import Mesh, make_key, stream_pair
 from tests.unit.strangers import RAW, Stranger, check_refused
 
