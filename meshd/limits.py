@@ -26,6 +26,7 @@ HTTP_HEAD_S: Final = 10.0
 HTTP_BODY_STALL_S: Final = 30.0
 HTTP_BODY_S: Final = 600.0  # 32 MiB at 0.5 Mbit/s
 HTTP_SEND_STALL_S: Final = 30.0
+SSE_KEEP_ALIVE_S: Final = 15.0  # proxies give up after 55 s and more of silence, some clients sooner
 HTTP_POOL_IDLE_PER_HOST: Final = 64
 HTTP_POOL_IDLE_S: Final = 4.0  # llama.cpp says keep-alive timeout=5
 PEER_SEND_STALL_S: Final = 600.0  # an entry reads as slowly as its client, which it watches itself
@@ -90,6 +91,25 @@ LABEL_CHARS: Final = 64
 HOST_CHARS: Final = 128  # so that all of a newcomer's addresses fit into one join frame
 JOIN_ANSWER_BYTES: Final = 1 * MIB
 JOIN_SOURCES: Final = 1024
+
+# --- the replicated log (consensus/DESIGN.md)
+RAFT_COMMAND_BYTES: Final = 32 * KIB  # larger things are blobs; the log holds their digests
+RAFT_VOTERS: Final = 7  # five, and two in passing
+RAFT_LEARNERS: Final = 8
+RAFT_MESSAGE_BYTES: Final = 1 * MIB
+RAFT_BATCH_BYTES: Final = 256 * KIB  # of entries in one message, unless a single one is larger
+RAFT_BATCH_ENTRIES: Final = 4096
+RAFT_WINDOW_BYTES: Final = 2 * MIB  # in flight to one follower: 100 Mbit/s over 150 ms
+RAFT_CHUNK_BYTES: Final = 256 * KIB
+RAFT_CHUNKS_IN_FLIGHT: Final = 4
+RAFT_SNAPSHOT_BYTES: Final = 512 * MIB
+RAFT_QUEUE: Final = 10_000  # proposals that wait for a leader, or for room in its log
+RAFT_QUEUE_BYTES: Final = 16 * MIB
+RAFT_OPEN: Final = 32_768  # proposals and reads without an outcome yet
+RAFT_UNCOMMITTED_BYTES: Final = 32 * MIB
+RAFT_PER_STEP: Final = 512
+RAFT_TRAILING: Final = 4096
+RAFT_TRAILING_BYTES: Final = 8 * MIB
 
 # --- requests (DESIGN.md, sections 3 and 11)
 ATTEMPTS: Final = 3
@@ -164,7 +184,7 @@ JOURNAL_SEGMENT_BYTES: Final = 8 * MIB  # past it the next segment is begun
 JOURNAL_BLOCK_BYTES: Final = 2 * MIB  # what one sync makes durable; more takes several
 JOURNAL_ENTRY_BYTES: Final = 1 * MIB  # the data of an entry
 JOURNAL_HEADER_BYTES: Final = 4 * KIB  # of a segment or a snapshot
-SNAPSHOT_BYTES: Final = 256 * MIB
+SNAPSHOT_BYTES: Final = 512 * MIB
 SNAPSHOT_CHUNK_BYTES: Final = 256 * KIB  # sent to a follower in one message
 
 # --- lists that grow by use

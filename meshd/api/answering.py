@@ -2,18 +2,23 @@
 
 Two sinks for the relay: one streams what comes in the dialect's form, one collects and sends a
 whole body.  Nothing is sent before there is something of the answer to send, so that a failure
-before it still gets a status of its own.
+before it still gets a status of its own; but a stream that has been silent for long (its model
+loads, it queues) begins with bytes that mean nothing, where the dialect has such, before something
+on the way takes it for dead.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+
+import trio
 
 from meshd import limits
 from meshd.api.dialect import AnswerEncoder, Call, DialectError, HeaderPair
 from meshd.backends.control import failed
 from meshd.errors import StreamBroken
-from meshd.http import Responder
+from meshd.http import Responder, Sweeper, Watch
 from meshd.ids import NodeId, RequestId
 from meshd.inference import Delta, Embedding, Failure, FailureKind, Usage
 from meshd.relay.forwarder import ClientSink, Forwarder
@@ -40,10 +45,14 @@ async def answer(
     responder.on_disconnect = exchange.client_gone
     kind = _StreamingSink if call.stream else _WholeSink
     sink = kind(call.encoder, request_id, responder, error_body, node_name, more_headers)
+    watch = sink.keep_alive(forwarder.sweeper, call.deadline_s)
     try:
         await forwarder.run(exchange, sink)
     except SinkClosed:
         exchange.client_gone()
+    finally:
+        if watch is not None:
+            forwarder.sweeper.unwatch(watch)
 
 
 _NOBODY_ANSWERED = frozenset(
@@ -81,6 +90,13 @@ class _Sink(ClientSink):
         self._attempt = 0
         self._usage: Usage | None = None
 
+    def keep_alive(self, sweeper: Sweeper, patience_s: float | None) -> Watch | None:
+        """Say something now and then while there is nothing to say, until unwatched.
+
+        `patience_s`: how much silence the client said that it bears.  None: there is no way to.
+        """
+        return None
+
     def asking(self, target: Target, attempt: int) -> None:
         self._holder = self._node_name(target.node).encode("ascii", "replace")
         self._attempt = attempt
@@ -113,6 +129,33 @@ class _Sink(ClientSink):
 class _StreamingSink(_Sink):
     """SSE or NDJSON, as it comes."""
 
+    _sweeper: Sweeper
+    _silence: Watch | None = None
+    _silence_s = limits.SSE_KEEP_ALIVE_S
+
+    def keep_alive(self, sweeper: Sweeper, patience_s: float | None) -> Watch | None:
+        if not self._encoder.keep_alive():
+            return None
+        if patience_s is not None:
+            self._silence_s = max(1.0, min(self._silence_s, patience_s / 2))
+        self._sweeper = sweeper
+        self._silence = sweeper.watch(self._say_nothing, trio.current_time() + self._silence_s)
+        return self._silence
+
+    def _say_nothing(self) -> None:
+        assert self._silence is not None
+        self._silence.at = trio.current_time() + self._silence_s
+        responder, data = self._responder, self._encoder.keep_alive()
+        if responder.finished or responder.disconnected:
+            return
+        # If a write is under way the client has something to read, and False here is right.
+        with suppress(StreamBroken):  # the exchange is told by whoever reads or writes there
+            if responder.started:
+                responder.write_nowait(data)
+            else:
+                headers = self._headers(self._encoder.content_type_stream)
+                responder.start_nowait(200, headers, self._encoder.start() + data)
+
     async def emit(self, items: Sequence[AnswerItem]) -> None:
         encode = self._encoder.delta
         pieces: list[bytes] = []
@@ -139,6 +182,8 @@ class _StreamingSink(_Sink):
 
     async def _write(self, data: bytes) -> None:
         responder = self._responder
+        if self._silence is not None:
+            self._silence.at = self._sweeper.now + self._silence_s
         try:
             if responder.started:
                 await responder.write(data)

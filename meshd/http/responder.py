@@ -115,6 +115,13 @@ class Responder:
         if (rest := self._wire.push(head + self._piece(data))) is not None:
             await self._wire.flush(rest)
 
+    def start_nowait(self, status: int, headers: Headers, data: bytes = b"") -> bool:
+        """`start` if the transport is not behind; False if nothing was sent."""
+        self._silent = self._silent or status in _BODILESS
+        head = self._begin(status, headers, None)
+        self.started = self._wire.send_nowait(head + self._piece(data))
+        return self.started
+
     async def write(self, data: bytes) -> None:
         """One piece of the body, as soon as the transport takes it: this is the backpressure."""
         if self.disconnected:

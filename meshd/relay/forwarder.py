@@ -140,7 +140,7 @@ class Forwarder:
         self._holder = holder
         self._remotes = remotes
         self._placement = placement
-        self._sweeper = sweeper
+        self.sweeper = sweeper
         self._on_failure = on_failure
         self._request_s = request_s
         self._queue_wait_s = queue_wait_s
@@ -162,7 +162,7 @@ class Forwarder:
             streaming=stream,
             queue_wait_s=self._queue_wait_s,
         )
-        return Exchange(request_id, request, relay, self._sweeper)
+        return Exchange(request_id, request, relay, self.sweeper)
 
     async def run(self, exchange: Exchange, sink: ClientSink) -> None:
         """See the exchange to its end; the sink has been finished or failed when this returns.
@@ -182,7 +182,7 @@ class Forwarder:
                 self.counters["client_gone"] += 1
                 raise
             finally:
-                self._sweeper.unwatch(exchange.watch)
+                self.sweeper.unwatch(exchange.watch)
                 del self._exchanges[exchange]
 
     def stop(self) -> None:

@@ -44,6 +44,8 @@ class MemoryAnswer:
         self.text = ""
         self.pieces: list[float] = []
         """When each event or line with text came."""
+        self.comments: list[float] = []
+        """When each comment came, which means nothing but that somebody is there."""
         self.finish: str | None = None
         self.error = ""
         """The dialect's own error: in the stream, or the message of a 4xx or 5xx."""
@@ -149,6 +151,8 @@ class MemoryAnswer:
         self._stream = stream
 
     def _event(self, event: bytes) -> None:
+        if event.startswith(b":"):
+            self.comments.append(trio.current_time())
         event = event.removeprefix(b"data: ")
         if not event or event.startswith(b":") or event == b"[DONE]":
             return

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import trio
 from trio.testing import MockClock
@@ -236,3 +238,51 @@ async def test_what_a_node_forwarded_is_not_forwarded_again(
         assert (answer.how, answer.status) == ("refused", 508)
         assert "circles" in answer.error
         assert sum(len(m.engine(holder).requests) for holder in m.holders) == 0
+
+
+@pytest.mark.parametrize(("header", "gap_s"), [("", 15.0), ("x-stainless-read-timeout: 8", 4.0)])
+@pytest.mark.parametrize("entry", ["a", "b"])
+async def test_a_stream_whose_model_loads_for_minutes_is_not_silent(
+    autojump_clock: MockClock, entry: str, header: str, gap_s: float
+) -> None:
+    async with mesh(load_s=100.0) as m:
+        machine = {"a": m.a, "b": m.b}[entry]
+        asked_at = trio.current_time()
+        answer = machine.client.openai("tiny", *([header] if header else []))
+        await answer.run()
+        assert (answer.how, answer.text, answer.attempts) == ("whole", WHOLE, 1)
+        heard = [asked_at, *answer.comments, answer.pieces[0]]
+        gaps = [after - before for before, after in itertools.pairwise(heard)]
+        assert max(gaps) <= gap_s + SOON_S
+        assert len(answer.comments) <= 100.0 / gap_s
+
+
+async def test_ollamas_clients_hear_nothing_while_a_model_loads(autojump_clock: MockClock) -> None:
+    async with mesh(load_s=100.0) as m:
+        answer = m.ask(m.a, "ollama")
+        await pass_time(90.0)
+        assert answer.status == 0, "a failure could still have a status of its own"
+        assert (await m.answered(answer)).how == "whole"
+
+
+async def test_a_failure_after_a_comment_is_told_in_the_stream(autojump_clock: MockClock) -> None:
+    async with mesh(load_s=100.0) as m:
+        answer = m.ask(m.a)
+        await pass_time(20.0)
+        assert (answer.status, len(answer.comments)) == (200, 1)
+        for holder in m.holders:
+            m.engine(holder).crash()
+        await m.answered(answer)
+        assert (answer.how, answer.text) == ("error", "")
+
+
+async def test_a_comment_is_no_content_and_another_holder_is_asked(
+    autojump_clock: MockClock,
+) -> None:
+    async with mesh(load_s=40.0) as m:
+        answer = m.ask(m.a)
+        await pass_time(20.0)
+        assert len(answer.comments) == 1
+        m.engine(await m.busy()).crash()
+        await m.answered(answer)
+        assert (answer.how, answer.text) == ("whole", WHOLE)
