@@ -1,0 +1,105 @@
+"""The history checker: whether what clients saw can be, and whether nothing was lost or doubled.
+
+    history: JobHistory = History(clock.monotonic)          # record, in a simulation or for real
+    ...
+    report = check_jobs(history.operations)                 # any order that explains it? fences?
+    report += check_record(history.operations, views)       # is what was acknowledged there?
+    report += check_requests(asked)                         # accepted = answered, once
+    report += check_stream(stream, expected_text())         # whole, in order, nothing twice
+    assert report.ok, str(report)
+
+`python -m meshd.testing.checker FILE...` checks saved histories of jobs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from meshd.testing.checker.accounting import Asked, End, View, check_record, check_requests
+from meshd.testing.checker.explain import check, shrink
+from meshd.testing.checker.fences import check_fences
+from meshd.testing.checker.history import History, HistoryError, Operation, by_subject, load
+from meshd.testing.checker.jobs import (
+    Accept,
+    Cancel,
+    Claim,
+    Complete,
+    Expire,
+    Fail,
+    Granted,
+    JobAction,
+    JobHistory,
+    JobModel,
+    JobOperation,
+    JobResult,
+    Joined,
+    Ok,
+    Phase,
+    Read,
+    Refused,
+    Release,
+    Renew,
+    Retry,
+    Seen,
+)
+from meshd.testing.checker.linearizability import STEPS, Found, Model, Verdict, search
+from meshd.testing.checker.registers import RegisterHistory, RegisterModel, RegisterOperation
+from meshd.testing.checker.report import Kind, Report, Violation
+from meshd.testing.checker.streams import Stream, check_stream
+
+__all__ = [
+    "STEPS",
+    "Accept",
+    "Asked",
+    "Cancel",
+    "Claim",
+    "Complete",
+    "End",
+    "Expire",
+    "Fail",
+    "Found",
+    "Granted",
+    "History",
+    "HistoryError",
+    "JobAction",
+    "JobHistory",
+    "JobModel",
+    "JobOperation",
+    "JobResult",
+    "Joined",
+    "Kind",
+    "Model",
+    "Ok",
+    "Operation",
+    "Phase",
+    "Read",
+    "Refused",
+    "RegisterHistory",
+    "RegisterModel",
+    "RegisterOperation",
+    "Release",
+    "Renew",
+    "Report",
+    "Retry",
+    "Seen",
+    "Stream",
+    "Verdict",
+    "View",
+    "Violation",
+    "by_subject",
+    "check",
+    "check_fences",
+    "check_jobs",
+    "check_record",
+    "check_requests",
+    "check_stream",
+    "load",
+    "search",
+    "shrink",
+]
+
+
+def check_jobs(operations: Iterable[JobOperation], *, max_steps: int = STEPS) -> Report:
+    """Whether there is an order that explains what clients were told of jobs, and their fences."""
+    operations = list(operations)
+    return check(operations, JobModel(), what="job", max_steps=max_steps) + check_fences(operations)
