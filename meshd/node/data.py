@@ -157,6 +157,7 @@ class DataSide:
         return await self.remotes.show(target.node, target.backend, target.model.name)
 
     def _offer_changed(self) -> None:
+        self.holder.offer_changed()
         self.inventories.changed()
 
     async def _cancelled(self, node: NodeId, message: Cancel) -> Message | None:

@@ -151,6 +151,18 @@ class Holder:
         if run.dog.last_at == silent_since:
             run.examined(lives)
 
+    def offer_changed(self) -> None:
+        """Engines of this node may take more at once than before: let in who waits for that."""
+        now = trio.current_time()
+        for backend in self._backends.inventory().backends:
+            for model in backend.models:
+                lane = (backend.id, model.name)
+                self._let_in(self.admission.resize(lane, backend.slots, now))
+
+    def _let_in(self, admitted: list[Ticket]) -> None:
+        for ticket in admitted:
+            self._waiters.pop(ticket).event.set()
+
     async def serve(self, order: Order, sink: AnswerSink, control: RunControl) -> None:
         """Run the request here.
 
@@ -171,8 +183,7 @@ class Holder:
                     await self._wait_for_slot(ticket, control)
                 await self._run(order.request, backend, model, lane, sink, control)
         finally:
-            for admitted in self.admission.done(ticket, trio.current_time()):
-                self._waiters.pop(admitted).event.set()
+            self._let_in(self.admission.done(ticket, trio.current_time()))
 
     async def _wait_for_slot(self, ticket: Ticket, control: RunControl) -> None:
         waiter = self._waiters[ticket] = _Waiter(trio.Event())

@@ -108,6 +108,14 @@ class Admission:
         self._queued += 1
         return ticket, Queued(wait_s, len(state.queue))
 
+    def resize(self, lane: Lane, slots: int, now: float) -> list[Ticket]:
+        """The engine takes so many now.  Returns those of the queue that are admitted by that."""
+        state = self._lanes.get(lane)
+        if state is None:
+            return []
+        state.slots = max(1, slots)
+        return self._admit(state, now)
+
     def done(self, ticket: Ticket, now: float) -> list[Ticket]:
         """It left: finished, failed, or gave up waiting.  Returns those admitted in its place.
 

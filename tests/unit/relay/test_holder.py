@@ -110,3 +110,21 @@ async def test_an_entry_may_leave_the_choice_of_the_engine_to_the_holder(
         with pytest.raises(BackendFailed) as raised:
             await holder.serve(order("three"), Sink(), RunControl())
         assert raised.value.failure.kind == FailureKind.NOT_FOUND
+
+
+async def test_who_waits_is_let_in_when_the_engine_turns_out_to_take_more(
+    autojump_clock: MockClock,
+) -> None:
+    engine = FakeBackend("e")
+    async with holder_of(engine) as (holder, engines, nursery):
+        for _ in range(4):
+            nursery.start_soon(holder.serve, order(), Sink(), RunControl())
+        await trio.sleep(1.0)
+        assert engine.running == 1
+        engines.slots = 3
+        holder.offer_changed()
+        await trio.sleep(1.0)
+        assert (engine.running, holder.admission.queued) == (3, 1)
+        engine.go.set()
+        await holder.in_flight.until_none()
+        assert engine.runs == 4

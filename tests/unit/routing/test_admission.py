@@ -38,6 +38,18 @@ def test_a_newcomer_does_not_overtake_the_queue() -> None:
     assert isinstance(door.ask(LANE, 1, 60.0, 1.0)[1], Queued)
 
 
+def test_more_slots_let_in_who_waits() -> None:
+    door = Admission()
+    first, _ = door.ask(LANE, 1, 60.0, 0.0)
+    waiting = [door.ask(LANE, 1, 60.0, 0.1)[0] for _ in range(3)]
+    assert door.resize(LANE, 3, 1.0) == waiting[:2]
+    assert (door.running, door.queued) == (3, 1)
+    assert [ticket.admitted_at for ticket in waiting] == [1.0, 1.0, None]
+    assert door.resize(LANE, 1, 2.0) == []
+    assert door.done(first, 3.0) == [], "two still run, and there is one slot"
+    assert door.resize(("engine", "another"), 5, 3.0) == []
+
+
 def test_a_hopeless_wait_is_refused_at_once() -> None:
     door = Admission()
     door.ask(LANE, 1, 0.0, 0.0)
