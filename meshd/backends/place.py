@@ -221,12 +221,11 @@ class Place:
     # --- what is known now
 
     def _not_there(self, why: str) -> None:
+        self.backend = None
+        self._unclaim()
         if self.info is None and not self.state and not self.where.configured:
-            self.backend = None
             return  # a guess that was wrong
         self._client.close_idle()
-        self._unclaim()
-        self.backend = None
         self._set(None, f"gone: {why}")
 
     def _refused(self, why: str) -> None:

@@ -236,6 +236,28 @@ async def test_one_daemon_of_a_host_has_an_engine(autojump_clock: MockClock) -> 
         assert states(second) == ["serving"]
 
 
+async def test_what_looked_like_an_engine_and_is_none_is_left_to_others(
+    autojump_clock: MockClock,
+) -> None:
+    async with bench() as b:
+
+        async def handle(request: ServerRequest, responder: Responder) -> None:
+            """Is recognised, claimed, and then has no list of models."""
+            if request.path == "/":
+                return await responder.send(200, [], b"Ollama is running")
+            if request.path == "/api/version":
+                return await responder.send(200, [], b'{"version": "0.9.9"}')
+            await responder.send(500, [], b'{"error": "no"}')
+
+        listener = await b.host.listen_clients("127.0.0.1", 11434)
+        b.nursery.start_soon(HttpServer(handle, b.sweeper).serve, listener)
+        backends = b.backends(detect=True)
+        await b.start(backends)
+        assert backends.rows() == []
+        claim = CLAIMS / "127.0.0.1_11434.claim"
+        assert b.disk.lock(claim) is None, "nobody has claimed it"
+
+
 async def test_a_meshd_is_no_engine(autojump_clock: MockClock) -> None:
     async with bench() as b:
         engine = MemoryEngine(dialect=Dialect.OLLAMA)
