@@ -247,7 +247,7 @@ async def test_what_looked_like_an_engine_and_is_none_is_left_to_others(
                 return await responder.send(200, [], b"Ollama is running")
             if request.path == "/api/version":
                 return await responder.send(200, [], b'{"version": "0.9.9"}')
-            await responder.send(500, [], b'{"error": "no"}')
+            return await responder.send(500, [], b'{"error": "no"}')
 
         listener = await b.host.listen_clients("127.0.0.1", 11434)
         b.nursery.start_soon(HttpServer(handle, b.sweeper).serve, listener)
