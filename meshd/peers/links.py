@@ -8,6 +8,7 @@ and no role to negotiate: two TCP connections a pair, one for each direction of 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 
 import trio
 
@@ -95,13 +96,20 @@ class ControlLinks:
             for node in sorted(new):
                 self._begin_keeping(node)
 
-    def let_leave(self, node: NodeId) -> None:
-        """That node goes of its own will: it may read the answer to that before it is cut off."""
+    @contextmanager
+    def letting_leave(self, node: NodeId) -> Iterator[None]:
+        """If that node is no more wanted within, it goes of its own will.
+
+        It may read the answer to that before it is cut off.
+        """
         self._leaving.add(node)
+        try:
+            yield
+        finally:
+            self._leaving.discard(node)
 
     async def _cut_soon(self, node: NodeId) -> None:
         await trio.sleep(LEAVE_S)
-        self._leaving.discard(node)
         self.cut(node, "it has left")
 
     def cut(self, node: NodeId, reason: str) -> None:

@@ -197,8 +197,8 @@ class MeshOffice:
         if message.node != node:
             raise Refused("a node can only take itself off the list")
         founder = self._need_founder()
-        self._links.let_leave(node)
-        founder.remove(node)
+        with self._links.letting_leave(node):
+            founder.remove(node)
         return Done(message="left: this node is no member any more")
 
     async def _renew_asked(self, node: NodeId, message: RenewRequest) -> Message:

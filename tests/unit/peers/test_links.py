@@ -375,8 +375,8 @@ async def test_who_leaves_gets_its_last_answer_and_nothing_after_it(
         async def let_go(node: NodeId, message: Message) -> Message | None:
             asked.append(message)
             if isinstance(message, Leave):
-                a.links.let_leave(node)
-                a.links.want(set())
+                with a.links.letting_leave(node):
+                    a.links.want(set())
                 a.links.notify_all(InventoryRequest())  # new keys, say
             return Done(message="left")
 

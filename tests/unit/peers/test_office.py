@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
+import trio.testing
 from trio.testing import MockClock
 
 from meshd import control
-from meshd.errors import DialFailed, Refused
+from meshd.errors import DialFailed, DiskFailed, Refused
 from meshd.identity import parse_token, read_certificate
 from meshd.ids import NodeId
 from meshd.peers.join_admit import Admitter
@@ -256,6 +257,26 @@ async def test_a_member_leaves_through_the_founder_and_hears_that_it_has(
         await until(lambda: not mesh["f"].sees(mesh["b"]) and not mesh["c"].sees(mesh["b"]))
         assert mesh["b"].keys.keyring == mesh.first_keyring, "the new keys are not for it"
         assert mesh["c"].keys.keyring.version == 2
+
+
+async def test_who_could_not_leave_and_is_removed_later_is_cut_at_once(
+    autojump_clock: MockClock,
+) -> None:
+    async with Mesh.open("f", "b", "c") as mesh:
+        await mesh.up()
+        assert mesh["f"].desk is not None
+
+        def full(members: object) -> bool:
+            raise DiskFailed(28, "there is no space left")
+
+        accept, mesh["f"].registry.accept = mesh["f"].registry.accept, full  # type: ignore[method-assign]
+        with pytest.raises(Refused, match="no space"):
+            await mesh["b"].office.leave()
+        mesh["f"].registry.accept = accept  # type: ignore[method-assign]
+        assert mesh["f"].sees(mesh["b"]), "it is still a member"
+        mesh["f"].desk.remove(mesh["b"].node)
+        await trio.testing.wait_all_tasks_blocked()
+        assert not mesh["f"].links._answering.get(mesh["b"].node), "no last word for it"
 
 
 async def test_the_founder_leaves_last(autojump_clock: MockClock) -> None:
