@@ -2,6 +2,7 @@
 
 `run` enters a mesh and obeys signals; `mesh` is the node among the other members, `data` its way of
 answering requests, `node` puts both together, serves clients and the command line, and drains.
+DESIGN.md has the order of start and stop.
 """
 
 from meshd.node.node import Node
