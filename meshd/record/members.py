@@ -8,7 +8,7 @@ give a list.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
@@ -109,19 +109,24 @@ class MemberList:
 
     def find(self, text: str) -> Member:
         """The member with that name, id or beginning of an id.  Raises NoSuchNode."""
-        wanted = text.strip()
-        for member in self.members:
-            if wanted == member.id or wanted.casefold() == member.name.casefold():
-                return member
-        matching = [m for m in self.members if wanted and m.id.startswith(wanted)]
-        if len(matching) == 1:
-            return matching[0]
-        if matching:
-            some = ", ".join(f"{m.name} ({m.id[:12]})" for m in matching[:5])
-            raise NoSuchNode(f"{text!r} may be any of {some}: write more of the id.")
-        names = sorted(m.name for m in self.members)
-        known = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
-        raise NoSuchNode(f"No node is called {text!r}; there are: {known}.")
+        return find_member(text, self.members)
+
+
+def find_member(text: str, members: Sequence[Member]) -> Member:
+    """The member that a person means by a name, an id or its beginning.  Raises NoSuchNode."""
+    wanted = text.strip()
+    for member in members:
+        if wanted == member.id or wanted.casefold() == member.name.casefold():
+            return member
+    matching = [m for m in members if wanted and m.id.startswith(wanted)]
+    if len(matching) == 1:
+        return matching[0]
+    if matching:
+        some = ", ".join(f"{m.name} ({m.id[:12]})" for m in matching[:5])
+        raise NoSuchNode(f"{text!r} may be any of {some}: write more of the id.")
+    names = sorted(m.name for m in members)
+    known = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
+    raise NoSuchNode(f"No node is called {text!r}; there are: {known}.")
 
 
 def _is_sound(member: Member) -> bool:

@@ -1,0 +1,78 @@
+"""The record clock: the one time that reducers know.  Pure.
+
+It is committed, so that it is the same at every node and every time a log is replayed.  The leader
+proposes the median of the nodes' wall clocks; the clock follows it forwards and never goes back.  A
+step of more than `limits.CLOCK_STEP_S` is held until a person confirms it: one machine with a wrong
+year must not let every token expire, and forget every idempotency key.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from meshd import limits
+from meshd.record.commands_registry import ConfirmClock, Tick
+from meshd.record.context import Context
+from meshd.record.events import ClockHeld, ClockMoved
+from meshd.record.fields import UnixMs
+from meshd.record.results import Code, Refuse, done
+from meshd.record.table import Row, Table
+
+STEP_MS: Final = limits.CLOCK_STEP_S * 1000
+
+
+class ClockRow(Row, frozen=True):
+    now_unix_ms: UnixMs = 0
+    held_unix_ms: UnixMs = 0
+    """Where the nodes' clocks were when last asked, if that is too far ahead; else 0."""
+
+
+def clock_table() -> Table[int, ClockRow]:
+    return Table("clock", ClockRow, lambda row: 0)
+
+
+class Clock:
+    """Reduces `Tick` and `ConfirmClock`."""
+
+    def __init__(self, table: Table[int, ClockRow]) -> None:
+        self._table = table
+
+    @property
+    def row(self) -> ClockRow:
+        return self._table.get(0) or ClockRow()
+
+    @property
+    def now_unix_ms(self) -> int:
+        return self.row.now_unix_ms
+
+    def start(self, unix_ms: int) -> None:
+        """With the founding of the mesh."""
+        self._table.put(ClockRow(now_unix_ms=unix_ms))
+
+    def tick(self, context: Context, command: Tick) -> bytes:
+        row = self.row
+        if command.unix_ms - row.now_unix_ms > STEP_MS:
+            self._table.put(ClockRow(now_unix_ms=row.now_unix_ms, held_unix_ms=command.unix_ms))
+            context.emit(ClockHeld(context.index, row.now_unix_ms, command.unix_ms))
+        elif command.unix_ms > row.now_unix_ms or row.held_unix_ms:
+            # A median that is sensible again also ends a hold: nobody needs to confirm anything.
+            self._move(context, max(row.now_unix_ms, command.unix_ms))
+        return done(now=self.now_unix_ms, held=self.row.held_unix_ms)
+
+    def confirm(self, context: Context, command: ConfirmClock) -> bytes:
+        held = self.row.held_unix_ms
+        if not held:
+            raise Refuse(Code.NOTHING_HELD)
+        if abs(held - command.unix_ms) > STEP_MS:
+            raise Refuse(Code.OTHER_TIME, held=held)
+        self._move(context, held)
+        return done(now=held, held=0)
+
+    def _move(self, context: Context, unix_ms: int) -> None:
+        self._table.put(ClockRow(now_unix_ms=unix_ms))
+        context.emit(ClockMoved(context.index, unix_ms))
+
+    def check(self) -> None:
+        """Raise AssertionError if an invariant is broken."""
+        row = self.row
+        assert not row.held_unix_ms or row.held_unix_ms - row.now_unix_ms > STEP_MS

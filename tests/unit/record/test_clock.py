@@ -1,0 +1,58 @@
+"""The record clock: it goes forwards, and no single machine moves it far."""
+
+from __future__ import annotations
+
+from meshd.record.commands_registry import ConfirmClock, Tick
+from meshd.record.events import ClockHeld, ClockMoved
+from meshd.record.results import Code
+from tests.unit.record.logs import HOUR_MS, START_MS, Log, code_of
+
+YEAR_MS = 365 * 24 * HOUR_MS
+
+
+def test_the_clock_starts_with_the_mesh_and_follows_the_median() -> None:
+    log = Log()
+    assert log.state.clock.now_unix_ms == START_MS
+    assert log.tick(1000) == {"now": START_MS + 1000, "held": 0}
+    assert log.happened(ClockMoved) == [ClockMoved(log.index, START_MS + 1000)]
+
+
+def test_a_clock_set_back_changes_nothing() -> None:
+    log = Log()
+    before = log.state.digest()
+    for ahead in (-1, -HOUR_MS, -YEAR_MS):
+        assert log.tick(ahead) == {"now": START_MS, "held": 0}
+    assert log.state.digest() == before
+    assert not log.events
+
+
+def test_a_clock_a_year_forward_changes_nothing_by_itself() -> None:
+    log = Log()
+    assert log.tick(YEAR_MS)["now"] == START_MS
+    assert log.happened(ClockHeld) == [ClockHeld(log.index, START_MS, START_MS + YEAR_MS)]
+    assert log.tick(1000) == {"now": START_MS + 1000, "held": 0}
+
+
+def test_an_hour_is_a_step_and_more_is_held() -> None:
+    log = Log()
+    assert log.tick(HOUR_MS)["held"] == 0
+    assert log.tick(HOUR_MS + 1)["held"] == log.state.clock.now_unix_ms + HOUR_MS + 1
+
+
+def test_a_person_confirms_the_step_that_is_held() -> None:
+    log = Log()
+    night = START_MS + 9 * HOUR_MS
+    log.do(Tick(unix_ms=night))
+    log.do(Tick(unix_ms=night + 5000))
+    assert log.do(ConfirmClock(unix_ms=night)) == {"now": night + 5000, "held": 0}
+    log.state.check()
+
+
+def test_another_time_than_the_one_that_is_held_is_not_confirmed() -> None:
+    log = Log()
+    assert code_of(log.raw(ConfirmClock(unix_ms=START_MS))) is Code.NOTHING_HELD
+    log.tick(YEAR_MS)
+    before = log.state.digest()
+    tomorrow = ConfirmClock(unix_ms=START_MS + 24 * HOUR_MS)
+    assert code_of(log.raw(tomorrow)) is Code.OTHER_TIME
+    assert log.state.digest() == before
