@@ -82,6 +82,25 @@ class AnswerEncoder(Protocol):
         ...
 
 
+class VectorEncoder:
+    """What all encoders of embeddings share: their answers are never streamed, and are no text."""
+
+    def start(self) -> bytes:
+        return b""
+
+    def delta(self, delta: Delta) -> bytes:
+        raise TypeError("this encoder answers with vectors")
+
+    def end(self, usage: Usage | None) -> bytes:
+        raise TypeError("this encoder answers with vectors")
+
+    def keep_alive(self) -> bytes:
+        return b""
+
+    def whole(self, deltas: Sequence[Delta], usage: Usage | None) -> bytes:
+        raise TypeError("this encoder answers with vectors")
+
+
 class Call(msgspec.Struct, frozen=True):
     """A decoded request: what to do, and who writes the answer."""
 

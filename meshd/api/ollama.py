@@ -134,25 +134,12 @@ def decode_show(body: bytes) -> str:
 def _chat(data: dict[str, Any], deadline_s: float | None, request_id: str, now: float) -> Call:
     body = convert(data, ChatBody)
     model = check_model(body.model)
-    sampling, options = split_options(body.options)
-    json_mode, schema = _format(body.format)
-    logprobs, top = _logprobs(body)
-    request = Request(
-        Kind.CHAT,
-        model,
+    request = msgspec.structs.replace(
+        _request(Kind.CHAT, model, body),
         messages=_messages(body.messages or (), request_id),
-        truncate=body.truncate,
-        sampling=sampling,
         tools=_tools(body.tools),
-        json_schema=schema,
-        json_mode=json_mode,
-        logprobs=logprobs,
-        top_logprobs=top,
-        think=_think(body.think),
-        keep_alive=check_keep_alive(body.keep_alive),
-        options=options,
     )
-    encoder = ChatEncoder(request_id, now, model, logprobs=logprobs)
+    encoder = ChatEncoder(request_id, now, model, logprobs=request.logprobs)
     return Call(request, body.stream is not False, encoder, deadline_s)
 
 
@@ -164,30 +151,37 @@ def _generate(data: dict[str, Any], deadline_s: float | None, request_id: str, n
     if body.context:
         # Token ids of one engine's model: they would mean something else on another node.
         raise BadField("context is not supported; send the conversation to /api/chat", "context")
-    sampling, options = split_options(body.options)
-    json_mode, schema = _format(body.format)
-    logprobs, top = _logprobs(body)
-    request = Request(
-        Kind.COMPLETION,
-        model,
+    request = msgspec.structs.replace(
+        _request(Kind.COMPLETION, model, body),
         prompt=body.prompt or "",
         suffix=body.suffix or "",
         system=body.system or "",
         template=body.template or "",
         raw=bool(body.raw),
         images=_images(body.images, "images"),
+    )
+    encoder = GenerateEncoder(request_id, now, model, logprobs=request.logprobs)
+    return Call(request, body.stream is not False, encoder, deadline_s)
+
+
+def _request(kind: Kind, model: str, body: RunBody) -> Request:
+    """What chat and generate share, read."""
+    sampling, options = split_options(body.options)
+    json_mode, schema = _format(body.format)
+    top = check_integer(body.top_logprobs, "top_logprobs", 0, limits.TOP_LOGPROBS) or 0
+    return Request(
+        kind,
+        model,
         truncate=body.truncate,
         sampling=sampling,
         json_schema=schema,
         json_mode=json_mode,
-        logprobs=logprobs,
-        top_logprobs=top,
+        logprobs=bool(body.logprobs),
+        top_logprobs=top if body.logprobs else 0,
         think=_think(body.think),
         keep_alive=check_keep_alive(body.keep_alive),
         options=options,
     )
-    encoder = GenerateEncoder(request_id, now, model, logprobs=logprobs)
-    return Call(request, body.stream is not False, encoder, deadline_s)
 
 
 def _embed(data: dict[str, Any], deadline_s: float | None, request_id: str, now: float) -> Call:
@@ -336,11 +330,6 @@ def _think(value: bool | str | None) -> bool | str | None:
         "or false)",
         "think",
     )
-
-
-def _logprobs(body: RunBody) -> tuple[bool, int]:
-    top = check_integer(body.top_logprobs, "top_logprobs", 0, limits.TOP_LOGPROBS) or 0
-    return bool(body.logprobs), top if body.logprobs else 0
 
 
 PATHS: Final = {

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import msgspec
 
-from meshd.api.dialect import NO_FINISH, DialectError
+from meshd.api.dialect import NO_FINISH, DialectError, VectorEncoder
 from meshd.api.ollama_error import error_body, error_object
 from meshd.api.toolcalls import Collector, arguments_object
 from meshd.inference import Delta, Embedding, Failure, TokenLogprob, Usage
@@ -212,7 +212,7 @@ class GenerateEncoder(_Encoder):
         return {"done": True, "done_reason": done_reason(reason)}
 
 
-class EmbedEncoder:
+class EmbedEncoder(VectorEncoder):
     """Answers POST /api/embed and, `old`, /api/embeddings; neither streams."""
 
     content_type_stream = JSON
@@ -222,23 +222,8 @@ class EmbedEncoder:
         self._model = model
         self._old = old
 
-    def start(self) -> bytes:
-        return b""
-
-    def delta(self, delta: Delta) -> bytes:
-        raise TypeError("this encoder answers with vectors")
-
-    def end(self, usage: Usage | None) -> bytes:
-        raise TypeError("this encoder answers with vectors")
-
     def error(self, failure: Failure) -> bytes:
         return error_object(failure.message)
-
-    def keep_alive(self) -> bytes:
-        return b""
-
-    def whole(self, deltas: Sequence[Delta], usage: Usage | None) -> bytes:
-        raise TypeError("this encoder answers with vectors")
 
     def embedding(self, result: Embedding) -> bytes:
         if self._old:

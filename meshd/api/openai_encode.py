@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import msgspec
 
-from meshd.api.dialect import NO_FINISH, DialectError, call_id
+from meshd.api.dialect import NO_FINISH, DialectError, VectorEncoder, call_id
 from meshd.api.openai_error import error_body, failure_object
 from meshd.api.toolcalls import Collector
 from meshd.inference import Delta, Embedding, Failure, TokenLogprob, ToolCall, Usage
@@ -292,7 +292,7 @@ class CompletionEncoder(_Encoder):
         return self._whole(choice, usage)
 
 
-class EmbeddingEncoder:
+class EmbeddingEncoder(VectorEncoder):
     """Answers POST /v1/embeddings, which never streams."""
 
     content_type_stream = JSON
@@ -302,23 +302,8 @@ class EmbeddingEncoder:
         self._model = model
         self._base64 = base64
 
-    def start(self) -> bytes:
-        return b""
-
-    def delta(self, delta: Delta) -> bytes:
-        raise TypeError("this encoder answers with vectors")
-
-    def end(self, usage: Usage | None) -> bytes:
-        raise TypeError("this encoder answers with vectors")
-
     def error(self, failure: Failure) -> bytes:
         return failure_object(failure)
-
-    def keep_alive(self) -> bytes:
-        return b""
-
-    def whole(self, deltas: Sequence[Delta], usage: Usage | None) -> bytes:
-        raise TypeError("this encoder answers with vectors")
 
     def embedding(self, result: Embedding) -> bytes:
         vectors: Sequence[object] = result.vectors
