@@ -127,6 +127,16 @@ class PairingsFull(Refused):
     """No more pairings are taken on right now."""
 
 
+class WrongDigits(Refused):
+    """Digits were typed that no waiting machine shows; none waits any more."""
+
+    def __init__(self, digits: str) -> None:
+        super().__init__(
+            f"No waiting machine shows {show_digits(digits)}. To be safe, all that waited were "
+            "refused: start the new machine again, and compare the digits on both screens."
+        )
+
+
 @dataclass(slots=True, eq=False)
 class MemberPairing:
     """One newcomer that waits for consent.  Made by `Pairings.open`."""
@@ -191,14 +201,11 @@ class Pairings:
         if len(nonce) != NONCE_BYTES:
             raise ValueError(f"a nonce has {NONCE_BYTES} bytes")
         self.expire(now_s)
-        while self._begun_s and now_s - self._begun_s[0] >= limits.PAIRING_S:
-            self._begun_s.popleft()
+        begun = self.begun(now_s)
         if len(self._open) >= limits.PAIRINGS_PENDING:
             raise PairingsFull(f"{len(self._open)} other machines are waiting for consent.")
-        if len(self._begun_s) >= limits.PAIRING_TRIES:
-            raise PairingsFull(
-                f"{len(self._begun_s)} pairings were begun within {limits.PAIRING_S:.0f} s."
-            )
+        if begun >= limits.PAIRING_TRIES:
+            raise PairingsFull(f"{begun} pairings were begun within {limits.PAIRING_S:.0f} s.")
         self._begun_s.append(now_s)
         pairing = MemberPairing(
             id=self._next_id,
@@ -259,16 +266,23 @@ class Pairings:
             raise Refused("No machine is waiting for consent at this node.")
         matching = [one for one in waiting if hmac.compare_digest(one.digits, digits)]
         if len(matching) != 1:
-            for one in waiting:
-                self.end(one, PairingEnd.WRONG_DIGITS)
-            raise Refused(
-                f"No waiting machine shows {show_digits(digits)}. To be safe, all that waited were "
-                "refused: start the new machine again, and compare the digits on both screens."
-            )
+            self.refuse_all(now_s)
+            raise WrongDigits(digits)
         pairing = matching[0]
         pairing.member_agreed = True
         self._settle(pairing)
         return pairing
+
+    def refuse_all(self, now_s: float) -> None:
+        """Somebody typed digits that fit none, or more than one: nobody gets a second guess."""
+        for one in self.pending(now_s):
+            self.end(one, PairingEnd.WRONG_DIGITS)
+
+    def begun(self, now_s: float) -> int:
+        """How many were begun within the last `limits.PAIRING_S`: guesses at the digits."""
+        while self._begun_s and now_s - self._begun_s[0] >= limits.PAIRING_S:
+            self._begun_s.popleft()
+        return len(self._begun_s)
 
     def pending(self, now_s: float) -> list[MemberPairing]:
         """Those whose digits show and that nobody at this member has consented to, oldest first."""

@@ -113,6 +113,14 @@ class JoinServer:
         now_s = trio.current_time()
         return _waiting(self._pairings.approve(digits, now_s), now_s)
 
+    def refuse_all(self) -> None:
+        """Send away everybody who waits: digits were typed somewhere that fit nobody."""
+        self._pairings.refuse_all(trio.current_time())
+
+    def begun(self) -> int:
+        """How many pairings were begun here lately, however they ended (`Pairings.begun`)."""
+        return self._pairings.begun(trio.current_time())
+
     # --- one connection
 
     async def serve(self, stream: ByteStream) -> None:

@@ -7,15 +7,18 @@ its callers and the readers of the registry do not.
 
 from __future__ import annotations
 
+import hmac
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import msgspec
+import trio
 
-from meshd import control, limits
+from meshd import control, limits, logs
 from meshd.errors import DialFailed, MeshdError, ProtocolError, Refused
 from meshd.identity.keys import PublicKey
-from meshd.ids import Address, NodeId
+from meshd.identity.pairing import WrongDigits, read_digits
+from meshd.ids import Address, NodeId, short
 from meshd.peers.join_admit import FounderAdmitter
 from meshd.peers.join_server import JoinServer, Waiting
 from meshd.peers.links import ControlLinks
@@ -39,6 +42,8 @@ from meshd.wire.control import (
 from meshd.wire.join import Admitted, JoinRefusal, JoinRequest, Reason
 
 M = TypeVar("M", bound=Message)
+
+log = logs.get("office")
 
 ADMIT_S = 20.0
 ASK_S = 5.0
@@ -94,31 +99,35 @@ class MeshOffice:
 
     async def pending(self) -> list[control.PendingRow]:
         """Who waits for consent, at whichever member."""
-        rows = self._pending_here()
-        for node in self._links.up():
-            try:
-                reply = await self._links.request(node, PendingRequest(), ASK_S)
-                if isinstance(reply, PendingReply):
-                    rows += _rows(reply)
-            except MeshdError:
-                continue  # the others are listed all the same
-        return rows
+        return [row for desk in await self._desks() for row in desk.rows]
 
     async def approve(self, digits: str) -> control.Done:
-        """Consent to the newcomer who shows these digits, at whichever member it waits."""
-        here = _plain(digits) in {row.digits for row in self._pending_here()}
-        if not here:
-            for node in self._links.up():
-                try:
-                    reply = await self._links.request(node, PendingRequest(), ASK_S)
-                    rows = _rows(reply) if isinstance(reply, PendingReply) else []
-                except MeshdError:
-                    continue
-                if _plain(digits) in {row.digits for row in rows}:
-                    done = await self._links.request(node, Approve(digits=digits), ASK_S)
-                    return control.Done(done.message if isinstance(done, Done) else "approved")
-        # Wrong digits are this member's to judge: they burn what waits here.
-        return control.Done(self._approve_here(digits))
+        """Consent to the newcomer who shows these digits, at whichever member it waits.
+
+        Every pairing begun anywhere is one more guess at the digits, for somebody in the middle.
+        So in all that this looks at, no more may have been begun than one member allows; if there
+        were more, only this node's own are looked at.  And digits that fit nobody, or several, send
+        away all that were looked at.  Raises Refused.
+        """
+        digits = read_digits(digits)
+        desks = await self._desks()
+        crowded = sum(desk.begun for desk in desks) > limits.PAIRING_TRIES
+        looked_at = [desk for desk in desks if desk.node == self._node or not crowded]
+        fitting = [desk for desk in looked_at for row in desk.rows if _same(row.digits, digits)]
+        if len(fitting) == 1:
+            return await self._approve_at(fitting[0].node, digits)
+        for desk in looked_at:
+            if desk.rows:
+                await self._refuse_all_at(desk.node, digits)
+        if crowded and (elsewhere := [d.node for d in desks if d.rows and d.node != self._node]):
+            raise Refused(
+                "so many machines asked to join lately, at several nodes, that digits could be "
+                "guessed: type this on the node that the new machine was told to join "
+                f"({', '.join(map(self._name_of, elsewhere))})"
+            )
+        if not any(desk.rows for desk in looked_at):
+            raise Refused("No machine is waiting for consent at any node that can be reached.")
+        raise WrongDigits(digits)
 
     async def set_drained(self, node: NodeId, drained: bool) -> control.Done:
         """Give that node no new work, or again."""
@@ -184,10 +193,14 @@ class MeshOffice:
         return TokenCreated(token=token.text, expires_unix_s=token.expires_unix_s, uses=token.uses)
 
     async def _pending_asked(self, node: NodeId, message: PendingRequest) -> Message:
-        rows = [msgspec.to_builtins(row) for row in self._pending_here()]
-        return PendingReply(rows=rows[: limits.PAIRINGS_PENDING])
+        here = self._desk_here()
+        rows = [msgspec.to_builtins(row) for row in here.rows]
+        return PendingReply(rows=rows[: limits.PAIRINGS_PENDING], begun=here.begun)
 
     async def _approve_asked(self, node: NodeId, message: Approve) -> Message:
+        if message.refuse:
+            self._refuse_all_here()
+            return Done(message="all that waited were sent away")
         return Done(message=self._approve_here(message.digits))
 
     async def _drain_asked(self, node: NodeId, message: Drain) -> Message:
@@ -215,10 +228,46 @@ class MeshOffice:
             return f"{member.name} is drained: it finishes what it has and gets no new requests"
         return f"{member.name} takes requests again"
 
-    def _pending_here(self) -> list[control.PendingRow]:
+    async def _desks(self) -> list[_Desk]:
+        """Who waits where, this node first; those that do not answer are left out."""
+        desks = [self._desk_here()]
+
+        async def ask(node: NodeId) -> None:
+            try:
+                reply = await self._links.request(node, PendingRequest(), ASK_S)
+                if isinstance(reply, PendingReply):
+                    desks.append(_Desk(node, _rows(reply), reply.begun or 0))
+            except MeshdError:
+                return  # the others are listed all the same
+
+        async with trio.open_nursery() as nursery:
+            for node in self._links.up():
+                nursery.start_soon(ask, node)
+        return desks
+
+    def _desk_here(self) -> _Desk:
         if self._join_server is None:
-            return []
-        return [_row(waiting) for waiting in self._join_server.pending()]
+            return _Desk(self._node, [], 0)
+        rows = [_row(waiting) for waiting in self._join_server.pending()]
+        return _Desk(self._node, rows, self._join_server.begun())
+
+    async def _approve_at(self, node: NodeId, digits: str) -> control.Done:
+        if node == self._node:
+            return control.Done(self._approve_here(digits))
+        done = await self._links.request(node, Approve(digits=digits), ASK_S)
+        return control.Done(done.message if isinstance(done, Done) else "approved")
+
+    async def _refuse_all_at(self, node: NodeId, digits: str) -> None:
+        if node == self._node:
+            return self._refuse_all_here()
+        try:
+            await self._links.request(node, Approve(digits=digits, refuse=True), ASK_S)
+        except MeshdError as e:
+            log.warning("who waits there was not sent away", node=short(node), why=str(e))
+
+    def _refuse_all_here(self) -> None:
+        if self._join_server is not None:
+            self._join_server.refuse_all()
 
     def _approve_here(self, digits: str) -> str:
         if self._join_server is None:
@@ -246,8 +295,19 @@ class MeshOffice:
         return answer
 
     def _founder_name(self) -> str:
-        member = self._registry.get(self._registry.founder)
-        return member.name if member else "the founder"
+        return self._name_of(self._registry.founder)
+
+    def _name_of(self, node: NodeId) -> str:
+        member = self._registry.get(node)
+        return member.name if member else short(node)
+
+
+class _Desk(NamedTuple):
+    """Who waits for consent at one member."""
+
+    node: NodeId
+    rows: list[control.PendingRow]
+    begun: int
 
 
 def _row(waiting: Waiting) -> control.PendingRow:
@@ -266,5 +326,5 @@ def _rows(reply: PendingReply) -> list[control.PendingRow]:
         raise ProtocolError(f"a list of newcomers is malformed: {e}") from e
 
 
-def _plain(digits: str) -> str:
-    return "".join(c for c in digits if c.isdigit())
+def _same(digits: str, typed: str) -> bool:
+    return hmac.compare_digest(digits.encode(), typed.encode())

@@ -242,6 +242,8 @@ class PendingReply(Message, frozen=True):
     """Those who wait, each as a map of `meshd.control.PendingRow`'s fields."""
 
     rows: Annotated[list[dict[str, Any]], Meta(max_length=limits.PAIRINGS_PENDING)]
+    begun: Count | None = None
+    """How many pairings were begun there within `limits.PAIRING_S`, however they ended."""
 
     def __post_init__(self) -> None:
         try:
@@ -254,6 +256,8 @@ class Approve(Message, frozen=True):
     """Consent to the newcomer whose screen shows these digits; answered by `Done`."""
 
     digits: ShortLine
+    refuse: bool | None = None
+    """No consent: the digits fit nobody, so all that wait are sent away."""
 
 
 class Drain(Message, frozen=True):

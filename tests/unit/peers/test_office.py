@@ -6,7 +6,7 @@ import pytest
 import trio.testing
 from trio.testing import MockClock
 
-from meshd import control
+from meshd import control, limits
 from meshd.errors import DialFailed, DiskFailed, Refused
 from meshd.identity import parse_token, read_certificate
 from meshd.ids import NodeId
@@ -24,6 +24,7 @@ class Desk:
     def __init__(self, *digits: str) -> None:
         self.waiting = [Waiting(d, f"laptop {d}", "10.0.0.9:1", 1.0, False) for d in digits]
         self.approved: list[str] = []
+        self.tries = len(digits)
 
     def pending(self) -> list[Waiting]:
         return self.waiting
@@ -35,6 +36,12 @@ class Desk:
                 return waiting
         self.waiting = []
         raise Refused("nobody here shows these digits")
+
+    def refuse_all(self) -> None:
+        self.waiting = []
+
+    def begun(self) -> int:
+        return self.tries
 
 
 def sit(member: Member, *digits: str) -> Desk:
@@ -206,24 +213,68 @@ async def test_a_member_that_cannot_list_hides_nobody_else(autojump_clock: MockC
         assert await mesh["f"].office.approve("333444")
 
 
-async def test_digits_that_nobody_shows_burn_what_waits_at_this_member_alone(
+@pytest.mark.parametrize("typed_at", ["f", "b", "c"])
+async def test_digits_that_nobody_shows_burn_what_waits_anywhere(
+    autojump_clock: MockClock, typed_at: str
+) -> None:
+    async with Mesh.open("f", "b", "c") as mesh:
+        await mesh.up()
+        desks = [sit(mesh["f"], "111222"), sit(mesh["b"], "333444", "555666"), sit(mesh["c"])]
+        with pytest.raises(Refused, match="No waiting machine shows 999 999"):
+            await mesh[typed_at].office.approve("999999")
+        assert [desk.waiting for desk in desks] == [[], [], []]
+        with pytest.raises(Refused, match="No machine is waiting"):
+            await mesh[typed_at].office.approve("333444")
+        assert not any(desk.approved for desk in desks)
+
+
+async def test_digits_that_two_show_are_nobodys(autojump_clock: MockClock) -> None:
+    async with Mesh.open("f", "b", "c") as mesh:
+        await mesh.up()
+        desks = [sit(mesh["b"], "333444"), sit(mesh["c"], "333444")]
+        with pytest.raises(Refused, match="No waiting machine"):
+            await mesh["f"].office.approve("333444")
+        assert [(desk.waiting, desk.approved) for desk in desks] == [([], []), ([], [])]
+
+
+async def test_more_members_are_no_more_guesses(autojump_clock: MockClock) -> None:
+    """Somebody in the middle tries until the digits match, at every member as often as it may."""
+    async with Mesh.open("f", "b", "c") as mesh:
+        await mesh.up()
+        at_b, at_c = sit(mesh["b"], "111222"), sit(mesh["c"], "333444")
+        at_b.tries = limits.PAIRING_TRIES - 1
+        assert await mesh["f"].office.approve("111222"), "as many as at one member"
+        at_c.tries = 2
+        with pytest.raises(Refused, match=r"type this on the node .* \(b, c\)"):
+            await mesh["f"].office.approve("333444")
+        assert at_c.approved == [], "it may have been found by trying"
+        assert await mesh["c"].office.approve("333444"), "of this node's own there were two"
+        assert at_c.approved == ["333444"]
+
+
+async def test_wrong_digits_in_a_crowd_burn_what_waits_at_this_member(
     autojump_clock: MockClock,
 ) -> None:
     async with Mesh.open("f", "b") as mesh:
         await mesh.up()
         here, there = sit(mesh["f"], "111222"), sit(mesh["b"], "333444")
-        with pytest.raises(Refused, match="nobody here shows"):
-            await mesh["f"].office.approve("999999")
+        there.tries = limits.PAIRING_TRIES
+        with pytest.raises(Refused, match="type this on the node"):
+            await mesh["f"].office.approve("333444")
         assert here.waiting == []
-        assert [w.digits for w in there.waiting] == ["333444"]
+        assert [w.digits for w in there.waiting] == ["333444"], "it was not looked at"
 
 
-async def test_digits_of_any_length_are_no_more_than_wrong(autojump_clock: MockClock) -> None:
+@pytest.mark.parametrize("digits", ["1" * 100_000, "", "12345", "１２３４５６", "12345a"])
+async def test_what_is_no_six_digits_is_refused_and_burns_nothing(
+    autojump_clock: MockClock, digits: str
+) -> None:
     async with Mesh.open("f", "b") as mesh:
         await mesh.up()
-        sit(mesh["f"])
-        with pytest.raises(Refused):
-            await mesh["f"].office.approve("1" * 100_000)
+        desk = sit(mesh["f"], "111222")
+        with pytest.raises(Refused, match="is not the 6 digits"):
+            await mesh["f"].office.approve(digits)
+        assert len(desk.waiting) == 1
 
 
 # ---------------------------------------------------------------- drains, leaving, renewals
