@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 
 import trio
 
@@ -44,7 +45,8 @@ async def answer(
     exchange = forwarder.open(request_id, call.request, stream=call.stream, deadline_s=deadline_s)
     responder.on_disconnect = exchange.client_gone
     kind = _StreamingSink if call.stream else _WholeSink
-    sink = kind(call.encoder, request_id, responder, error_body, node_name, more_headers)
+    way = _Way(call.encoder, request_id, responder, error_body, node_name, more_headers)
+    sink = kind(way)
     watch = sink.keep_alive(forwarder.sweeper, call.deadline_s)
     try:
         await forwarder.run(exchange, sink)
@@ -68,24 +70,28 @@ _NOBODY_ANSWERED = frozenset(
 """Failures that are this entry's own word: no holder is named."""
 
 
+@dataclass(slots=True)
+class _Way:
+    """What an answer passes on its way to the client."""
+
+    encoder: AnswerEncoder
+    request_id: RequestId
+    responder: Responder
+    error_body: ErrorBody
+    node_name: NodeName
+    more_headers: Sequence[HeaderPair]
+
+
 class _Sink(ClientSink):
     """What both kinds share: who answers, and errors that have a status of their own."""
 
-    def __init__(
-        self,
-        encoder: AnswerEncoder,
-        request_id: RequestId,
-        responder: Responder,
-        error_body: ErrorBody,
-        node_name: NodeName,
-        more_headers: Sequence[HeaderPair],
-    ) -> None:
-        self._encoder = encoder
-        self._responder = responder
-        self._error_body = error_body
-        self._node_name = node_name
-        self._more_headers = more_headers
-        self._request_id = request_id
+    def __init__(self, way: _Way) -> None:
+        self._encoder = way.encoder
+        self._responder = way.responder
+        self._error_body = way.error_body
+        self._node_name = way.node_name
+        self._more_headers = way.more_headers
+        self._request_id = way.request_id
         self._holder = b""
         self._attempt = 0
         self._usage: Usage | None = None
@@ -203,16 +209,8 @@ class _StreamingSink(_Sink):
 class _WholeSink(_Sink):
     """One JSON body, when all of it is there."""
 
-    def __init__(
-        self,
-        encoder: AnswerEncoder,
-        request_id: RequestId,
-        responder: Responder,
-        error_body: ErrorBody,
-        node_name: NodeName,
-        more_headers: Sequence[HeaderPair],
-    ) -> None:
-        super().__init__(encoder, request_id, responder, error_body, node_name, more_headers)
+    def __init__(self, way: _Way) -> None:
+        super().__init__(way)
         self._deltas: list[Delta] = []
         self._size_bytes = 0
         self._embedding: Embedding | None = None
