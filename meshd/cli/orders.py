@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated, Any
+from collections.abc import Callable
+from functools import partial
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 import trio
@@ -39,6 +41,8 @@ from meshd.control import (
 from meshd.errors import Refused
 from meshd.machine.host import wait_until_gone
 
+T = TypeVar("T")
+
 WATCH_S = 1.0
 STOP_S = 3700.0
 """How long `meshd stop` waits: longer than the longest drain that can be configured."""
@@ -56,6 +60,16 @@ def print_json(value: object) -> None:
     tell(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
 
 
+def show(report: T, as_json: bool, view: Callable[[Paper, T], None]) -> None:
+    """What the daemon said: as JSON, or as `view` puts it on paper."""
+    if as_json:
+        print_json(report)
+        return
+    paper = Paper()
+    view(paper, report)
+    tell(paper.text())
+
+
 @command
 def status(
     data_dir: DataDir = None,
@@ -68,18 +82,9 @@ def status(
         trio.run(_watch, asked, as_json)
         return
     report = asked.get("/control/status", StatusReport)
-    _show_status(report, as_json)
+    show(report, as_json, views.show_status)
     if report.problems:
         raise typer.Exit(FAILED)
-
-
-def _show_status(report: StatusReport, as_json: bool) -> None:
-    if as_json:
-        print_json(report)
-        return
-    paper = Paper()
-    views.show_status(paper, report)
-    tell(paper.text())
 
 
 async def _watch(asked: ControlClient, as_json: bool) -> None:
@@ -88,7 +93,7 @@ async def _watch(asked: ControlClient, as_json: bool) -> None:
         report = await trio.to_thread.run_sync(asked.get, "/control/status", StatusReport)
         if clear:
             sys.stdout.write("\x1b[H\x1b[2J")
-        _show_status(report, as_json)
+        show(report, as_json, views.show_status)
         if not clear and not as_json:
             tell()
         await trio.sleep(WATCH_S)
@@ -97,25 +102,13 @@ async def _watch(asked: ControlClient, as_json: bool) -> None:
 @command
 def nodes(data_dir: DataDir = None, as_json: AsJson = False) -> None:
     """The members of the mesh."""
-    rows = client(data_dir).get("/control/nodes", list[NodeRow])
-    if as_json:
-        print_json(rows)
-        return
-    paper = Paper()
-    views.show_nodes(paper, rows)
-    tell(paper.text())
+    show(client(data_dir).get("/control/nodes", list[NodeRow]), as_json, views.show_nodes)
 
 
 @command
 def models(data_dir: DataDir = None, as_json: AsJson = False) -> None:
     """The models of the mesh, and which nodes hold them."""
-    rows = client(data_dir).get("/control/models", list[ModelRow])
-    if as_json:
-        print_json(rows)
-        return
-    paper = Paper()
-    views.show_models(paper, rows)
-    tell(paper.text())
+    show(client(data_dir).get("/control/models", list[ModelRow]), as_json, views.show_models)
 
 
 @command
@@ -172,12 +165,8 @@ def approve(
     asked = client(data_dir)
     if not given:
         waiting = asked.get("/control/pending", list[PendingRow])
-        if as_json:
-            print_json(waiting)
-            return
-        paper = Paper()
-        views.show_pending(paper, waiting, to_type("meshd approve DIGITS", asked.paths))
-        tell(paper.text())
+        how = to_type("meshd approve DIGITS", asked.paths)
+        show(waiting, as_json, partial(views.show_pending, to_type=how))
         return
     if len(given) != limits.DIGITS or not given.isascii() or not given.isdigit():
         raise UsageError(f"type the {limits.DIGITS} digits, like: meshd approve 123 456")
