@@ -7,7 +7,7 @@ from pathlib import PurePath
 import msgspec
 
 from meshd import logs
-from meshd.peers.addresses import AddressBook
+from meshd.peers.addresses import AddressBook, Kept
 from meshd.ports import Disk
 
 log = logs.get("mesh")
@@ -18,7 +18,7 @@ class KeptAddresses:
 
     def __init__(self, disk: Disk, path: PurePath, addresses: AddressBook) -> None:
         self._disk, self._path, self._addresses = disk, path, addresses
-        self._saved: dict[str, list[list[str | int]]] = {}
+        self._saved: dict[str, Kept] = {}
 
     def restore(self) -> None:
         """Put into the book what was kept; a file that cannot be read is passed over."""
@@ -26,7 +26,7 @@ class KeptAddresses:
         if data is None:
             return
         try:
-            saved = msgspec.json.decode(data, type=dict[str, list[tuple[str, int]]])
+            saved = msgspec.json.decode(data, type=dict[str, Kept])
         except msgspec.MsgspecError as e:
             log.warning(f"{self._path.name} is not readable and not needed", why=str(e))
             return

@@ -116,6 +116,7 @@ class MeshSide:
             changed=self._keys_changed,
         )
         self.switchboard.on_greeted(self._greeted)
+        self.switchboard.on_linked(self._linked)
         self.mdns = Mdns(
             self.introduction.announcement(), self._hosts_for_others, on_sighting=self._sighted
         )
@@ -276,6 +277,10 @@ class MeshSide:
         self._versions[node] = hello.version
         if not self.links.is_up(node):
             self.links.kick(node)  # it is there: no need to wait for our turn to dial
+
+    def _linked(self, node: NodeId) -> None:
+        if (address := self.links.address_of(node)) is not None:
+            self.addresses.reached(node, address)
 
     def _sighted(self, sighting: Sighting) -> None:
         if sighting.mesh == self.registry.mesh and self.registry.get(sighting.node):

@@ -7,8 +7,10 @@ says nothing).  All are dialled in parallel, so order is only a preference.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from enum import IntEnum
+
+import msgspec
 
 from meshd import limits
 from meshd.ids import Address, NodeId
@@ -22,6 +24,13 @@ class Source(IntEnum):
     LISTED = 2
     SEEN = 3
     SIGHTED = 4
+
+
+class Kept(msgspec.Struct, omit_defaults=True):
+    """What is kept on disk of one member's addresses."""
+
+    reached: tuple[str, int] | None = None
+    others: list[tuple[str, int]] = []
 
 
 class AddressBook:
@@ -39,18 +48,34 @@ class AddressBook:
     def put(self, node: NodeId, addresses: Iterable[Address], source: Source) -> None:
         """Replace what this source said of a node before."""
         said = tuple(addresses)[: limits.ADDRESSES_PER_NODE]
-        self._entries.setdefault(node, {})[source] = said
+        entries = self._entries.setdefault(node, {})
+        if source is Source.ANNOUNCED:
+            gone = set(entries.get(source, ())).difference(said)
+            if not gone.isdisjoint(entries.get(Source.REACHED, ())):
+                del entries[Source.REACHED]  # it has moved, and says so
+        entries[source] = said
+
+    def reached(self, node: NodeId, address: Address) -> None:
+        """The node answered there, as itself: that is tried first, until another one works."""
+        self.put(node, [address], Source.REACHED)
 
     def keep_only(self, nodes: set[NodeId]) -> None:
         """Forget those that are no members."""
         self._entries = {n: e for n, e in self._entries.items() if n in nodes}
 
-    def export(self) -> dict[str, list[list[str | int]]]:
+    def export(self) -> dict[str, Kept]:
         """A form for disk."""
-        return {n: [[a.host, a.port] for a in self.of(n)] for n in sorted(self._entries)}
+        return {node: self._kept(node) for node in sorted(self._entries)}
 
-    def restore(self, saved: Mapping[str, Sequence[Sequence[str | int]]]) -> None:
-        """Take back what `export` gave, as the weakest word there is."""
-        for node, addresses in list(saved.items())[: limits.MEMBERS]:
-            found = [Address(str(host), int(port)) for host, port in addresses]
-            self.put(NodeId(node), found, Source.SIGHTED)
+    def restore(self, saved: Mapping[str, Kept]) -> None:
+        """Take back what `export` gave: where it was reached comes first, the rest last."""
+        for name, kept in list(saved.items())[: limits.MEMBERS]:
+            node = NodeId(name)
+            self.put(node, [Address(*other) for other in kept.others], Source.SIGHTED)
+            if kept.reached is not None:
+                self.reached(node, Address(*kept.reached))
+
+    def _kept(self, node: NodeId) -> Kept:
+        reached = self._entries[node].get(Source.REACHED, ())
+        others = [(a.host, a.port) for a in self.of(node) if a not in reached]
+        return Kept((reached[0].host, reached[0].port) if reached else None, others)

@@ -140,6 +140,11 @@ class ControlLinks:
         """Whether our link to that node is up."""
         return self._link(node) is not None
 
+    def address_of(self, node: NodeId) -> Address | None:
+        """Where our link to that node has reached it; None if there is no link."""
+        link = self._link(node)
+        return link.stream.remote.address if link is not None else None
+
     def up(self) -> list[NodeId]:
         """All nodes our links to which are up."""
         return [node for node in self._asking if self.is_up(node)]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from meshd import limits
 from meshd.ids import Address
-from meshd.peers.addresses import AddressBook, Source
+from meshd.peers.addresses import AddressBook, Kept, Source
 from tests.unit.peers.rig import A, B
 
 HOME, OFFICE, TENT = (Address(f"10.0.0.{n}", 11436) for n in (1, 2, 3))
@@ -46,11 +48,33 @@ def test_who_is_no_member_is_forgotten() -> None:
     assert (book.of(A), book.of(B)) == ([], [OFFICE])
 
 
-def test_what_was_kept_on_disk_is_the_weakest_word() -> None:
+def test_where_it_was_reached_comes_first_until_another_address_works() -> None:
+    book = AddressBook()
+    book.put(A, [HOME, OFFICE], Source.ANNOUNCED)
+    book.reached(A, TENT)
+    assert book.of(A) == [TENT, HOME, OFFICE]
+    book.put(A, [HOME], Source.ANNOUNCED)
+    assert book.of(A)[0] == TENT, "it never announced that one (NAT): it says nothing of it"
+    book.reached(A, HOME)
+    assert book.of(A) == [HOME]
+
+
+def test_where_it_was_reached_is_forgotten_when_it_says_that_it_has_moved() -> None:
+    book = AddressBook()
+    book.put(A, [HOME], Source.ANNOUNCED)
+    book.reached(A, HOME)
+    book.put(A, [OFFICE], Source.ANNOUNCED)
+    assert book.of(A) == [OFFICE]
+
+
+def test_what_was_kept_on_disk_is_the_weakest_word_but_for_where_it_was_reached() -> None:
     book = AddressBook()
     book.put(A, [HOME, TENT], Source.ANNOUNCED)
+    book.put(B, [HOME], Source.LISTED)
+    book.reached(B, TENT)
     later = AddressBook()
-    later.restore(book.export())
-    assert later.of(A) == [HOME, TENT]
-    later.put(A, [OFFICE], Source.SEEN)
-    assert later.of(A)[0] == OFFICE
+    later.restore(msgspec.json.decode(msgspec.json.encode(book.export()), type=dict[str, Kept]))
+    assert (later.of(A), later.of(B)) == ([HOME, TENT], [TENT, HOME])
+    for node in (A, B):
+        later.put(node, [OFFICE], Source.SEEN)
+    assert (later.of(A)[0], later.of(B)[0]) == (OFFICE, TENT)

@@ -5,7 +5,10 @@ from __future__ import annotations
 import trio
 from trio.testing import MockClock
 
-from meshd.testing.world import Machine, World
+from meshd.ids import Address
+from meshd.node.kept_addresses import KeptAddresses
+from meshd.peers.addresses import AddressBook, Source
+from meshd.testing.world import PATHS, PEER_PORT, Machine, World
 from tests.unit.peers.rig import until
 
 
@@ -46,3 +49,19 @@ async def test_more_addresses_cost_no_link(autojump_clock: MockClock) -> None:
         assert [link.stream for each in links for link in each._asking.values()] == streams
         known = {address.host for address in a.running.mesh.addresses.of(b.id)}
         assert "10.8.8.8" in known
+
+
+async def test_where_a_member_was_reached_is_known_after_a_restart(
+    autojump_clock: MockClock,
+) -> None:
+    async with World.open() as world:
+        a, b = [await world.start(name) for name in "ab"]
+        await world.settled()
+        (address,) = [Address(host, PEER_PORT) for host in b.host.addresses]
+        assert a.running.mesh.addresses.of(b.id)[0] == address
+        a.terminate()
+        await a.until_over()
+        book = AddressBook()
+        KeptAddresses(a.disk, PATHS.data / "peers.json", book).restore()
+        book.put(b.id, [Address("10.9.9.9", 1)], Source.LISTED)
+        assert book.of(b.id)[0] == address
