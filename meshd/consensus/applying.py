@@ -1,0 +1,46 @@
+"""Committed entries meet the state machine, each once, in order.  Pure.
+
+Hazard H7: stock skips an entry that its code is too old for, and applies the one before it again.
+Hazard H8: stock retries an entry that raised, every tick, for ever.  Here either ends this core:
+the entry is committed, so every other node applies it, and a node that does not is no copy.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from meshd.consensus.entries import EntryKind
+from meshd.consensus.interface import StateMachine
+
+if TYPE_CHECKING:
+    from meshd.consensus.kernel import Kernel
+
+
+class Applying:
+    """The state machine of this node, guarded."""
+
+    def __init__(self, kernel: Kernel, machine: StateMachine) -> None:
+        self._kernel = kernel
+        self._machine = machine
+
+    def apply(self, index: int, payload: bytes) -> bytes:
+        """Carry out one entry.  What is not a command has an empty result."""
+        if payload[0] != EntryKind.COMMAND:
+            return b""
+        try:
+            return self._machine.apply(index, payload[1:])
+        except Exception as error:
+            raise self._kernel.stop(f"The state machine failed on entry {index}: {error!r}.") from (
+                error
+            )
+
+    def freeze(self) -> bytes:
+        return self._machine.freeze()
+
+    def restore(self, state: bytes, index: int) -> None:
+        try:
+            self._machine.restore(state)
+        except Exception as error:
+            raise self._kernel.stop(
+                f"The state machine did not take the snapshot at {index}: {error!r}."
+            ) from error

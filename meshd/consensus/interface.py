@@ -1,0 +1,311 @@
+"""The one interface of the replicated log: all that anybody above it may know.  Pure.
+
+A `Core` is a state machine.  Time is handed in with every call and never goes back; randomness came
+with the constructor; nothing is sent, written or waited for in here.  Whoever drives it does, over
+and over:
+
+    for each message that arrived:   core.on_message(peer, message, now)
+    core.step(now)
+    outbox = core.take_outbox()
+    send outbox.early                                # append_entries only
+    if outbox.must_sync:
+        store outbox.snapshot, then outbox.records; one sync for all of them
+        core.stored()
+    send outbox.late, hand over outbox.outcomes
+    sleep until core.next_wake(), a message, a proposal or a change of a link
+
+That order is the whole argument for durability (DESIGN.md): a vote or an acknowledgement never
+leaves before the record that it speaks of is on disk.  If storing fails, do not call `stored` and
+drop the outbox and the core: a disk that failed once is not asked again.
+
+Between `take_outbox` and `stored`, all calls but `take_outbox` are allowed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import Protocol
+
+import msgspec
+
+from meshd import limits
+from meshd.consensus.entries import Record, Snapshot
+from meshd.consensus.messages import Message
+from meshd.errors import LimitExceeded, MeshdError, ProtocolError
+from meshd.ids import NodeId
+
+# --- what goes wrong
+
+
+class Nonsense(ProtocolError):
+    """A message that no sound node sends.  Nothing was changed by it."""
+
+
+class NotEligible(ProtocolError):
+    """A message of the log from a node that may not take part in it.  Nothing was changed."""
+
+
+class CommandTooLarge(LimitExceeded):
+    """A command over `limits.RAFT_COMMAND_BYTES`.  Put large things into blobs."""
+
+
+class CoreStopped(MeshdError):
+    """This core does nothing any more, and the text says why; start a new one or call a person.
+
+    The state machine failed on a committed command (trying again would do the same, leaving the
+    command out would make this node's state its own), or an invariant does not hold.
+    """
+
+
+class CallerMistake(MeshdError):
+    """The driver broke the order of calls."""
+
+
+# --- what a core is given
+
+
+class StateMachine(Protocol):
+    """What is replicated.  Equal commands in equal order must give equal states and results.
+
+    A command that makes no sense has a result that says so; an exception stops the node.
+    """
+
+    def apply(self, index: int, command: bytes) -> bytes:
+        """Carry out a committed command; `index` is its place in the log, and grows."""
+
+    def freeze(self) -> bytes:
+        """The state as bytes, as of the last `apply`."""
+
+    def restore(self, state: bytes) -> None:
+        """Become what `freeze` wrote, forgetting what was."""
+
+
+class Chance(Protocol):
+    """Where randomness comes from: `random.Random`, seeded in tests."""
+
+    def random(self) -> float:
+        """From 0 to 1, without 1."""
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """Times in seconds, and sizes of what is kept and sent.
+
+    All voters should agree on the times within a factor of two.  `heartbeat_s` is at most a third
+    of `election_min_s`, and that at least ten times the round trip and the slowest sync.
+    """
+
+    heartbeat_s: float = 0.25
+    election_min_s: float = 0.8
+    election_max_s: float = 1.6
+    batch_bytes: int = limits.RAFT_BATCH_BYTES
+    window_bytes: int = limits.RAFT_WINDOW_BYTES
+    """Sent to one follower and not acknowledged yet, at most (plus one batch)."""
+    chunk_bytes: int = limits.RAFT_CHUNK_BYTES
+    queue: int = limits.RAFT_QUEUE
+    queue_bytes: int = limits.RAFT_QUEUE_BYTES
+    uncommitted_bytes: int = limits.RAFT_UNCOMMITTED_BYTES
+    per_step: int = limits.RAFT_PER_STEP
+    """Commands taken into the log, and commands applied, in one step."""
+    trailing: int = limits.RAFT_TRAILING
+    """Entries kept in memory behind a snapshot, for followers that are a little behind."""
+
+    @property
+    def quorum_s(self) -> float:
+        """A leader that a majority did not answer for so long steps down.
+
+        Less than `election_min_s`, for which no follower that heard the leader votes for another:
+        so a leader that is cut off stops before there is a second one.
+        """
+        return 0.9 * self.election_min_s
+
+
+LAN = Settings()
+WAN = Settings(heartbeat_s=0.5, election_min_s=1.6, election_max_s=3.2)
+"""For voters up to 150 ms apart."""
+
+
+# --- what comes out
+
+
+class Why(StrEnum):
+    """Why something was refused, or is not known."""
+
+    QUEUE_FULL = "queue_full"
+    NO_LEADER = "no_leader"
+    """No leader was found in time, and the command was not sent to any."""
+    NOT_LEADER = "not_leader"
+    OVERWRITTEN = "overwritten"
+    """A leader lost its office before it was committed, and another command stands in its place."""
+    DENIED = "denied"
+    """A change of voters that may not be made now; the text says why."""
+    TIMED_OUT = "timed_out"
+    LEADER_LOST = "leader_lost"
+    """The leader that was asked is gone and did not answer."""
+    SKIPPED = "skipped"
+    """A snapshot stands for its place now, and what was in that place is not known."""
+
+
+class Committed(msgspec.Struct, frozen=True):
+    """It is in the log for good, and applied here."""
+
+    id: int
+    index: int
+    result: bytes
+    """What the state machine said; empty for a change of voters."""
+
+
+class Refused(msgspec.Struct, frozen=True):
+    """It is not in the log and never will be; a read was not answered."""
+
+    id: int
+    why: Why
+    text: str = ""
+
+
+class Unknown(msgspec.Struct, frozen=True):
+    """Nobody knows: it may be in the log, come into it yet, or never.  Repeat it by its session."""
+
+    id: int
+    why: Why
+
+
+class Readable(msgspec.Struct, frozen=True):
+    """The state here, as it is now, holds all that was acknowledged before the read was asked."""
+
+    id: int
+    index: int
+
+
+Outcome = Committed | Refused | Unknown | Readable
+
+
+class Outgoing(msgspec.Struct, frozen=True):
+    """A message for a peer."""
+
+    to: NodeId
+    message: Message
+
+
+class Outbox(msgspec.Struct, frozen=True):
+    """What a core wants done.  The order between and within the fields matters."""
+
+    early: tuple[Outgoing, ...]
+    """May leave before the sync: append_entries of a leader whose term is on disk already."""
+    snapshot: Snapshot | None
+    """The leader's snapshot: to be durable before the records."""
+    records: tuple[Record, ...]
+    late: tuple[Outgoing, ...]
+    """Only after the sync."""
+    outcomes: tuple[Outcome, ...]
+    """May be told at once: they rest on what was synced before, here and elsewhere."""
+
+    @property
+    def must_sync(self) -> bool:
+        return bool(self.records) or self.snapshot is not None
+
+
+class Role(StrEnum):
+    FOLLOWER = "follower"
+    CANDIDATE = "candidate"
+    LEADER = "leader"
+
+
+class PeerStatus(msgspec.Struct, frozen=True):
+    """How far a voter or learner is, as its leader sees it."""
+
+    voter: bool
+    connected: bool
+    match: int
+    """Its log equals the leader's up to here, on its disk."""
+    mode: str
+    in_flight_bytes: int
+    answered_s: float
+    """The moment of the last question that it has answered, by the clock of `now`."""
+
+
+class Status(msgspec.Struct, frozen=True):
+    """For status pages and policies; a snapshot of the moment."""
+
+    role: Role
+    term: int
+    leader: NodeId | None
+    ready: bool
+    """A leader that has committed an entry of its own term: it may change voters and read."""
+    voters: tuple[NodeId, ...]
+    """By the newest list in the log, committed or not; empty for a node that has yet to join."""
+    learners: tuple[NodeId, ...]
+    first: int
+    """The oldest entry in memory is the one after this."""
+    last: int
+    commit: int
+    applied: int
+    queued: int
+    transferring_to: NodeId | None
+    peers: dict[NodeId, PeerStatus]
+    """Of a leader only."""
+
+
+class Core(Protocol):
+    """One voter, learner or joining node.  See the module's text for the order of calls.
+
+    Every call but `take_outbox`, `stored`, `next_wake` and `status` may raise CoreStopped.
+    """
+
+    def connected(self, peer: NodeId, now: float) -> None:
+        """There is a link to `peer`, and none before it is in use any more."""
+
+    def disconnected(self, peer: NodeId, now: float) -> None:
+        """The link to `peer` is gone, with all that was not delivered.  If it was the leader, an
+        election starts at once; those who still hear it will not vote."""
+
+    def on_message(self, peer: NodeId, message: Message, now: float) -> None:
+        """A message from `peer`, who is who it says.  Raises Nonsense or NotEligible."""
+
+    def step(self, now: float) -> None:
+        """Do what is due.  Bounded: `next_wake` says if there is more to do at once."""
+
+    def take_outbox(self) -> Outbox:
+        """What is to be done.  Raises CallerMistake while an earlier one is not stored."""
+
+    def stored(self) -> None:
+        """The records and the snapshot of the last outbox are durable."""
+
+    def next_wake(self) -> float:
+        """When to call `step` if nothing happens; in the past if there is more to do now."""
+
+    def propose(self, command: bytes, now: float, timeout_s: float) -> int:
+        """Have a command committed, by the leader wherever it is.  Returns the id of its outcome.
+
+        Raises CommandTooLarge.  Within `timeout_s` there is an outcome: Committed, Refused or
+        Unknown.  It is never tried twice.
+        """
+
+    def read_index(self, now: float, timeout_s: float) -> int:
+        """Ask for a linearizable read.  The outcome is Readable or Refused (then ask again)."""
+
+    def change_voters(self, voters: Sequence[NodeId], now: float, timeout_s: float) -> int:
+        """Have another list of voters, which differs from the present one by one node.
+
+        Refused but at a leader that is ready, for one that removes itself (transfer first), while
+        another change is under way, and for a newcomer that does not answer now or is behind.
+        """
+
+    def set_learners(self, learners: Sequence[NodeId], now: float) -> None:
+        """Who gets the log from this node while it leads, without a vote.  Not in the log."""
+
+    def transfer(self, to: NodeId, now: float) -> None:
+        """Hand over leadership.  New proposals wait meanwhile; after `election_max_s` without
+        success they go on.  Raises Refused as an error (`TransferRefused`)."""
+
+    def take_snapshot(self) -> Snapshot | None:
+        """The state as of now, or None if there is nothing new.  Store it, then `compact`."""
+
+    def compact(self, snapshot: Snapshot, now: float) -> None:
+        """A snapshot of this node's own is durable: drop the log that it stands for."""
+
+    def status(self) -> Status: ...
+
+
+class TransferRefused(MeshdError):
+    """Leadership cannot be handed over; the text says why."""

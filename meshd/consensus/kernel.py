@@ -1,0 +1,402 @@
+"""The kernel: pysyncobj, mended, behind `interface.Core`.  Pure.
+
+What a kernel consists of, and what each part is about, is in DESIGN.md of this package.  Here are
+the calls from outside: each hands its time to everything below, each leaves the parts in agreement
+with the log, and an error that nobody meant ends the kernel.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Any, Final
+
+from meshd import limits
+from meshd.consensus.applying import Applying
+from meshd.consensus.configuration import Configuration
+from meshd.consensus.elections import Elections
+from meshd.consensus.entries import Append, EntryKind, Snapshot, Stored
+from meshd.consensus.handover import Handover
+from meshd.consensus.interface import (
+    LAN,
+    CallerMistake,
+    Chance,
+    CoreStopped,
+    Nonsense,
+    NotEligible,
+    Outbox,
+    Outcome,
+    PeerStatus,
+    Refused,
+    Settings,
+    StateMachine,
+    Status,
+    Why,
+)
+from meshd.consensus.kernel_log import Log
+from meshd.consensus.kernel_seams import Turn
+from meshd.consensus.kernel_stock import LEADER, ROLES, Stock
+from meshd.consensus.kernel_wire import Peer, Wire
+from meshd.consensus.messages import (
+    AppendAnswer,
+    AppendEntries,
+    AskVote,
+    Forward,
+    ForwardAnswer,
+    Message,
+    PreVote,
+    PreVoteAnswer,
+    ReadAnswer,
+    ReadAsk,
+    SnapshotAnswer,
+    SnapshotPart,
+    TimeoutNow,
+    VoteAnswer,
+)
+from meshd.consensus.proposals import Proposals
+from meshd.consensus.reads import Reads
+from meshd.consensus.receiving import Receiving
+from meshd.consensus.sending import Sending
+from meshd.consensus.snapshots_in_memory import SnapshotsInMemory
+from meshd.consensus.voter_list import pack_voters
+from meshd.errors import MeshdError
+from meshd.ids import NodeId
+
+_TERM_LEAP: Final = 2**32
+"""No node is so many terms ahead: each takes an election.  (Terms must not run out.)"""
+_A_MOMENT_S: Final = 0.001
+
+_FOR_VOTERS: Final = (VoteAnswer, PreVoteAnswer)
+"""What counts only if it comes from a voter (H5)."""
+
+
+class Kernel:
+    """One node of the replicated log.  Implements `interface.Core`.
+
+    `stored` is what the journal held; `machine` is at its beginning and is brought up to date.
+    `eligible` says who may take part in the log at all, besides the voters that the log names: a
+    voter that was away may have to listen to a leader that it does not know yet.
+    """
+
+    def __init__(
+        self,
+        me: NodeId,
+        stored: Stored,
+        machine: StateMachine,
+        *,
+        chance: Chance,
+        now: float,
+        eligible: Callable[[NodeId], bool],
+        settings: Settings = LAN,
+    ) -> None:
+        self.me = me
+        self.settings = settings
+        self.chance = chance
+        self.now = now
+        self.outcomes: list[Outcome] = []
+        self.learners: tuple[NodeId, ...] = ()
+        self._eligible = eligible
+        self._stopped: CoreStopped | None = None
+        self._last_id = 0
+        self._peers: dict[NodeId, Peer] = {}
+        self._nudged = True
+        """Something happened since the last step that a step may have to do with."""
+        self._to_store = False
+        first_id = int(chance.random() * 2**32) << 20
+        """H18: the ids of each life begin somewhere else."""
+
+        self.log = Log(stored)
+        self.wire = Wire()
+        self.applying = Applying(self, machine)
+        self.configuration = Configuration(self)
+        self.elections = Elections(self)
+        self.receiving = Receiving(self)
+        self.sending = Sending(self)
+        self.snapshots = SnapshotsInMemory(self, stored.snapshot)
+        self.handover = Handover(self)
+        self.proposals = Proposals(self)
+        self.reads = Reads(self, first_id)
+        with Turn(chance, now):
+            self.stock = Stock(self)
+            self.stock.reply_counter = first_id
+            if self.configuration.voters == (me,):
+                self.stock.deadline = now  # a sole voter has nobody to wait for
+            if stored.snapshot is not None:
+                self.applying.restore(stored.snapshot.state, stored.snapshot.point.index)
+        self._was: tuple[int, Peer | None] = (self.stock.role, None)
+
+    # --- links and messages
+
+    def connected(self, peer: NodeId, now: float) -> None:
+        with _Call(self, now):
+            self.wire.connected.add(peer)
+            self._link_changed(self.peer(peer))
+
+    def disconnected(self, peer: NodeId, now: float) -> None:
+        with _Call(self, now):
+            self.wire.forget(peer)
+            self._link_changed(self.peer(peer))
+            self.elections.link_lost(self.peer(peer))
+            self.reads.link_lost(self.peer(peer))
+
+    def _link_changed(self, peer: Peer) -> None:
+        self.sending.link_changed(peer)
+        self.snapshots.link_changed(peer)
+
+    def on_message(self, peer: NodeId, message: Message, now: float) -> None:
+        with _Call(self, now):
+            is_voter = peer in self.configuration.voters
+            if peer == self.me or not (is_voter or self._eligible(peer)):
+                raise NotEligible(f"{peer} has no part in the log, and sent {_name(message)}.")
+            if getattr(message, "term", 0) > self.stock.term + _TERM_LEAP:
+                raise Nonsense(f"{peer} is in term {getattr(message, 'term', 0)}.")
+            if is_voter or not isinstance(message, _FOR_VOTERS):
+                handle: Callable[[Peer, Any], None] = self._handler(message)
+                handle(self.peer(peer), message)
+
+    def _handler(self, message: Message) -> Callable[[Peer, Any], None]:
+        match message:
+            case AppendEntries():
+                return self.receiving.on_append
+            case AppendAnswer():
+                return self.sending.on_append_answer
+            case SnapshotPart():
+                return self.snapshots.on_part
+            case SnapshotAnswer():
+                return self.snapshots.on_answer
+            case PreVote():
+                return self.elections.on_pre_vote
+            case PreVoteAnswer():
+                return self.elections.on_pre_vote_answer
+            case AskVote():
+                return self.elections.on_ask_vote
+            case VoteAnswer():
+                return self.elections.on_vote_answer
+            case TimeoutNow():
+                return self.elections.on_timeout_now
+            case Forward():
+                return self.proposals.on_forward
+            case ForwardAnswer():
+                return self.proposals.on_forward_answer
+            case ReadAsk():
+                return self.reads.on_ask
+            case ReadAnswer():
+                return self.reads.on_answer
+
+    # --- doing
+
+    def step(self, now: float) -> None:
+        with _Call(self, now):
+            self.proposals.expire()
+            self.elections.begin_step()
+            self.proposals.feed()
+            self.stock._onTick(0)
+            self.elections.end_step()
+            self.agree()
+            self.handover.step()
+            self.reads.step()
+            if self.stock.role == LEADER:
+                self.sending.send()
+        self._nudged = self.stock.commit > self.stock.applied or (
+            self.sending.more and self.stock.role == LEADER
+        )
+
+    def take_outbox(self) -> Outbox:
+        self._require_alive()
+        if self._to_store:
+            raise CallerMistake("The last outbox is not stored yet.")
+        records = self.log.take_records()
+        snapshot, self.snapshots.to_store = self.snapshots.to_store, None
+        early, self.wire.early = tuple(self.wire.early), []
+        late, self.wire.late = tuple(self.wire.late), []
+        outcomes, self.outcomes = tuple(self.outcomes), []
+        if not all(isinstance(record, Append) for record in records):
+            # A leader's term must be on disk before anybody hears of it: it might lead in the same
+            # term again after a crash, and put other entries in the same places.
+            early, late = (), late + early
+        outbox = Outbox(early, snapshot, records, late, outcomes)
+        self._to_store = outbox.must_sync
+        return outbox
+
+    def stored(self) -> None:
+        self._require_alive()
+        before = self.log.durable
+        self._to_store = False
+        self.log.stored()
+        if self.log.durable > before and self.stock.role == LEADER:
+            self._nudged = True
+
+    def next_wake(self) -> float:
+        if self._stopped is not None:
+            return math.inf
+        if self._nudged:
+            return -math.inf
+        wake_at = min(self.elections.wake_at, self.proposals.wake_at, self.reads.wake_at)
+        if self.stock.role == LEADER:
+            wake_at = min(
+                wake_at, self.sending.heartbeat_at, self.handover.wake_at, self._quorum_ends_at()
+            )
+        return wake_at
+
+    def _quorum_ends_at(self) -> float:
+        """When stock's check-quorum would make this leader step down, if nothing came."""
+        answered = sorted((self.stock.answered[peer] for peer in self.stock.others), reverse=True)
+        needed = len(self.configuration.voters) // 2
+        if needed == 0:
+            return math.inf
+        return answered[needed - 1] + self.settings.quorum_s + _A_MOMENT_S
+
+    # --- wishes
+
+    def propose(self, command: bytes, now: float, timeout_s: float) -> int:
+        with _Call(self, now):
+            self.proposals.add(self._new_id(), EntryKind.COMMAND, command, now + timeout_s)
+            return self._last_id
+
+    def read_index(self, now: float, timeout_s: float) -> int:
+        with _Call(self, now):
+            self.reads.ask(self._new_id(), now + timeout_s)
+            return self._last_id
+
+    def change_voters(self, voters: Sequence[NodeId], now: float, timeout_s: float) -> int:
+        with _Call(self, now):
+            wish = self._new_id()
+            why_not = self.configuration.why_not(voters)
+            if why_not is not None:
+                self.outcomes.append(Refused(wish, Why.DENIED, f"The voters stay: {why_not}."))
+            else:
+                self.proposals.add(wish, EntryKind.VOTERS, pack_voters(voters), now + timeout_s)
+            return wish
+
+    def set_learners(self, learners: Sequence[NodeId], now: float) -> None:
+        with _Call(self, now):
+            voters = self.configuration.voters
+            self.learners = tuple(n for n in learners if n not in voters and n != self.me)
+            if len(self.learners) > limits.RAFT_LEARNERS:
+                raise CallerMistake(f"There are at most {limits.RAFT_LEARNERS} learners at a time.")
+            if self.stock.role == LEADER:
+                self.sending.refresh_peers()
+
+    def transfer(self, to: NodeId, now: float) -> None:
+        with _Call(self, now):
+            self.handover.begin(to)
+
+    def take_snapshot(self) -> Snapshot | None:
+        self._require_alive()
+        return self.snapshots.take()
+
+    def compact(self, snapshot: Snapshot, now: float) -> None:
+        with _Call(self, now):
+            self.snapshots.compact(snapshot)
+
+    # --- looking
+
+    def status(self) -> Status:
+        stock = self.stock
+        leads = stock.role == LEADER
+        return Status(
+            role=ROLES[stock.role],
+            term=stock.term,
+            leader=stock.leader.id if stock.leader is not None else None,
+            ready=self.is_ready,
+            voters=self.configuration.voters,
+            learners=self.learners,
+            first=self.log.floor,
+            last=self.log.last.index,
+            commit=stock.commit,
+            applied=stock.applied,
+            queued=self.proposals.queued,
+            transferring_to=self.handover.to,
+            peers={p.id: self._peer_status(p) for p in self.sending.progress} if leads else {},
+        )
+
+    def _peer_status(self, peer: Peer) -> PeerStatus:
+        progress = self.sending.progress[peer]
+        return PeerStatus(
+            voter=peer.id in self.configuration.voters,
+            connected=peer.id in self.wire.connected,
+            match=progress.match,
+            mode=progress.mode,
+            in_flight_bytes=progress.in_flight_bytes,
+            answered_s=progress.answered_at,
+        )
+
+    # --- for the parts
+
+    @property
+    def is_ready(self) -> bool:
+        """It leads, and an entry of its own term is committed (so it knows what is)."""
+        noop = self.stock.noop_index
+        return self.stock.role == LEADER and noop is not None and self.stock.commit >= noop
+
+    def peer(self, node: NodeId) -> Peer:
+        peer = self._peers.get(node)
+        if peer is None:
+            peer = self._peers[node] = Peer(node)
+        return peer
+
+    def adopt_term(self, term: int) -> None:
+        """Somebody is in a later term: so is this node, and whatever it was, it follows now."""
+        self.stock.set_term(term)
+        self.agree()
+
+    def agree(self) -> None:
+        """Bring the parts in line with what stock and the log say now."""
+        self.configuration.refresh()
+        role, leader = now_is = (self.stock.role, self.stock.leader)
+        if now_is == self._was:
+            return
+        was_role, was_leader = self._was
+        self._was = now_is
+        if was_role == LEADER and role != LEADER:
+            self.handover.end()
+            self.stock.deadline = self.now + self.stock.election_timeout_s()
+        if leader != was_leader:
+            self.reads.leader_changed()
+
+    def stop(self, text: str) -> CoreStopped:
+        """The error that ends this kernel, for the caller to raise."""
+        return CoreStopped(text)
+
+    def _new_id(self) -> int:
+        self._last_id += 1
+        return self._last_id
+
+    def _require_alive(self) -> None:
+        if self._stopped is not None:
+            raise CoreStopped(str(self._stopped))
+
+
+class _Call(Turn):
+    """A call from outside: what it raises by mistake is the kernel's end."""
+
+    __slots__ = ("_kernel",)
+
+    def __init__(self, kernel: Kernel, now: float) -> None:
+        kernel._require_alive()
+        kernel.now = max(kernel.now, now)
+        kernel._nudged = True
+        super().__init__(kernel.chance, kernel.now)
+        self._kernel = kernel
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        kernel = self._kernel
+        try:
+            if error is None:
+                kernel.agree()
+        finally:
+            super().__exit__(kind, error, traceback)
+        if isinstance(error, CoreStopped):
+            kernel._stopped = error
+        elif error is not None and not isinstance(error, MeshdError):
+            kernel._stopped = CoreStopped(f"The kernel failed: {error!r}.")
+
+
+def _name(message: Message) -> str:
+    return type(message).__name__

@@ -1,0 +1,233 @@
+"""Snapshots: taken, sent in parts, put together, installed.  Pure.
+
+Hazards H10, H11: stock rewrites its journal in place and cuts it in another step than it writes the
+dump.  Here a snapshot is durable first; what goes to the log is one record that names it.
+Hazard H13: stock stores the voters of now, which may never be committed.  Here: those of the
+snapshot's own place.
+Stock also sends a whole dump in one go, installs one that is older than what it has, and clears the
+log behind it.  Here parts wait for answers, nothing goes back, and what follows the snapshot stays.
+
+The newest snapshot is held in memory whole, and so is one that is arriving.
+"""
+
+from __future__ import annotations
+
+import zlib
+from typing import TYPE_CHECKING, Final
+
+from meshd import limits
+from meshd.consensus.entries import Point, Snapshot
+from meshd.consensus.interface import CallerMistake, Nonsense
+from meshd.consensus.kernel_wire import Peer
+from meshd.consensus.messages import SnapshotAnswer, SnapshotPart
+from meshd.consensus.voter_list import require_voters
+
+if TYPE_CHECKING:
+    from meshd.consensus.kernel import Kernel
+    from meshd.consensus.sending import Progress
+
+_RESEND_FACTOR_MAX: Final = 64
+
+
+class Transfer:
+    """A snapshot on its way to one follower."""
+
+    __slots__ = ("held", "patience", "progressed_at", "sent", "snapshot")
+
+    def __init__(self, snapshot: Snapshot, now: float) -> None:
+        self.snapshot = snapshot
+        self.sent = 0
+        self.held = 0
+        """Bytes that the follower says it has."""
+        self.progressed_at = now
+        self.patience = 2
+        """Heartbeats without an answer before parts are sent again; doubles, since the link may be
+        slow rather than forgetful, and what is repeated makes it slower."""
+
+
+class _Arriving:
+    """A snapshot of which parts are here."""
+
+    __slots__ = ("data", "first", "peer")
+
+    def __init__(self, peer: Peer, first: SnapshotPart) -> None:
+        self.peer = peer
+        self.first = first
+        self.data = bytearray()
+
+    def is_of(self, peer: Peer, part: SnapshotPart) -> bool:
+        mine = self.first
+        return (
+            self.peer == peer
+            and (mine.index, mine.snapshot_term, mine.size, mine.voters)
+            == (part.index, part.snapshot_term, part.size, part.voters)
+        )  # fmt: skip
+
+
+class SnapshotsInMemory:
+    """The snapshots of one node."""
+
+    def __init__(self, kernel: Kernel, current: Snapshot | None) -> None:
+        self._kernel = kernel
+        self.current = current
+        self.to_store: Snapshot | None = None
+        """Installed since the last outbox."""
+        self._arriving: _Arriving | None = None
+
+    # --- one's own
+
+    def take(self) -> Snapshot | None:
+        kernel, log = self._kernel, self._kernel.log
+        applied = kernel.stock.applied
+        term = log.term_at(applied)
+        if applied <= log.base.index or term is None:
+            return None
+        return Snapshot(
+            point=Point(term=term, index=applied),
+            voters=log.voters_at(applied),
+            state=kernel.applying.freeze(),
+        )
+
+    def compact(self, snapshot: Snapshot) -> None:
+        """Drop what the snapshot stands for, but keep in memory what followers may still need."""
+        kernel, log = self._kernel, self._kernel.log
+        index = snapshot.point.index
+        if index <= log.base.index:
+            return  # meanwhile a newer one was installed
+        if index > kernel.stock.applied or log.term_at(index) != snapshot.point.term:
+            raise CallerMistake(f"A snapshot at {index} is not of this log.")
+        self.current = snapshot
+        log.compact(snapshot.point, self._floor(index))
+
+    def _floor(self, index: int) -> int:
+        """Some entries behind the snapshot stay, and those after one that is being sent."""
+        log = self._kernel.log
+        floor = max(log.floor, index - self._kernel.settings.trailing)
+        for progress in self._kernel.sending.progress.values():
+            if progress.transfer is not None:
+                floor = min(floor, progress.transfer.snapshot.point.index)
+        floor = max(floor, log.floor)
+        if log.bytes_between(floor, index) > limits.RAFT_TRAILING_BYTES:
+            return index
+        return floor
+
+    # --- to a follower
+
+    def still_needed(self, progress: Progress) -> bool:
+        """Whether a follower that lacks entries behind the floor still lacks them."""
+        transfer = progress.transfer
+        return progress.match < self._kernel.log.floor or (
+            transfer is not None and progress.match < transfer.snapshot.point.index
+        )
+
+    def send(self, progress: Progress, due: bool) -> None:
+        """Parts as far as the window goes; if there are none, one without data, to be heard."""
+        kernel = self._kernel
+        if self.current is None:
+            return
+        transfer = progress.transfer
+        if transfer is None or transfer.snapshot.point.index < kernel.log.floor:
+            transfer = progress.transfer = Transfer(self.current, kernel.now)
+        size = len(transfer.snapshot.state)
+        chunk = kernel.settings.chunk_bytes
+        waited_s = kernel.now - transfer.progressed_at
+        if waited_s >= transfer.patience * kernel.settings.heartbeat_s:
+            transfer.sent = transfer.held
+            transfer.progressed_at = kernel.now
+            transfer.patience = min(2 * transfer.patience, _RESEND_FACTOR_MAX)
+        sent = 0
+        while transfer.sent < size and (
+            transfer.sent - transfer.held < limits.RAFT_CHUNKS_IN_FLIGHT * chunk
+        ):
+            self._send_part(progress, transfer, chunk)
+            sent += 1
+        if due and not sent:
+            self._send_part(progress, transfer, 0)
+
+    def _send_part(self, progress: Progress, transfer: Transfer, max_bytes: int) -> None:
+        kernel, snapshot = self._kernel, transfer.snapshot
+        data = snapshot.state[transfer.sent : transfer.sent + max_bytes]
+        kernel.wire.tell_early(
+            progress.peer.id,
+            SnapshotPart(
+                term=kernel.stock.term,
+                round=kernel.sending.round,
+                index=snapshot.point.index,
+                snapshot_term=snapshot.point.term,
+                voters=snapshot.voters,
+                size=len(snapshot.state),
+                offset=transfer.sent,
+                data=data,
+                crc32=zlib.crc32(data),
+            ),
+        )
+        transfer.sent += len(data)
+        progress.round_told = kernel.sending.round
+
+    def on_answer(self, peer: Peer, answer: SnapshotAnswer) -> None:
+        """Raises Nonsense for bytes that were never sent."""
+        kernel = self._kernel
+        progress = kernel.sending.answering(peer, answer.term, answer.round)
+        if progress is None:
+            return
+        transfer = progress.transfer
+        if transfer is None or transfer.snapshot.point.index != answer.index:
+            return
+        if answer.held > len(transfer.snapshot.state):
+            raise Nonsense(f"{peer.id} has {answer.held} bytes of a snapshot that is smaller.")
+        kernel.sending.note_round(progress, answer.round)
+        if answer.held > transfer.held:
+            transfer.progressed_at = kernel.now
+            transfer.patience = 2
+        transfer.held = answer.held
+        transfer.sent = max(transfer.sent, transfer.held)
+
+    # --- from a leader
+
+    def on_part(self, peer: Peer, part: SnapshotPart) -> None:
+        """Raises Nonsense, before anything is changed, for a part whose checksum is wrong."""
+        kernel = self._kernel
+        if part.term < kernel.stock.term:
+            kernel.receiving.refuse_old_leader(peer)
+            return
+        if zlib.crc32(part.data) != part.crc32:
+            raise Nonsense(f"A part of a snapshot from {peer.id} has a wrong checksum.")
+        kernel.receiving.on_leader_word(peer, part.term, part.round)
+        if part.index <= kernel.stock.commit:
+            self._arriving = None  # never back
+            kernel.receiving.installed(peer, part.round)
+            return
+        if self._arriving is None or not self._arriving.is_of(peer, part):
+            self._arriving = _Arriving(peer, part)
+        arriving = self._arriving
+        if part.offset == len(arriving.data):
+            arriving.data += part.data
+        if len(arriving.data) == part.size:
+            self._arriving = None
+            self._install(part, bytes(arriving.data))
+            kernel.receiving.installed(peer, part.round)
+        else:
+            kernel.wire.tell(
+                peer.id,
+                SnapshotAnswer(
+                    term=part.term, round=part.round, index=part.index, held=len(arriving.data)
+                ),
+            )
+
+    def link_changed(self, peer: Peer) -> None:
+        if self._arriving is not None and self._arriving.peer == peer:
+            self._arriving = None
+
+    def _install(self, part: SnapshotPart, state: bytes) -> None:
+        kernel = self._kernel
+        snapshot = Snapshot(
+            point=Point(term=part.snapshot_term, index=part.index),
+            voters=require_voters(part.voters),
+            state=state,
+        )
+        kernel.applying.restore(state, part.index)
+        self.current = self.to_store = snapshot
+        kernel.log.install(snapshot)
+        kernel.stock.commit = part.index
+        kernel.stock.applied = part.index
+        kernel.proposals.skipped_to(part.index)

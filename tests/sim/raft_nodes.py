@@ -1,0 +1,91 @@
+"""The machines of the simulated voters: an identity, a disk that forgets, a state machine."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import math
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from meshd.consensus.entries import Record, Snapshot, Stored
+from meshd.consensus.interface import Outbox, Settings
+from meshd.consensus.kernel import Kernel
+from meshd.consensus.replay import align, replay
+from meshd.ids import NodeId
+
+SETTINGS = Settings(
+    batch_bytes=512, window_bytes=4096, chunk_bytes=512, per_step=16, trailing=8, queue=64
+)
+"""Small sizes, so that everything that only happens to the large happens here too."""
+
+
+def node_id(number: int) -> NodeId:
+    """Ids that sort like the number and look like ids."""
+    return NodeId(base64.b32encode((number << 6).to_bytes(17, "big")).decode().lower()[:26])
+
+
+class Machine:
+    """A state machine whose results and state depend on every command and its place."""
+
+    def __init__(self, applied: Callable[[int, bytes, bytes], None]) -> None:
+        self.commands: list[tuple[int, bytes]] = []
+        self.digest = b""
+        self._applied = applied
+
+    def apply(self, index: int, command: bytes) -> bytes:
+        self.commands.append((index, command))
+        text = self.digest + index.to_bytes(8, "big") + command
+        self.digest = hashlib.blake2b(text, digest_size=8).digest()
+        self._applied(index, command, self.digest)
+        return self.digest
+
+    def freeze(self) -> bytes:
+        return msgspec.msgpack.encode((self.digest, self.commands))
+
+    def restore(self, state: bytes) -> None:
+        form = tuple[bytes, list[tuple[int, bytes]]]
+        self.digest, self.commands = msgspec.msgpack.decode(state, type=form)
+
+
+class Disk:
+    """What is durable, and what is on its way there."""
+
+    def __init__(self, stored: Stored) -> None:
+        self.stored = stored
+        self.snapshot = stored.snapshot
+        """The newest that is durable, named by a record or not."""
+        self.slow_s = 0.0
+
+    def save(self, snapshot: Snapshot) -> None:
+        if self.snapshot is None or snapshot.point.index > self.snapshot.point.index:
+            self.snapshot = snapshot
+
+    def write(self, records: tuple[Record, ...]) -> None:
+        known = [self.snapshot] if self.snapshot is not None else []
+        self.stored = replay(self.stored, records, known)
+
+    def reopened(self) -> Stored:
+        return align(self.stored, self.snapshot) if self.snapshot is not None else self.stored
+
+
+class Node:
+    """A machine: its disk stays, its kernel comes and goes."""
+
+    def __init__(self, node: NodeId, stored: Stored, speed: float, offset_s: float) -> None:
+        self.id = node
+        self.disk = Disk(stored)
+        self.speed = speed
+        self.offset_s = offset_s
+        self.kernel: Kernel | None = None
+        self.machine: Machine
+        self.lives = 0
+        self.syncing: Outbox | None = None
+        self.wake_at = math.inf
+        self.open: dict[int, tuple[str, Any, float]] = {}
+        """Proposals and reads without an outcome: what, of what, when asked."""
+
+    def clock(self, now: float) -> float:
+        return self.offset_s + now * self.speed
