@@ -9,7 +9,7 @@ import trio
 
 from meshd.backends import RunControl
 from meshd.http import Sweeper
-from meshd.inference import Delta, Failure, Usage
+from meshd.inference import Delta, Embedding, Failure, Usage
 from meshd.relay.sinks import AnswerSink
 from meshd.relay.watchdog import Watchdog
 from meshd.routing.admission import Lane
@@ -19,7 +19,8 @@ from meshd.routing.rates import Observation, RateBook
 class EngineRun:
     """Stands between the engine and the sink of one answer.
 
-    `emit` is what the engine's events go into.  After `over` nothing is watched any more.
+    `emit` is what the engine's events go into (`emit_whole`: its vectors).  After `over` nothing is
+    watched any more.
     """
 
     __slots__ = (
@@ -75,6 +76,12 @@ class EngineRun:
         await self._sink.emit(events)
         dog.passed_on(trio.current_time())
         watch.at = dog.due_at
+
+    async def emit_whole(self, embedding: Embedding) -> None:
+        """All that the engine has to say came at once: its silence after that means nothing."""
+        self._watch.at = math.inf
+        self.dog.event(trio.current_time())
+        await self._sink.emit([embedding])
 
     def examined(self, lives: bool) -> None:
         """The engine was asked whether it lives."""

@@ -218,7 +218,7 @@ class Holder:
         )
         try:
             if request.kind is Kind.EMBED:
-                await sink.emit([await backend.embed(request, model, control)])
+                await run.emit_whole(await backend.embed(request, model, control))
             else:
                 await backend.run(request, model, run.emit, control)
         except MeshdError as e:

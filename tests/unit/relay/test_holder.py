@@ -10,6 +10,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from meshd import limits
 from meshd.backends import BackendFailed, RunControl
 from meshd.http import Sweeper
 from meshd.ids import NodeId
@@ -41,6 +42,7 @@ class FakeBackend:
         self.running = 0
         self.runs = 0
         self.go = trio.Event()
+        self.alive = True
 
     async def run(self, request: Request, model: ModelInfo, emit: Any, control: RunControl) -> None:
         await self._work()
@@ -51,7 +53,8 @@ class FakeBackend:
         return Embedding([[1.0]])
 
     async def lives(self) -> bool:
-        return True
+        await trio.sleep(1.0)
+        return self.alive
 
     async def _work(self) -> None:
         self.runs += 1
@@ -76,10 +79,14 @@ class FakeBackends:
 
 
 class Sink:
-    def __init__(self) -> None:
+    """A client that takes `slowness_s` to read each piece."""
+
+    def __init__(self, slowness_s: float = 0.0) -> None:
         self.items: list[AnswerItem] = []
+        self.slowness_s = slowness_s
 
     async def emit(self, items: Sequence[AnswerItem]) -> None:
+        await trio.sleep(self.slowness_s)
         self.items += items
 
 
@@ -128,3 +135,34 @@ async def test_who_waits_is_let_in_when_the_engine_turns_out_to_take_more(
         engine.go.set()
         await holder.in_flight.until_none()
         assert engine.runs == 4
+
+
+@pytest.mark.parametrize("asked", [CHAT, EMBED], ids=["chat", "embed"])
+@pytest.mark.parametrize("alive", [True, False])
+async def test_a_client_that_reads_slowly_is_no_hung_engine(
+    autojump_clock: MockClock, asked: Request, alive: bool
+) -> None:
+    engine, control, sink = FakeBackend("e"), RunControl(), Sink(200.0)
+    engine.go.set()
+    engine.alive = alive
+    async with holder_of(engine) as (holder, _, _):
+        await holder.serve(order(request=asked), sink, control)
+    assert control.aborted is None
+    assert sink.items
+
+
+async def test_an_engine_that_answers_while_it_is_asked_whether_it_lives_lives(
+    autojump_clock: MockClock,
+) -> None:
+    engine, control, sink = FakeBackend("e"), RunControl(), Sink(200.0)
+    engine.alive = False
+    async with holder_of(engine) as (holder, _, nursery):
+
+        async def answer() -> None:
+            await trio.sleep(limits.FIRST_TOKEN_MIN_S + 0.5)  # it is being asked
+            engine.go.set()
+
+        nursery.start_soon(answer)
+        await holder.serve(order(request=EMBED), sink, control)
+    assert control.aborted is None
+    assert sink.items
