@@ -56,6 +56,8 @@ class Node:
         self._clients = clients
         self._keys = ApiKeys()
         self._rules = Access()
+        self._rules_for: object = None
+        """This machine's addresses as the rules have them."""
         self.client_url = ""
         """Where clients reach it, once it runs."""
         self._bad_clients = BadRequests("http_refused", "refused on the client port")
@@ -119,7 +121,7 @@ class Node:
             placement=self.data.placement,
             node_name=self.mesh.name_of,
             show=self.data.show,
-            access=lambda: self._rules,
+            access=self._access,
             clock=self._ports.clock,
             entropy=self._ports.entropy,
         )
@@ -210,17 +212,23 @@ class Node:
 
     def _reload_keys(self) -> int:
         """Read the API keys anew; how many there are."""
-        config, network = self._config, self._ports.network
         self._keys = ApiKeys.parse(self._ports.disk.read(self._paths.keys), self._paths.keys)
-        self._rules = Access(
-            machine_names=frozenset({network.host_name().lower()}),
-            machine_addresses=frozenset(network.interface_addresses()),
-            allowed_hosts=frozenset(config.allowed_hosts),
-            allowed_origins=config.allowed_origins,
-            require_key=config.require_key,
-            check_key=lambda key: self._keys.check(key.decode("latin-1")),
-        )
         return len(self._keys.keys)
+
+    def _access(self) -> Access:
+        """Who may use the client port, by this machine's addresses and name as they are now."""
+        addresses = self.mesh.own_addresses()
+        if addresses is not self._rules_for:  # they are looked up anew now and then
+            config, self._rules_for = self._config, addresses
+            self._rules = Access(
+                machine_names=frozenset({self._ports.network.host_name().lower()}),
+                machine_addresses=frozenset(address.host for address in addresses),
+                allowed_hosts=frozenset(config.allowed_hosts),
+                allowed_origins=config.allowed_origins,
+                require_key=config.require_key,
+                check_key=lambda key: self._keys.check(key.decode("latin-1")),
+            )
+        return self._rules
 
     def _gauges(self) -> dict[str, int]:
         return {

@@ -165,3 +165,18 @@ async def test_certificates_are_renewed_long_before_they_end_and_hold_after_a_re
         await m.world.settled()
         answer = await m.answered(m.ask(m.a))
         assert (answer.how, answer.text) == ("whole", WHOLE)
+
+
+async def test_a_machine_that_has_moved_is_called_by_its_new_address(
+    autojump_clock: MockClock,
+) -> None:
+    """Addresses that a web site can have count only while they are this machine's."""
+    async with World.open() as world:
+        a = await world.start("a")
+        world.network.readdress("a", ["203.0.114.7"])
+        await pass_time(5.0)
+        assert a.running._access().host_allowed(b"203.0.114.7:11435")
+        world.network.readdress("a", ["203.0.114.8"])
+        await pass_time(5.0)
+        assert a.running._access().host_allowed(b"203.0.114.8:11435")
+        assert not a.running._access().host_allowed(b"203.0.114.7:11435")
