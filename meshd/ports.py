@@ -9,13 +9,15 @@ whole nodes run in virtual time.  Nothing else may import `socket`, `ssl`, `time
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import PurePath
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 from meshd.ids import Address, MeshId, NodeId
+
+T = TypeVar("T")
 
 
 class Alpn(StrEnum):
@@ -260,6 +262,11 @@ class Disk(Protocol):
     long as no two concern the same file.
     """
 
+    @property
+    def is_quick(self) -> bool:
+        """Whether calls return at once, as of a disk in memory: no thread is worth it."""
+        ...
+
     def read(self, path: PurePath) -> bytes | None:
         """The file's bytes, None if there is no such file."""
         ...
@@ -388,6 +395,73 @@ class Engines(Protocol):
         ...
 
 
+SqlValue = str | int | float | bytes | None
+
+
+class Transaction(Protocol):
+    """SQL (SQLite's) within one transaction."""
+
+    def execute(self, sql: str, values: Sequence[SqlValue] = ()) -> list[tuple[Any, ...]]:
+        """All rows that one statement gives."""
+        ...
+
+    def execute_many(self, sql: str, rows: Iterable[Sequence[SqlValue]]) -> int:
+        """The same statement for each; how many rows it changed in all."""
+        ...
+
+
+class Database(Protocol):
+    """One SQLite file, which no other program has open.
+
+    What is handed in runs in another thread (in memory: at once): it must touch nothing but its
+    transaction and what it owns.  Errors are DiskFailed, after which everything is as it was and
+    may be tried again; and DatabaseDamaged, after which only `aclose` and `set_aside` help.
+    """
+
+    async def write(self, work: Callable[[Transaction], T]) -> T:
+        """Do all of it or nothing; on the medium when this returns.  One at a time."""
+        ...
+
+    async def read(self, work: Callable[[Transaction], T]) -> T:
+        """Look at what was committed; waits for no writer, and delays none.  One at a time."""
+        ...
+
+    async def aclose(self) -> None: ...
+
+
+class Databases(Protocol):
+    """Files too large to be read and written whole."""
+
+    async def open(self, path: PurePath) -> Database:
+        """Open or make that file, 0600, and its folder.  Raises DiskFailed, DatabaseDamaged."""
+        ...
+
+    async def set_aside(self, path: PurePath) -> PurePath:
+        """Move a file that is not open out of the way, over what was moved there before."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Power:
+    """Where a machine's power comes from."""
+
+    portable: bool = False
+    """It has a battery."""
+    on_mains: bool = True
+
+
+class Host(Protocol):
+    """What kind of machine this is."""
+
+    def power(self) -> Power:
+        """As of now; a machine that does not tell counts as one on mains for good."""
+        ...
+
+    def uptime_s(self) -> float:
+        """Since the machine started."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Ports:
     """One of each, handed to a node."""
@@ -397,3 +471,4 @@ class Ports:
     disk: Disk
     entropy: Entropy
     engines: Engines
+    host: Host

@@ -41,6 +41,7 @@ def real_ports() -> Ports:
     from meshd.machine.disk import FileDisk
     from meshd.machine.engines import RealEngines
     from meshd.machine.entropy import SystemEntropy
+    from meshd.machine.host import RealHost
     from meshd.machine.network import RealNetwork
     from meshd.ports import Ports
 
@@ -50,4 +51,5 @@ def real_ports() -> Ports:
         disk=FileDisk(),
         entropy=SystemEntropy(),
         engines=RealEngines(),
+        host=RealHost(),
     )

@@ -71,6 +71,8 @@ class _AppendFile:
 class FileDisk:
     """`meshd.ports.Disk`, real."""
 
+    is_quick = False
+
     def __init__(self) -> None:
         self._locks: dict[PurePath, int] = {}
         """Open descriptors that hold the locks; the system lets go of them with the process."""

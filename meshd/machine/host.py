@@ -6,9 +6,12 @@ import os
 import platform
 import resource
 import socket
+import time
 from contextlib import suppress
 
 import psutil
+
+from meshd.ports import Power
 
 OPEN_FILES_WANTED = 16_384
 """A connection of a client and one to an engine or node for each of the many streams."""
@@ -17,6 +20,20 @@ OPEN_FILES_WANTED = 16_384
 def host_name() -> str:
     """The short name of this machine, without `.local` or a domain."""
     return (platform.node() or "meshd").split(".")[0] or "meshd"
+
+
+class RealHost:
+    """`meshd.ports.Host`, real."""
+
+    def power(self) -> Power:
+        battery = psutil.sensors_battery() if hasattr(psutil, "sensors_battery") else None
+        if battery is None:
+            return Power()
+        # None: it does not say whether it is plugged in.
+        return Power(portable=True, on_mains=battery.power_plugged is not False)
+
+    def uptime_s(self) -> float:
+        return max(0.0, time.time() - psutil.boot_time())
 
 
 def open_files_limit() -> int:

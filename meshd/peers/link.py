@@ -43,6 +43,10 @@ class LinkHandler(Protocol):
         """
         ...
 
+    def take(self, node: NodeId, message: Message) -> bool:
+        """Take a notification at once, in the order of the link; False: it is for `handle`."""
+        ...
+
     def greeted(self, node: NodeId, hello: Hello) -> None:
         """The other side of a link said who it is.  Raises Refused to drop the link."""
         ...
@@ -218,7 +222,7 @@ class AnsweringLink(_Link):
                         self.greeted = True
                     elif isinstance(message, Ping):
                         await self._send(Pong(), request_id)
-                    else:
+                    elif not self._handler.take(self.node, message):
                         await self._slots.acquire()  # backpressure: no more is read meanwhile
                         nursery.start_soon(self._answer, message, request_id)
             nursery.cancel_scope.cancel()

@@ -25,6 +25,7 @@ class Switchboard:
         self._mesh = mesh
         self._hello = hello
         self._answering: dict[type[Message], Answering] = {}
+        self._taking: dict[type[Message], Callable[[NodeId, Any], None]] = {}
         self._on_greeted: list[Callable[[NodeId, Hello], None]] = []
         self._on_linked: list[Callable[[NodeId], None]] = []
         self._on_unlinked: list[Callable[[NodeId, str], None]] = []
@@ -37,6 +38,14 @@ class Switchboard:
         """Messages of this type go to `how`; one answerer a type."""
         assert kind not in self._answering, f"{kind.__name__} has an answerer already"
         self._answering[kind] = how
+
+    def take_in_order(self, kind: type[M], how: Callable[[NodeId, M], None]) -> None:
+        """Notifications of this type go to `how` at once, in the order in which they came.
+
+        `how` must be quick: the link reads nothing meanwhile.
+        """
+        assert kind not in self._taking, f"{kind.__name__} has a taker already"
+        self._taking[kind] = how
 
     def on_greeted(self, call: Callable[[NodeId, Hello], None]) -> None:
         """Be told what the other side of a link says of itself; may raise Refused."""
@@ -58,6 +67,13 @@ class Switchboard:
 
     def hello(self) -> Hello:
         return self._hello()
+
+    def take(self, node: NodeId, message: Message) -> bool:
+        taking = self._taking.get(type(message))
+        if taking is None:
+            return False
+        taking(node, message)
+        return True
 
     async def handle(self, node: NodeId, message: Message) -> Message | None:
         if isinstance(message, Unknown):

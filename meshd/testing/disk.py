@@ -47,6 +47,8 @@ class MemoryDisk:
     after a failed "sync", data that is read as if it were there and that no later sync writes.
     """
 
+    is_quick = True
+
     def __init__(
         self, *, capacity_bytes: int | None = None, chance: random.Random | None = None
     ) -> None:

@@ -31,6 +31,7 @@ from meshd.screen import SightedMesh
 from meshd.testing.clock import SimClock
 from meshd.testing.disk import MemoryDisk
 from meshd.testing.entropy import SeededEntropy
+from meshd.testing.machine import SimHost
 from meshd.testing.memory_client import MemoryClient
 from meshd.testing.memory_engine import MemoryEngine, MemoryEngines
 from meshd.testing.memory_process import MemoryProcess
@@ -211,7 +212,7 @@ class Machine:
                 async with trio.open_nursery() as nursery:
                     entropy = SeededEntropy(f"{self.world.seed} {self.name} {self._starts}")
                     bundled = MemoryEngines(self.host, nursery)
-                    ports = Ports(self._process, self.clock, self.disk, entropy, bundled)
+                    ports = Ports(self._process, self.clock, self.disk, entropy, bundled, SimHost())
                     await self._run(ports, join, token)
                     nursery.cancel_scope.cancel()
         except Exception as error:

@@ -41,6 +41,10 @@ PROTOCOL_MAX: Final = 1
 promises)."""
 
 
+_ENVELOPE_BYTES: Final = 64
+"""Around the one large field of a message."""
+
+
 class Message(msgspec.Struct, frozen=True, kw_only=True):
     """What all messages have.  Their other fields are the keys of the body map.
 
@@ -302,6 +306,32 @@ class Renewed(Message, frozen=True):
     certificate: Annotated[bytes, Meta(max_length=limits.CERTIFICATE_BYTES)]
 
 
+class RecordMessage(Message, frozen=True):
+    """What voters say to each other about the log (proto/log.md), in the order of the link."""
+
+    data: Annotated[
+        bytes, Meta(min_length=1, max_length=limits.CONTROL_FRAME_BYTES - _ENVELOPE_BYTES)
+    ]
+
+
+class MachineRequest(Message, frozen=True):
+    """A leader asks what kind of voter this machine would be; answered by `MachineReply`."""
+
+
+class MachineReply(Message, frozen=True):
+    """What the answering machine is."""
+
+    wish: ShortLine
+    """`auto`, `always` or `never`, as set by its owner."""
+    on_mains: bool
+    portable: bool
+    uptime_s: Annotated[float, Meta(ge=0)]
+    sync_s: Annotated[float, Meta(ge=0)]
+    """What making something durable costs there; 0: not known."""
+    runs: bool
+    """Its journal is in order and its part of the log runs."""
+
+
 MESSAGES: Final = MappingProxyType[int, type[Message]](
     {
         # ONLY APPEND.  A number that was given out is never given to another message.
@@ -331,6 +361,9 @@ MESSAGES: Final = MappingProxyType[int, type[Message]](
         24: Cancel,
         25: RenewRequest,
         26: Renewed,
+        27: RecordMessage,
+        28: MachineRequest,
+        29: MachineReply,
     }
 )
 _NUMBERS: Final = {kind: number for number, kind in MESSAGES.items()}

@@ -17,6 +17,7 @@ from meshd.ports import Ports
 from meshd.testing.clock import SimClock
 from meshd.testing.disk import MemoryDisk
 from meshd.testing.entropy import SeededEntropy
+from meshd.testing.machine import SimHost
 from meshd.testing.memory_engine import MemoryEngine, MemoryEngines
 from meshd.testing.network import MemoryHost, MemoryNetwork
 
@@ -37,7 +38,7 @@ class Bench:
 
     def backends(self, *urls: str | BackendConfig, detect: bool = False) -> Backends:
         configured = [u if isinstance(u, BackendConfig) else BackendConfig(u) for u in urls]
-        ports = Ports(self.host, SimClock(), self.disk, SeededEntropy(1), self.engines)
+        ports = Ports(self.host, SimClock(), self.disk, SeededEntropy(1), self.engines, SimHost())
         return Backends(
             ports,
             sweeper=self.sweeper,

@@ -17,6 +17,7 @@ from meshd.ports import ByteStream, Network, Ports
 from meshd.testing.clock import SimClock
 from meshd.testing.disk import MemoryDisk
 from meshd.testing.entropy import SeededEntropy
+from meshd.testing.machine import SimHost
 from meshd.testing.memory_engine import MemoryEngines
 from meshd.testing.network import MemoryNetwork
 
@@ -63,6 +64,7 @@ async def watched(
             MemoryDisk(),
             SeededEntropy(1),
             MemoryEngines(network, nursery),
+            SimHost(),
         ),
         sweeper=sweeper,
         node="n" * 26,

@@ -75,6 +75,11 @@ def control_messages() -> list[Vector]:
         message("Cancel", 24, 0, {"request": "req_0123456789abcdef.2"}),
         message("RenewRequest", 25, 13, {"public_key": BIN}),
         message("Renewed", 26, 13, {"certificate": BIN}),
+        message("RecordMessage", 27, 0, {"data": BIN}),
+        message("MachineRequest", 28, 15, {}),
+        message("MachineReply", 29, 15, {
+            "wish": "auto", "on_mains": True, "portable": False, "uptime_s": 86400.0,
+            "sync_s": 0.0005, "runs": True}),
         message("a type of a later version", 4096, 14, {"anything": [1, 2, 3]}),
     ]  # fmt: skip
 
@@ -136,6 +141,10 @@ def bad_control_messages() -> list[Vector]:
         raw("KeyringPush: no keys", [23, 1, {"version": 1, "secrets": []}]),
         raw("KeyringPush: nine keys", [23, 1, {"version": 1, "secrets": [BIN] * 9}]),
         raw("Cancel: an empty id", [24, 0, {"request": ""}]),
+        raw("RecordMessage: nothing in it", [27, 0, {"data": {"$bin": ""}}]),
+        raw("MachineReply: an uptime below 0", [29, 1, {
+            "wish": "auto", "on_mains": True, "portable": False, "uptime_s": -1.0,
+            "sync_s": 0.0, "runs": True}]),
         raw("RenewRequest: a key of 257 bytes", [25, 1, {"public_key": {"$bin": "00" * 257}}]),
     ]  # fmt: skip
 

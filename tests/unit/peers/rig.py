@@ -16,7 +16,7 @@ from meshd.peers.links import ControlLinks, LinkHandler
 from meshd.ports import Alpn, ByteStream
 from meshd.testing.entropy import SeededEntropy
 from meshd.testing.network import MemoryHost, MemoryNetwork, memory_credentials
-from meshd.wire.control import Hello, Message, decode, encode
+from meshd.wire.control import Hello, Message, RecordMessage, decode, encode
 from meshd.wire.framing import FrameReader, frame
 
 MESH = MeshId("m" * 26)
@@ -51,6 +51,7 @@ class Notes:
         self.own_hello = hello_of(node)
         self.greetings: list[tuple[NodeId, Hello]] = []
         self.messages: list[tuple[NodeId, Message]] = []
+        self.taken: list[bytes] = []
         self.ups: list[NodeId] = []
         self.downs: list[tuple[NodeId, str]] = []
         self.round_trips: list[float] = []
@@ -63,6 +64,12 @@ class Notes:
     async def handle(self, node: NodeId, message: Message) -> Message | None:
         self.messages.append((node, message))
         return await self.answer(node, message)
+
+    def take(self, node: NodeId, message: Message) -> bool:
+        if not isinstance(message, RecordMessage):
+            return False
+        self.taken.append(message.data)
+        return True
 
     def greeted(self, node: NodeId, hello: Hello) -> None:
         self.greetings.append((node, hello))

@@ -19,6 +19,7 @@ from meshd.screen import Screen, SightedMesh
 from meshd.testing.clock import SimClock
 from meshd.testing.disk import MemoryDisk
 from meshd.testing.entropy import SeededEntropy
+from meshd.testing.machine import SimHost
 from meshd.testing.world import MemoryScreen
 from tests.joins import HOST, NOW_UNIX_S, JoinNetwork, Mesh
 
@@ -37,6 +38,7 @@ def entrance(network: JoinNetwork, sighted: Sequence[SightedMesh]) -> tuple[Entr
         MemoryDisk(),
         SeededEntropy("newcomer"),
         None,  # type: ignore[arg-type]
+        SimHost(),
     )
     made = Entrance(
         ports,

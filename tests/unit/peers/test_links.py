@@ -13,7 +13,15 @@ from meshd import limits
 from meshd.errors import DialFailed, Refused
 from meshd.ids import Address, NodeId
 from meshd.peers.links import MOVED, OWN_DOING, REDIAL_MAX_S
-from meshd.wire.control import Done, InventoryRequest, Leave, Message, Ping, TokenCreate
+from meshd.wire.control import (
+    Done,
+    InventoryRequest,
+    Leave,
+    Message,
+    Ping,
+    RecordMessage,
+    TokenCreate,
+)
 from tests.unit.peers.rig import A, B, C, Peer, Town, until
 
 
@@ -50,6 +58,19 @@ async def test_a_question_is_answered_and_a_notification_is_not(autojump_clock: 
         a.links.notify(B, InventoryRequest())
         await until(lambda: len(b.notes.messages) == 2)
         assert [m for _, m in b.notes.messages] == [InventoryRequest()] * 2
+
+
+async def test_messages_about_the_record_are_taken_in_the_order_of_the_link(
+    autojump_clock: MockClock,
+) -> None:
+    async with Town.open(latency_s=0.01) as town:
+        a, b = await pair(town)
+        sent = [bytes([n]) for n in range(100)]
+        for data in sent:
+            a.links.notify(B, RecordMessage(data=data))
+        await until(lambda: len(b.notes.taken) == 100)
+        assert b.notes.taken == sent
+        assert b.notes.messages == []
 
 
 async def test_answers_find_their_questions_in_whatever_order_they_come(

@@ -7,7 +7,15 @@ import pytest
 from meshd.errors import Refused
 from meshd.ids import NodeId
 from meshd.peers.switchboard import Switchboard
-from meshd.wire.control import Done, Hello, InventoryRequest, LoadPush, Message, Unknown
+from meshd.wire.control import (
+    Done,
+    Hello,
+    InventoryRequest,
+    LoadPush,
+    Message,
+    RecordMessage,
+    Unknown,
+)
 from tests.unit.peers.rig import MESH, A, B, hello_of
 
 
@@ -28,6 +36,17 @@ async def test_each_message_goes_to_its_one_answerer() -> None:
     assert got == [(B, InventoryRequest())]
     with pytest.raises(AssertionError, match="has an answerer already"):
         switchboard.answer(InventoryRequest, answer)
+
+
+def test_what_is_taken_in_order_is_taken_at_once() -> None:
+    switchboard = board()
+    got: list[tuple[NodeId, bytes]] = []
+    switchboard.take_in_order(RecordMessage, lambda node, message: got.append((node, message.data)))
+    assert switchboard.take(B, RecordMessage(data=b"x"))
+    assert got == [(B, b"x")]
+    assert not switchboard.take(B, InventoryRequest())
+    with pytest.raises(AssertionError, match="has a taker already"):
+        switchboard.take_in_order(RecordMessage, lambda node, message: None)
 
 
 async def test_unknown_and_unanswered_messages_are_counted_apart() -> None:
