@@ -22,7 +22,7 @@ import trio
 from meshd import limits
 from meshd.errors import StreamBroken
 from meshd.http.baton import Baton
-from meshd.http.encode import CLOSE, CONTINUE, response_head
+from meshd.http.encode import CLOSE, CONTINUE, phrase, response_head
 from meshd.http.messages import Headers, Refusal, ServerRequest
 from meshd.http.requests import Admit, RequestLimits, RequestParser
 from meshd.http.responder import Drain, Responder
@@ -232,7 +232,7 @@ class Connection:
             headers, body = self._options.error_body(
                 refusal.status, refusal.message, self._parser.path
             )
-        why = refusal.message or "not admitted"
+        why = refusal.message or phrase(refusal.status)
         self._options.on_refused(self._stream.remote, refusal.status, why)
         framing = b"content-length: %d\r\n" % len(body)
         head = response_head(refusal.status, headers, CLOSE + framing)

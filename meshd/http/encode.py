@@ -18,6 +18,14 @@ CLOSE = b"connection: close\r\n"
 KEEP_ALIVE = b"connection: keep-alive\r\n"
 
 
+def phrase(status: int) -> str:
+    """What a status is called: "Not Found"."""
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return "Unknown"
+
+
 def response_head(status: int, headers: Headers, fixed: bytes) -> bytes:
     """Status line to empty line.  `fixed` are whole header lines (framing, Connection)."""
     line = _STATUS_LINES.get(status) or b"HTTP/1.1 %d Unknown\r\n" % status

@@ -12,6 +12,10 @@ from meshd.ports import Remote
 
 log = logs.get("http")
 
+_NOTHING_THERE = frozenset({404, 405})
+"""Somebody tries what is not served here, as clients do to find out: no matter of who may do what,
+and nothing that a person should see to."""
+
 
 class BadRequests:
     """Those of one port.  `note` is `ServerOptions.on_refused`."""
@@ -23,6 +27,9 @@ class BadRequests:
 
     def note(self, remote: Remote, status: int, message: str) -> None:
         """Count one, and log it unless its source had a line lately."""
+        if status in _NOTHING_THERE:
+            log.debug("not served here", status=status, why=message)
+            return
         self.counters[self._counter] += 1
         if remote.node is not None:
             source = short(remote.node)
