@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import PurePath
 
 from meshd import limits
-from meshd.consensus.entries import Rebase, Record, Stored
+from meshd.consensus.entries import Rebase, Record, Snapshot, Stored
 from meshd.consensus.journal.blocks import encode_block
 from meshd.consensus.journal.errors import JournalFailed
 from meshd.consensus.journal.records import decode_records, encode_records
@@ -114,11 +114,19 @@ class Journal:
             self._failed = "The journal takes nothing any more: a write was broken off."
             raise
 
+    def save(self, snapshot: Snapshot) -> None:
+        """Make a snapshot durable that is in memory; it counts when its `Rebase` is written.
+
+        Raises DiskFailed, LimitExceeded: then it is as if it had not been tried.
+        """
+        self._require_usable()
+        self.snapshots.save(snapshot)
+
     def compact(self) -> list[str]:
         """Delete the segments and snapshots that the snapshot of the last Rebase stands for.
 
         Returns their names.  Raises DiskFailed; what is left is deleted the next time, or when the
-        journal is opened.  A crash in the middle of it does no harm: the oldest go first.
+        journal is opened, and does no harm until then.
         """
         self._require_usable()
         deleted = []

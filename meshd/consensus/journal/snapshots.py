@@ -51,15 +51,15 @@ class SnapshotWriter:
     """A snapshot that is being written; `commit` or `abort` it."""
 
     def __init__(self, snapshots: Snapshots, head: SnapshotHead, aside: PurePath) -> None:
+        beginning = encode_head(head)
         self._snapshots = snapshots
         self._head = head
         self._aside = aside
         self._hash = hashlib.sha256()
         self._size_bytes = 0
         self._file: AppendFile | None = snapshots.disk.create(aside)
-        self._state_offset = 0
-        self._add(encode_head(head))
-        self._state_offset = self._open_file().size_bytes
+        self._state_offset = len(beginning)
+        self._add(beginning)
 
     @property
     def size_bytes(self) -> int:
@@ -142,7 +142,10 @@ class Snapshots:
         return self.folder / snapshot_name(index)
 
     def begin(self, point: Point, voters: Iterable[NodeId]) -> SnapshotWriter:
-        """Begin to write the snapshot of the state after `point`.  Raises DiskFailed."""
+        """Begin to write the snapshot of the state after `point`.
+
+        Raises DiskFailed, and ValueError for more voters than there can be.
+        """
         head = SnapshotHead(self.mesh, point, tuple(voters))
         aside = self.folder / f"snapshot-{next(self._numbers)}{ASIDE_SUFFIX}"
         return SnapshotWriter(self, head, aside)
