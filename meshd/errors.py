@@ -62,3 +62,7 @@ class DiskFailed(MeshdError, OSError):
 
     def __str__(self) -> str:
         return self.sentence
+
+
+class DatabaseDamaged(MeshdError):
+    """A file is no database, or no longer a whole one; nothing in it can be trusted."""

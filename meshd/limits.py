@@ -187,6 +187,19 @@ JOURNAL_HEADER_BYTES: Final = 4 * KIB  # of a segment or a snapshot
 SNAPSHOT_BYTES: Final = 512 * MIB
 SNAPSHOT_CHUNK_BYTES: Final = 256 * KIB  # sent to a follower in one message
 
+# --- the history of finished jobs (jobs/DESIGN.md)
+HISTORY_ROWS: Final = 1_000_000
+HISTORY_AGE_S: Final = 90 * 24 * 3600.0
+HISTORY_BATCH_ROWS: Final = 2_000  # in one transaction
+HISTORY_BATCH_S: Final = 1.0  # how long the first of a batch waits for others
+HISTORY_PENDING_ROWS: Final = 20_000  # finished and not yet written: about 20 MB
+HISTORY_TRIM_ROWS: Final = 2_000  # in one transaction, so that writing waits for little
+HISTORY_TRIM_S: Final = 3600.0  # between looks for rows that are too old
+HISTORY_RETRY_S: Final = 60.0  # after a disk that was full
+HISTORY_PAGE_ROWS: Final = 1_000
+HISTORY_TEXT_CHARS: Final = 1024  # of an error, or the reason of an attempt
+HISTORY_ATTEMPTS: Final = 32  # that are kept of one job, the last ones
+
 # --- lists that grow by use
 API_KEYS: Final = 256
 ALIASES: Final = 1024

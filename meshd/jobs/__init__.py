@@ -1,0 +1,9 @@
+"""Jobs: the service over the record.  Here so far: the history of those that are finished."""
+
+from __future__ import annotations
+
+from meshd.jobs.finished import Attempt, FinishedJob
+from meshd.jobs.history import History, HistoryState, Standing
+from meshd.jobs.history_rows import Filter, Page
+
+__all__ = ["Attempt", "Filter", "FinishedJob", "History", "HistoryState", "Page", "Standing"]

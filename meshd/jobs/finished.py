@@ -1,0 +1,40 @@
+"""What is left of a job when it is over.  Pure."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Attempt(msgspec.Struct, frozen=True):
+    """One try, and how it ended."""
+
+    node: str
+    reason: str
+    """"" for the one that worked."""
+
+
+class FinishedJob(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One finished job.  Times are milliseconds of record time."""
+
+    id: str
+    state: str
+    """done | failed | cancelled | dead."""
+    accepted_ms: int
+    finished_ms: int
+    started_ms: int | None = None
+    """None: it never ran."""
+    queue: str = ""
+    """"" for what was asked for interactively."""
+    model: str = ""
+    node: str = ""
+    """Where it ran last; "" if nowhere."""
+    entry: str = ""
+    """The node that was asked."""
+    key_scope: str | None = None
+    """Whose idempotency key it had; None: it had none."""
+    attempts: tuple[Attempt, ...] = ()
+    request_digest: str = ""
+    result_digest: str = ""
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    error: str = ""
