@@ -123,7 +123,7 @@ class MeshOffice:
             raise Refused(
                 "so many machines asked to join lately, at several nodes, that digits could be "
                 "guessed: type this on the node that the new machine was told to join "
-                f"({', '.join(map(self._name_of, elsewhere))})"
+                f"({', '.join(sorted(map(self._name_of, elsewhere)))})"
             )
         if not any(desk.rows for desk in looked_at):
             raise Refused("No machine is waiting for consent at any node that can be reached.")

@@ -23,9 +23,9 @@ from meshd.ports import Alpn, ByteStream, Credentials
 from meshd.record import MemberRegistry, SignedMembers
 from meshd.testing.daemons import Daemon
 from meshd.wire import gossip
-from meshd.wire.control import Hello, Message, PushPull, decode, encode
+from meshd.wire.control import Hello, Message, PushPull
 from meshd.wire.envelope import Envelope
-from meshd.wire.framing import FrameReader, frame
+from tests.control_link import Raw
 
 ANSWER_S = 20.0
 CLIENT = httpx.Client(timeout=30, limits=httpx.Limits(max_keepalive_connections=0))
@@ -232,25 +232,12 @@ class Impostor:
             await link.hear()
 
 
-class BadLink:
-    """The dialling side of a control link, by hand."""
-
-    def __init__(self, stream: ByteStream) -> None:
-        self.stream = stream
-        self._reader = FrameReader(1 << 20)
-        self._got: list[tuple[Message, int]] = []
-
-    async def say(self, message: Message, request_id: int = 0) -> None:
-        await self.stream.send_all(frame(encode(message, request_id)))
+class BadLink(Raw):
+    """The same with a real daemon, which answers in time."""
 
     async def hear(self) -> tuple[Message, int]:
         with trio.fail_after(ANSWER_S):
-            while not self._got:
-                data = await self.stream.receive_some()
-                if not data:
-                    raise StreamBroken("closed")
-                self._got += [decode(payload) for payload in self._reader.feed(data)]
-        return self._got.pop(0)
+            return await super().hear()
 
 
 async def ended(stream: ByteStream) -> bool:

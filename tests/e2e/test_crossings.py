@@ -15,6 +15,7 @@ from meshd.testing.daemons import Daemon, joined
 from meshd.testing.engines import THINK, TOOL, RealLlama, RealOllama, why_no_llama, why_no_ollama
 from meshd.testing.models import ModelKind, Recipe, build, expected_text
 from tests.e2e.clients import DIALECTS, QUESTION, ask
+from tests.e2e.weather import CALLING, TOOLS
 
 RECIPES = {
     "tiny": Recipe(),
@@ -25,31 +26,9 @@ RECIPES = {
         script=(b"<think>", b" let", b" me", b" see", b"</think>", b" it", b" is", b" 42"),
         think_template=True,
     ),
-    "caller": Recipe(
-        kind=ModelKind.SCRIPT,
-        script=(
-            b"<tool_call>\n",
-            b'{"name": "get_weather", "arguments":',
-            b' {"city": "Oslo"}}',
-            b"\n</tool_call>",
-        ),
-    ),
+    "caller": CALLING,
 }
 TEMPLATES = {"thinker": THINK, "caller": TOOL}
-TOOLS = [
-    {
-        "type": "function",
-        "function": {
-            "name": "get_weather",
-            "description": "The weather of a city",
-            "parameters": {
-                "type": "object",
-                "properties": {"city": {"type": "string"}},
-                "required": ["city"],
-            },
-        },
-    }
-]
 SCHEMA = {
     "type": "object",
     "properties": {"city": {"type": "string"}, "warm": {"type": "boolean"}},

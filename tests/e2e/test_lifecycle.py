@@ -178,9 +178,8 @@ def test_a_member_that_is_told_to_join_another_mesh_says_that_it_does_not(
     assert set(states(b.status())) == {"a", "b"}
 
 
-def test_pairing_asks_at_both_ends(tmp_path: Path, cleanup: ExitStack) -> None:
-    a = daemon(cleanup, tmp_path, "a").start()
-    b = daemon(cleanup, tmp_path, "b")
+def at_a_terminal(b: Daemon, a: Daemon, cleanup: ExitStack) -> tuple[pexpect.spawn, str]:
+    """`meshd start --join` by a person, and the six digits on that screen."""
     b.write_config()
     newcomer = pexpect.spawn(
         sys.executable,
@@ -191,12 +190,17 @@ def test_pairing_asks_at_both_ends(tmp_path: Path, cleanup: ExitStack) -> None:
     cleanup.callback(lambda: newcomer.close(force=True))
     newcomer.expect(r"(\d{3}) (\d{3})")
     assert newcomer.match
-    digits = newcomer.match[1] + newcomer.match[2]
+    return newcomer, newcomer.match[1] + newcomer.match[2]
+
+
+def test_pairing_asks_at_both_ends(tmp_path: Path, cleanup: ExitStack) -> None:
+    a = daemon(cleanup, tmp_path, "a").start()
+    newcomer, shown = at_a_terminal(daemon(cleanup, tmp_path, "b"), a, cleanup)
     listed = meshd("approve", folder=a.folder)
-    assert digits[:3] in listed.stdout
+    assert shown[:3] in listed.stdout
     assert "b" not in states(a.status())
     newcomer.sendline("y")
-    approved = meshd("approve", digits, folder=a.folder)
+    approved = meshd("approve", shown, folder=a.folder)
     assert approved.returncode == 0, approved.stderr
     a.wait_until(lambda s: states(s).get("b") == "alive", "b was let in")
     newcomer.kill(signal.SIGTERM)
@@ -205,18 +209,8 @@ def test_pairing_asks_at_both_ends(tmp_path: Path, cleanup: ExitStack) -> None:
 
 def test_wrong_digits_admit_nobody(tmp_path: Path, cleanup: ExitStack) -> None:
     a = daemon(cleanup, tmp_path, "a").start()
-    b = daemon(cleanup, tmp_path, "b")
-    b.write_config()
-    newcomer = pexpect.spawn(
-        sys.executable,
-        ["-m", "meshd.cli.main", "start", "--data-dir", str(b.folder), "--join", a.peer_address],
-        timeout=30,
-        encoding="utf-8",
-    )
-    cleanup.callback(lambda: newcomer.close(force=True))
-    newcomer.expect(r"(\d{3}) (\d{3})")
-    assert newcomer.match
-    digits = f"{(int(newcomer.match[1] + newcomer.match[2]) + 1) % 1_000_000:06}"
+    newcomer, shown = at_a_terminal(daemon(cleanup, tmp_path, "b"), a, cleanup)
+    digits = f"{(int(shown) + 1) % 1_000_000:06}"
     newcomer.sendline("y")
     assert meshd("approve", digits, folder=a.folder).returncode == 1
     newcomer.expect(pexpect.EOF)

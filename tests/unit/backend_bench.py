@@ -54,6 +54,12 @@ class Bench:
         self.nursery.start_soon(backends.run)
         await backends.first_probe_done()
 
+    async def started(self, *urls: str | BackendConfig, detect: bool = False) -> Backends:
+        """A manager that has looked at every engine once."""
+        backends = self.backends(*urls, detect=detect)
+        await self.start(backends)
+        return backends
+
     async def engine(self, port: int = 8080, **settings: object) -> MemoryEngine:
         engine = MemoryEngine(**settings)  # type: ignore[arg-type]
         await self.nursery.start(engine.serve, self.host, port)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -68,8 +68,10 @@ class World:
         self.streams.append(stream)
         return stream
 
-    async def pair(self) -> tuple[ByteStream, ByteStream]:
-        """A connected pair: the dialler's end, the acceptor's end."""
+    async def pair(
+        self, dial: Callable[[], Awaitable[ByteStream]] | None = None
+    ) -> tuple[ByteStream, ByteStream]:
+        """A connected pair: the dialler's end, the acceptor's end.  `dial`: another way to it."""
         accepted: list[ByteStream] = []
 
         async def accept() -> None:
@@ -78,8 +80,8 @@ class World:
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(accept)
-            dialled = await self.dial()
-        self.streams.append(accepted[0])
+            dialled = await (dial or self.dial)()
+        self.streams += [dialled, accepted[0]]
         return dialled, accepted[0]
 
 

@@ -20,8 +20,7 @@ from tests.unit.backend_bench import CHAT, Answer, ask, bench, until
 async def test_an_answer_is_whole_and_timed(autojump_clock: MockClock, dialect: Dialect) -> None:
     async with bench() as b:
         await b.engine(8080, dialect=dialect, tokens_per_s=10, prefill_s=2.0)
-        backends = b.backends(detect=True)
-        await b.start(backends)
+        backends = await b.started(detect=True)
         answer = await ask(
             backends,
             Request(Kind.CHAT, "tiny", messages=CHAT.messages, sampling=Sampling(max_tokens=20)),
@@ -40,8 +39,7 @@ async def test_an_answer_is_whole_and_timed(autojump_clock: MockClock, dialect: 
 async def test_a_completion_and_an_embedding(autojump_clock: MockClock, dialect: Dialect) -> None:
     async with bench() as b:
         await b.engine(8080, dialect=dialect)
-        backends = b.backends(detect=True)
-        await b.start(backends)
+        backends = await b.started(detect=True)
         raw = Request(
             Kind.COMPLETION, "tiny", prompt="x", raw=True, sampling=Sampling(max_tokens=4)
         )
@@ -55,8 +53,7 @@ async def test_a_completion_and_an_embedding(autojump_clock: MockClock, dialect:
 async def test_ollamas_vectors_as_they_are(autojump_clock: MockClock) -> None:
     async with bench() as b:
         await b.engine(8080, dialect=Dialect.OLLAMA)
-        backends = b.backends(detect=True)
-        await b.start(backends)
+        backends = await b.started(detect=True)
         backend, model = backends.holders("tiny")[0]
         request = Request(Kind.EMBED, "tiny", inputs=["a"], normalise=False)
         assert (await backend.embed(request, model, RunControl())).vectors == [[3.0, 4.0]]
@@ -79,8 +76,7 @@ async def test_what_an_engine_does_wrong_is_told_after_what_it_said(
 ) -> None:
     async with bench() as b:
         engine = await b.engine(8080, dialect=dialect)
-        backends = b.backends(detect=True)
-        await b.start(backends)
+        backends = await b.started(detect=True)
         engine.fault = fault
         backend, model = backends.holders("tiny")[0]
         answer = Answer()
@@ -97,8 +93,7 @@ async def test_a_broken_connection_is_no_end_of_an_answer(
 ) -> None:
     async with bench() as b:
         engine = await b.engine(8080, dialect=dialect)
-        backends = b.backends(detect=True)
-        await b.start(backends)
+        backends = await b.started(detect=True)
         engine.fault = Fault.DIE
         backend, model = backends.holders("tiny")[0]
         answer = Answer()
@@ -113,8 +108,7 @@ async def test_an_abort_ends_a_hung_run_and_tells_the_engine(
 ) -> None:
     async with bench() as b:
         engine = await b.engine(8080)
-        backends = b.backends(detect=True)
-        await b.start(backends)
+        backends = await b.started(detect=True)
         engine.fault = fault
         backend, model = backends.holders("tiny")[0]
         control, started = RunControl(), trio.current_time()
@@ -138,8 +132,7 @@ async def test_a_run_that_was_aborted_before_it_began_asks_nothing(
 ) -> None:
     async with bench() as b:
         engine = await b.engine(8080)
-        backends = b.backends(detect=True)
-        await b.start(backends)
+        backends = await b.started(detect=True)
         backend, model = backends.holders("tiny")[0]
         control = RunControl()
         control.abort("never mind")
@@ -153,8 +146,7 @@ async def test_an_abort_after_the_end_hits_nobody_else(autojump_clock: MockClock
     """The connection went back to the pool and serves another run."""
     async with bench() as b:
         engine = await b.engine(11434, dialect=Dialect.OLLAMA)
-        backends = b.backends(detect=True)
-        await b.start(backends)
+        backends = await b.started(detect=True)
         backend, model = backends.holders("tiny")[0]
         first = RunControl()
         await backend.run(CHAT, model, Answer().emit, first)
@@ -171,8 +163,7 @@ async def test_what_the_sink_raises_comes_out_and_cancels_upstream(
 ) -> None:
     async with bench() as b:
         engine = await b.engine(8080)
-        backends = b.backends(detect=True)
-        await b.start(backends)
+        backends = await b.started(detect=True)
         backend, model = backends.holders("tiny")[0]
 
         async def emit(events: object) -> None:
@@ -201,8 +192,7 @@ async def test_a_finished_answer_waits_only_briefly_for_a_connection_that_stays_
 
         listener = await b.host.listen_clients("127.0.0.1", 8080)
         b.nursery.start_soon(HttpServer(handle, b.sweeper).serve, listener)
-        backends = b.backends(detect=True)
-        await b.start(backends)
+        backends = await b.started(detect=True)
         before = trio.current_time()
         answer = await ask(backends)
         assert (answer.text, answer.finish) == ("a", "stop")
@@ -214,8 +204,7 @@ async def test_ollamas_empty_request_on_an_engine_that_loads_by_itself(
 ) -> None:
     async with bench() as b:
         engine = await b.engine(8080)
-        backends = b.backends(detect=True)
-        await b.start(backends)
+        backends = await b.started(detect=True)
         answer = await ask(backends, Request(Kind.CHAT, "tiny"))
         assert answer.finish == "load"
         with pytest.raises(BackendFailed, match="unloads no model"):
@@ -227,8 +216,7 @@ async def test_show_is_ollamas_own_or_made_up(autojump_clock: MockClock) -> None
     async with bench() as b:
         await b.engine(8080, model="a")
         await b.engine(11434, model="b", dialect=Dialect.OLLAMA)
-        backends = b.backends(detect=True)
-        await b.start(backends)
+        backends = await b.started(detect=True)
         backend, model = backends.holders("a")[0]
         assert (await backend.show(model))["capabilities"] == ["completion", "tools", "embedding"]
         backend, model = backends.holders("b")[0]

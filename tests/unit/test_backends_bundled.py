@@ -110,7 +110,6 @@ async def test_starting_waits_no_longer_than_it_must_for_slow_engines(
 
 async def test_a_node_without_engines_is_ready_at_once(autojump_clock: MockClock) -> None:
     async with bench() as b:
-        backends = b.backends()
-        await b.start(backends)
+        backends = await b.started()
         assert backends.inventory().backends == []
         assert backends.rows() == []

@@ -31,8 +31,7 @@ async def test_engines_on_the_usual_ports_are_found_by_what_they_answer(
 ) -> None:
     async with bench() as b:
         await b.engine(port, dialect=dialect, slots=4)
-        backends = b.backends(detect=True)
-        await b.start(backends)
+        backends = await b.started(detect=True)
         assert names(backends) == [(backend_id, model)]
         (info,) = backends.inventory().backends
         assert info.engine == dialect.value
@@ -47,8 +46,7 @@ async def test_without_detection_only_what_is_configured_is_asked(
     async with bench() as b:
         await b.engine(8080)
         await b.engine(7000, model="other")
-        backends = b.backends("http://127.0.0.1:7000/v1/")
-        await b.start(backends)
+        backends = await b.started("http://127.0.0.1:7000/v1/")
         assert names(backends) == [("llama.cpp-7000", "other")]
 
 
@@ -63,8 +61,9 @@ async def test_the_config_decides_over_name_slots_and_key(autojump_clock: MockCl
 
         listener = await b.host.listen_clients("127.0.0.1", 7000)
         b.nursery.start_soon(HttpServer(handle, b.sweeper).serve, listener)
-        backends = b.backends(BackendConfig("http://localhost:7000", "mine", "sesame", slots=3))
-        await b.start(backends)
+        backends = await b.started(
+            BackendConfig("http://localhost:7000", "mine", "sesame", slots=3)
+        )
         (info,) = backends.inventory().backends
         assert (info.id, info.slots) == ("mine", 3)
         assert set(seen) == {b"Bearer sesame"}
@@ -75,8 +74,7 @@ async def test_a_place_is_watched_once_however_often_it_is_named(
 ) -> None:
     async with bench() as b:
         await b.engine(8080)
-        backends = b.backends("http://localhost:8080", "http://127.0.0.1:8080/v1", detect=True)
-        await b.start(backends)
+        backends = await b.started("http://localhost:8080", "http://127.0.0.1:8080/v1", detect=True)
         assert len(backends.rows()) == 1
 
 
@@ -106,8 +104,7 @@ async def test_an_engine_is_gone_when_it_is_gone_and_back_when_it_is_back(
 ) -> None:
     async with bench() as b:
         engine = await b.engine(8080)
-        backends = b.backends(detect=True)
-        await b.start(backends)
+        backends = await b.started(detect=True)
         first = backends.inventory()
         engine.crash()
         await until(lambda: not names(backends))
@@ -125,8 +122,7 @@ async def test_another_kind_of_engine_on_the_same_port_is_recognised(
 ) -> None:
     async with bench() as b:
         engine = await b.engine(8080)
-        backends = b.backends(detect=True)
-        await b.start(backends)
+        backends = await b.started(detect=True)
         engine.crash()
         await trio.sleep(0.1)
         await b.engine(8080, dialect=Dialect.OLLAMA)
@@ -136,8 +132,7 @@ async def test_another_kind_of_engine_on_the_same_port_is_recognised(
 async def test_a_failed_run_makes_it_look_at_once(autojump_clock: MockClock) -> None:
     async with bench() as b:
         engine = await b.engine(8080)
-        backends = b.backends("http://127.0.0.1:8080")
-        await b.start(backends)
+        backends = await b.started("http://127.0.0.1:8080")
         engine.crash()
         await trio.sleep(0.1)
         with pytest.raises(DialFailed):
@@ -161,8 +156,7 @@ async def test_an_engine_that_listens_but_does_not_answer_is_given_a_few_probes(
 
         listener = await b.host.listen_clients("127.0.0.1", 8080)
         b.nursery.start_soon(HttpServer(handle, b.sweeper).serve, listener)
-        backends = b.backends(detect=True)
-        await b.start(backends)
+        backends = await b.started(detect=True)
         frozen = True
         before = trio.current_time()
         await until(lambda: not names(backends))
@@ -184,8 +178,7 @@ async def test_an_engine_too_busy_for_probes_is_not_gone_while_it_answers(
 
         listener = await b.host.listen_clients("127.0.0.1", 8080)
         b.nursery.start_soon(HttpServer(handle, b.sweeper).serve, listener)
-        backends = b.backends(detect=True)
-        await b.start(backends)
+        backends = await b.started(detect=True)
         busy = True
         limited = Request(
             Kind.CHAT, "tiny", messages=CHAT.messages, sampling=Sampling(max_tokens=200)
@@ -198,8 +191,7 @@ async def test_an_engine_too_busy_for_probes_is_not_gone_while_it_answers(
 async def test_loading_changes_residency_soon_after_the_run(autojump_clock: MockClock) -> None:
     async with bench() as b:
         await b.engine(11434, dialect=Dialect.OLLAMA, load_s=3.0)
-        backends = b.backends(detect=True)
-        await b.start(backends)
+        backends = await b.started(detect=True)
         assert not backends.holders("tiny")[0][1].resident
         before = trio.current_time()
         await ask(backends)
@@ -210,8 +202,7 @@ async def test_loading_changes_residency_soon_after_the_run(autojump_clock: Mock
 async def test_nothing_new_tells_nobody(autojump_clock: MockClock) -> None:
     async with bench() as b:
         await b.engine(8080)
-        backends = b.backends(detect=True)
-        await b.start(backends)
+        backends = await b.started(detect=True)
         await trio.sleep(10 * limits.PROBE_S)
         assert (len(b.changes), backends.inventory().revision) == (1, 1)
 
@@ -251,8 +242,7 @@ async def test_what_looked_like_an_engine_and_is_none_is_left_to_others(
 
         listener = await b.host.listen_clients("127.0.0.1", 11434)
         b.nursery.start_soon(HttpServer(handle, b.sweeper).serve, listener)
-        backends = b.backends(detect=True)
-        await b.start(backends)
+        backends = await b.started(detect=True)
         assert backends.rows() == []
         claim = CLAIMS / "127.0.0.1_11434.claim"
         assert b.disk.lock(claim) is None, "nobody has claimed it"
@@ -270,7 +260,6 @@ async def test_a_meshd_is_no_engine(autojump_clock: MockClock) -> None:
         assert engine.model
         listener = await b.host.listen_clients("127.0.0.1", 11434)
         b.nursery.start_soon(HttpServer(handle, b.sweeper).serve, listener)
-        backends = b.backends(detect=True)
-        await b.start(backends)
+        backends = await b.started(detect=True)
         assert states(backends) == ["refused: it is a meshd itself (node attic)"]
         assert names(backends) == []

@@ -50,17 +50,8 @@ async def expect_refusal(world: World, *, far_text: str, near_text: str) -> None
 
 @pytest.mark.parametrize("alpn", [Alpn.CONTROL, Alpn.HTTP])
 async def test_both_sides_learn_who_the_other_is_and_what_for(world: World, alpn: Alpn) -> None:
-    accepted: list[ByteStream] = []
-
-    async def accept() -> None:
-        stream = await world.listener.accept()
-        accepted.append(await world.listener.handshake(stream))
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(accept)
-        near = await world.near.dial_peer(world.far_credentials.node, [world.address], alpn, 10)
-    far = accepted[0]
-    world.streams += [near, far]
+    far_id = world.far_credentials.node
+    near, far = await world.pair(lambda: world.near.dial_peer(far_id, [world.address], alpn, 10))
     assert near.remote.node == world.far_credentials.node
     assert far.remote.node == world.near_credentials.node
     assert near.remote.alpn is far.remote.alpn is alpn
@@ -153,18 +144,7 @@ async def test_somebody_else_at_that_address_is_not_who_was_meant(world: World) 
 
 
 async def test_a_stranger_gets_in_by_join_alone_and_nobody_is_proven(world: World) -> None:
-    stranger = world.near
-    accepted: list[ByteStream] = []
-
-    async def accept() -> None:
-        stream = await world.listener.accept()
-        accepted.append(await world.listener.handshake(stream))
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(accept)
-        near = await stranger.dial_join(world.address, 10)
-    far = accepted[0]
-    world.streams += [near, far]
+    near, far = await world.pair(lambda: world.near.dial_join(world.address, 10))
     assert far.remote.alpn is near.remote.alpn is Alpn.JOIN
     assert far.remote.node is None
     assert near.remote.node is None

@@ -37,35 +37,10 @@ THINKING = Recipe(
     script=(b"<think>", b" let", b" me", b" see", b"</think>", b" the", b" answer", b" is", b" 42"),
     think_template=True,
 )
-CALLING = Recipe(
-    kind=ModelKind.SCRIPT,
-    script=(
-        b"<tool_call>\n",
-        b'{"name": "get_weather", "arguments":',
-        b' {"city": "Oslo"}}',
-        b"\n</tool_call>",
-    ),
-)
 HALVES = Recipe(
     kind=ModelKind.SCRIPT, script=(b" caf", b"\xc3", b"\xa9 ", b"\xf0\x9f", b"\x98\x80", b" end")
 )
 SLOW = Recipe(dim=128, layers=4, words=2000)
-TOOLS = [
-    {
-        "type": "function",
-        "function": {
-            "name": "get_weather",
-            "description": "The weather of a city",
-            "parameters": {
-                "type": "object",
-                "properties": {"city": {"type": "string"}},
-                "required": ["city"],
-            },
-        },
-    }
-]
-
-
 Start = Callable[..., RealLlama]
 
 

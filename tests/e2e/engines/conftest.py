@@ -11,7 +11,8 @@ import pytest
 from meshd.backends import Backends
 from meshd.testing.engines import THINK, TOOL, RealLlama, RealOllama, why_no_llama, why_no_ollama
 from meshd.testing.models import Recipe, build
-from tests.e2e.engines.asking import CALLING, COUNTER, HALVES, SLOW, THINKING, Start, serving
+from tests.e2e.engines.asking import COUNTER, HALVES, SLOW, THINKING, Start, serving
+from tests.e2e.weather import CALLING
 
 
 @pytest.fixture(scope="package")

@@ -11,11 +11,9 @@ from meshd.backends import BackendFailed, RunControl
 from meshd.inference import FailureKind, Image, Kind, Message, Request, Sampling, ToolCall
 from meshd.testing.models import expected_text
 from tests.e2e.engines.asking import (
-    CALLING,
     COUNTER,
     HALVES,
     THINKING,
-    TOOLS,
     Answer,
     Serve,
     Url,
@@ -23,6 +21,7 @@ from tests.e2e.engines.asking import (
     chat,
     holder,
 )
+from tests.e2e.weather import CALLING, TOOLS
 
 
 async def test_a_chat_is_streamed_whole(engine_url: Url, serve: Serve) -> None:

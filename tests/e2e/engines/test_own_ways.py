@@ -17,7 +17,6 @@ from meshd.testing.models import Recipe, build, expected_text
 from tests.e2e.engines.asking import (
     COUNTER,
     SLOW,
-    TOOLS,
     Answer,
     Serve,
     Start,
@@ -27,6 +26,7 @@ from tests.e2e.engines.asking import (
     needs_llama,
     until,
 )
+from tests.e2e.weather import TOOLS
 
 
 async def test_logprobs_of_llama_cpp(llama: Start, serve: Serve) -> None:

@@ -9,15 +9,15 @@ from dataclasses import dataclass, field
 import trio
 import trio.testing
 
-from meshd.errors import Refused, StreamBroken
+from meshd.errors import Refused
 from meshd.ids import Address, MeshId, NodeId
 from meshd.peers.door import PeerDoor
 from meshd.peers.links import ControlLinks, LinkHandler
-from meshd.ports import Alpn, ByteStream
+from meshd.ports import Alpn
 from meshd.testing.entropy import SeededEntropy
 from meshd.testing.network import MemoryHost, MemoryNetwork, memory_credentials
-from meshd.wire.control import Hello, Message, RecordMessage, decode, encode
-from meshd.wire.framing import FrameReader, frame
+from meshd.wire.control import Hello, Message, RecordMessage
+from tests.control_link import Raw
 
 MESH = MeshId("m" * 26)
 PORT = 11436
@@ -156,40 +156,6 @@ class Town:
         """A link that speaks whatever a test writes."""
         stream = await near.host.dial_peer(far.node, [far.address], Alpn.CONTROL, 5)
         return Raw(stream)
-
-
-class Raw:
-    """The dialling side of a link, by hand."""
-
-    def __init__(self, stream: ByteStream) -> None:
-        self.stream = stream
-        self._reader = FrameReader(1 << 20)
-        self._got: list[tuple[Message, int]] = []
-
-    async def say(self, message: Message, request_id: int = 0) -> None:
-        await self.stream.send_all(frame(encode(message, request_id)))
-
-    async def hear(self) -> tuple[Message, int]:
-        """The next message; StreamBroken when there will be none."""
-        while not self._got:
-            data = await self.stream.receive_some()
-            if not data:
-                raise StreamBroken("the other side has closed")
-            self._got += [decode(payload) for payload in self._reader.feed(data)]
-        return self._got.pop(0)
-
-    async def greet(self, hello: Hello) -> Message:
-        """Say hello; what comes back."""
-        await self.say(hello)
-        return (await self.hear())[0]
-
-    async def ended(self) -> bool:
-        """Whether the other side closes, whatever it still says."""
-        try:
-            while True:
-                await self.hear()
-        except StreamBroken:
-            return True
 
 
 async def until(is_so: Callable[[], bool], within_s: float = 60.0) -> None:

@@ -28,7 +28,8 @@ from meshd.wire.control import (
     Unknown,
 )
 from meshd.wire.framing import frame
-from tests.unit.peers.rig import MESH, A, B, C, Peer, Raw, Town, hello_of, until
+from tests.control_link import Raw
+from tests.unit.peers.rig import MESH, A, B, C, Peer, Town, hello_of, until
 
 
 async def two(town: Town) -> tuple[Peer, Peer]:
@@ -49,6 +50,21 @@ async def still_answers(town: Town, near: Peer, far: Peer) -> bool:
     assert isinstance(await raw.greet(hello_of(near.node)), Hello)
     await raw.say(InventoryRequest(), 7)
     return await raw.hear() == (Done(message="yes"), 7)
+
+
+async def linked_to_a_deaf_one(town: Town) -> Peer:
+    """a, with a link to b, which greets and then reads nothing more."""
+    a, b = await town.live(A), town.member(B)
+
+    async def deaf(stream: ByteStream) -> None:
+        await Raw(stream).say(hello_of(B))
+        await trio.sleep_forever()
+
+    b.door._visits = {Alpn.CONTROL: deaf}
+    town.run(b)
+    a.links.want({B})
+    await until(lambda: a.links.is_up(B))
+    return a
 
 
 GREETINGS = {
@@ -252,17 +268,7 @@ async def test_an_acceptor_that_does_not_read_loses_the_link_when_the_outbox_is_
     autojump_clock: MockClock,
 ) -> None:
     async with Town.open(buffer_bytes=1024) as town:
-        a = await town.live(A)
-        b = town.member(B)
-
-        async def deaf(stream: ByteStream) -> None:
-            await Raw(stream).say(hello_of(B))
-            await trio.sleep_forever()
-
-        b.door._visits = {Alpn.CONTROL: deaf}
-        town.run(b)
-        a.links.want({B})
-        await until(lambda: a.links.is_up(B))
+        a = await linked_to_a_deaf_one(town)
         for _ in range(limits.CONTROL_LINK_OUTBOX_FRAMES + 200):
             a.links.notify(B, Done(message="x" * 500))
         await until(lambda: bool(a.notes.downs), within_s=1)
@@ -273,17 +279,7 @@ async def test_an_acceptor_that_does_not_read_loses_the_link_before_it_costs_muc
     autojump_clock: MockClock,
 ) -> None:
     async with Town.open(buffer_bytes=1024) as town:
-        a = await town.live(A)
-        b = town.member(B)
-
-        async def deaf(stream: ByteStream) -> None:
-            await Raw(stream).say(hello_of(B))
-            await trio.sleep_forever()
-
-        b.door._visits = {Alpn.CONTROL: deaf}
-        town.run(b)
-        a.links.want({B})
-        await until(lambda: a.links.is_up(B))
+        a = await linked_to_a_deaf_one(town)
         large = MemberListPush(members=bytes(limits.MEMBER_LIST_BYTES))
         fit = limits.CONTROL_LINK_OUTBOX_BYTES // limits.MEMBER_LIST_BYTES
         for _ in range(fit - 1):

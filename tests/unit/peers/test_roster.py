@@ -12,9 +12,9 @@ from meshd.ports import ByteStream
 from meshd.record import RegistryChange, SignedMembers, remove, set_drained, sign
 from meshd.record.members import SIGNATURE_CONTEXT
 from meshd.wire.control import Done, MemberListPush, MemberListRequest
+from tests.control_link import Raw
 from tests.joins import NOW_UNIX_S, make_authority
 from tests.unit.peers.mesh import Member, Mesh, settle, until
-from tests.unit.peers.rig import Raw
 
 
 def version(member: Member) -> int:
