@@ -26,7 +26,7 @@ HTTP_HEAD_S: Final = 10.0
 HTTP_BODY_STALL_S: Final = 30.0
 HTTP_BODY_S: Final = 600.0  # 32 MiB at 0.5 Mbit/s
 HTTP_SEND_STALL_S: Final = 30.0
-SSE_KEEP_ALIVE_S: Final = 15.0  # proxies give up after 55 s and more of silence, some clients sooner
+SSE_KEEP_ALIVE_S: Final = 15.0  # proxies give up after 55 s of silence, some clients sooner
 HTTP_POOL_IDLE_PER_HOST: Final = 64
 HTTP_POOL_IDLE_S: Final = 4.0  # llama.cpp says keep-alive timeout=5
 PEER_SEND_STALL_S: Final = 600.0  # an entry reads as slowly as its client, which it watches itself
