@@ -20,6 +20,8 @@ HTTP_HEAD_BYTES: Final = 64 * KIB
 HTTP_HEADERS: Final = 200
 HTTP_TARGET_BYTES: Final = 8 * KIB
 HTTP_BODY_BYTES: Final = 32 * MIB
+BODIES_BYTES: Final = 256 * MIB  # of requests and of answers kept whole, over a whole node
+BODY_COUNTED_BYTES: Final = 64 * KIB  # smaller ones are not counted; connections are
 HTTP_CONNECTIONS: Final = 2048
 HTTP_IDLE_S: Final = 75.0
 HTTP_HEAD_S: Final = 10.0
@@ -171,6 +173,12 @@ ENGINE_RESTART_MAX_S: Final = 30.0
 ENGINE_COMPLAINT_S: Final = 600.0  # how often the log repeats that an engine fails as before
 ENGINE_STEADY_S: Final = 60.0  # lived so long: the next restart is the first again
 
+# --- the record at a node (ledger/)
+PROPOSE_S: Final = 2.0  # one try of a command: longer than an election
+COMMAND_S: Final = 10.0  # a command, with all its tries
+ELECTORS: Final = 64  # members that a leader asks whether they could be voters
+RECORD_SNAPSHOT_EVERY: Final = 10_000  # entries
+
 # --- voters (consensus/voters.py; DESIGN.md, "Record")
 FIVE_VOTERS_FROM: Final = 7  # machines that may have a vote
 REPLACE_VOTER_AFTER_S: Final = 600.0  # a failed one
@@ -216,3 +224,23 @@ POLICIES: Final = 64
 CERTIFICATES_PER_NODE: Final = 4
 TRACE_BYTES: Final = 16 * KIB
 TRACES_PER_COMMAND: Final = 256
+JOBS_LIVE: Final = 20_000
+JOBS_QUEUED: Final = 10_000  # past it new ones are refused; those that come back are not
+JOBS_DEAD: Final = 1000  # kept for a look and a retry
+JOB_DEAD_S: Final = 7 * 24 * 3600
+JOB_ATTEMPTS: Final = 10
+JOB_ATTEMPTS_KEPT: Final = 16  # on record; releases do not count as attempts
+JOB_KEYS: Final = 16  # idempotency keys that found one job by its dedupe key
+JOB_PAUSE_S: Final = 3600
+JOB_WEBHOOK_CHARS: Final = 1024
+LEASE_MIN_S: Final = 1
+LEASE_MAX_S: Final = 3600
+CLAIMS_PER_COMMAND: Final = 16
+CLAIM_MODELS: Final = 64
+QUEUES: Final = 256
+QUEUE_NAME_CHARS: Final = 64
+DEDUPE_CHARS: Final = 128
+IDEMPOTENCY_KEYS: Final = 200_000
+IDEMPOTENCY_KEY_S: Final = 24 * 3600
+IDEMPOTENCY_KEY_CHARS: Final = 255
+SWEEP_ROWS: Final = 256  # that one command ends because their time is over

@@ -15,7 +15,7 @@ from meshd.record.commands_registry import ConfirmClock, Tick
 from meshd.record.context import Context
 from meshd.record.events import ClockHeld, ClockMoved
 from meshd.record.fields import UnixMs
-from meshd.record.results import Code, Refuse, done
+from meshd.record.results import Code, Refuse
 from meshd.record.table import Row, Table
 
 STEP_MS: Final = limits.CLOCK_STEP_S * 1000
@@ -36,10 +36,7 @@ class Clock:
 
     def __init__(self, table: Table[int, ClockRow]) -> None:
         self._table = table
-
-    @property
-    def row(self) -> ClockRow:
-        return self._table.get(0) or ClockRow()
+        self.row = table.get(0) or ClockRow()
 
     @property
     def now_unix_ms(self) -> int:
@@ -47,32 +44,35 @@ class Clock:
 
     def start(self, unix_ms: int) -> None:
         """With the founding of the mesh."""
-        self._table.put(ClockRow(now_unix_ms=unix_ms))
+        self._put(ClockRow(now_unix_ms=unix_ms))
 
-    def tick(self, context: Context, command: Tick) -> bytes:
+    def tick(self, context: Context, command: Tick) -> None:
         row = self.row
         if command.unix_ms - row.now_unix_ms > STEP_MS:
-            self._table.put(ClockRow(now_unix_ms=row.now_unix_ms, held_unix_ms=command.unix_ms))
+            self._put(ClockRow(now_unix_ms=row.now_unix_ms, held_unix_ms=command.unix_ms))
             context.emit(ClockHeld(context.index, row.now_unix_ms, command.unix_ms))
         elif command.unix_ms > row.now_unix_ms or row.held_unix_ms:
             # A median that is sensible again also ends a hold: nobody needs to confirm anything.
             self._move(context, max(row.now_unix_ms, command.unix_ms))
-        return done(now=self.now_unix_ms, held=self.row.held_unix_ms)
 
-    def confirm(self, context: Context, command: ConfirmClock) -> bytes:
+    def confirm(self, context: Context, command: ConfirmClock) -> None:
         held = self.row.held_unix_ms
         if not held:
             raise Refuse(Code.NOTHING_HELD)
         if abs(held - command.unix_ms) > STEP_MS:
             raise Refuse(Code.OTHER_TIME, held=held)
         self._move(context, held)
-        return done(now=held, held=0)
 
     def _move(self, context: Context, unix_ms: int) -> None:
-        self._table.put(ClockRow(now_unix_ms=unix_ms))
+        self._put(ClockRow(now_unix_ms=unix_ms))
         context.emit(ClockMoved(context.index, unix_ms))
+
+    def _put(self, row: ClockRow) -> None:
+        self._table.put(row)
+        self.row = row
 
     def check(self) -> None:
         """Raise AssertionError if an invariant is broken."""
         row = self.row
+        assert row == (self._table.get(0) or ClockRow())
         assert not row.held_unix_ms or row.held_unix_ms - row.now_unix_ms > STEP_MS

@@ -28,6 +28,7 @@ from msgspec import Meta
 
 from meshd import limits
 from meshd.errors import MeshdError, ProtocolError
+from meshd.record import commands_jobs as jobs
 from meshd.record import commands_registry as registry
 from meshd.record.commands_registry import Command
 from meshd.record.fields import Count, NodeOrNone
@@ -69,6 +70,18 @@ KINDS: Final = MappingProxyType[int, type[Command]](
         19: registry.ConfirmClock,
         20: registry.RaiseFeature,
         21: registry.Trace,
+        32: jobs.Accept,
+        33: jobs.Submit,
+        34: jobs.Claim,
+        35: jobs.ClaimNext,
+        36: jobs.Renew,
+        37: jobs.Complete,
+        38: jobs.Fail,
+        39: jobs.Release,
+        40: jobs.Expire,
+        41: jobs.Cancel,
+        42: jobs.Retry,
+        43: jobs.LetGo,
     }
 )
 _NUMBERS: Final = {kind: number for number, kind in KINDS.items()}

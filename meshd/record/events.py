@@ -9,6 +9,7 @@ from __future__ import annotations
 import msgspec
 
 from meshd.ids import NodeId
+from meshd.record.job_rows import JobRow, JobState
 
 
 class Event(msgspec.Struct, frozen=True, gc=False):
@@ -95,3 +96,64 @@ class Traced(Event, frozen=True):
     by: str
     rows: tuple[bytes, ...]
     left_out: int
+
+
+# --- jobs
+
+
+class JobQueued(Event, frozen=True):
+    """New in its queue, or back in it."""
+
+    job: int
+    queue: str
+    model: str
+    """"" if it is for workers."""
+    to_node: str
+    """"" if any node may have it."""
+
+
+class JobClaimed(Event, frozen=True):
+    """The leader starts a timer for this fence."""
+
+    job: int
+    fence: int
+    node: str
+    lease_ms: int
+
+
+class LeaseRenewed(Event, frozen=True):
+    job: int
+    fence: int
+    lease_ms: int
+
+
+class JobReturned(Event, frozen=True):
+    """Whoever had it under this fence has it no more, and stops."""
+
+    job: int
+    fence: int
+
+
+class JobFinished(Event, frozen=True):
+    """A job is over: a row for the history.  One with its id may come again, if it is revived."""
+
+    row: JobRow
+    """As it was last; `claim` says who had it."""
+    state: JobState
+    finished_unix_ms: int
+    reason: str
+    status: int
+    digest: bytes
+    """Of the result."""
+    size_bytes: int
+    inline: bytes
+    """The result itself, if it is small."""
+    run_ms: int
+    fence: int
+    """Of the last claim, whoever has it stops; 0: there was none."""
+
+
+class JobForgotten(Event, frozen=True):
+    """A dead job is kept no longer."""
+
+    job: int

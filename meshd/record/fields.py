@@ -59,3 +59,30 @@ CertificateSerial = Annotated[bytes, Meta(min_length=1, max_length=20)]
 GossipKeyId = Annotated[int, Meta(ge=0, le=2**32 - 1)]
 Boot = Annotated[bytes, Meta(min_length=16, max_length=16)]
 """Random bytes of one start of a process: two starts with one number are told apart by them."""
+
+# --- jobs
+
+JobId = Annotated[int, Meta(ge=1024, le=INTEGER_MAX)]
+"""The index of the command that made it, times 1,024, plus its number among those it made."""
+LeaseMs = Annotated[int, Meta(ge=limits.LEASE_MIN_S * 1000, le=limits.LEASE_MAX_S * 1000)]
+PauseMs = Annotated[int, Meta(ge=0, le=limits.JOB_PAUSE_S * 1000)]
+Attempts = Annotated[int, Meta(ge=1, le=limits.JOB_ATTEMPTS)]
+Status = Annotated[int, Meta(ge=0, le=599)]
+"""An HTTP status; 0: none."""
+QueueName = Annotated[
+    str, Meta(pattern=rf"^[A-Za-z0-9][A-Za-z0-9._-]{{0,{limits.QUEUE_NAME_CHARS - 1}}}{_END}")
+]
+QueueOrNone = Annotated[
+    str, Meta(pattern=rf"^([A-Za-z0-9][A-Za-z0-9._-]{{0,{limits.QUEUE_NAME_CHARS - 1}}})?{_END}")
+]
+Scope = Annotated[str, Meta(min_length=1, max_length=limits.NAME_CHARS, pattern=_LINE)]
+"""Whose idempotency keys these are: an API key's id, or `local`."""
+IdempotencyKey = Annotated[
+    str, Meta(min_length=1, max_length=limits.IDEMPOTENCY_KEY_CHARS, pattern=_LINE)
+]
+DedupeKey = Annotated[str, Meta(max_length=limits.DEDUPE_CHARS, pattern=_LINE)]
+LabelOrNone = Annotated[str, Meta(max_length=limits.LABEL_CHARS, pattern=_LINE)]
+Inline = Annotated[bytes, Meta(max_length=limits.INLINE_BYTES)]
+"""A request or a result itself; empty: it is a blob, named by its digest (or is empty)."""
+DigestOrNone = Annotated[bytes, Meta(max_length=32)]
+WebHook = Annotated[str, Meta(max_length=limits.JOB_WEBHOOK_CHARS, pattern=_LINE)]

@@ -46,7 +46,19 @@ class Code(IntEnum):
     NOT_THERE = 22
     NOTHING_HELD = 23
     OTHER_TIME = 24
-    NOT_KNOWN_HERE = 25
+    KEY_REUSED = 25
+    TOO_MANY_KEYS = 26
+    TOO_MANY_JOBS = 27
+    QUEUE_FULL = 28
+    TOO_MANY_QUEUES = 29
+    TOO_LATE = 30
+    NOBODY_MEANT = 31
+    NO_SUCH_JOB = 32
+    OLD_FENCE = 33
+    NOT_QUEUED = 34
+    OTHER_NODE = 35
+    NOT_DEAD = 36
+    STILL_MEMBER = 37
 
 
 _SENTENCES: Final = MappingProxyType[Code, str](
@@ -84,7 +96,19 @@ _SENTENCES: Final = MappingProxyType[Code, str](
         Code.NOT_THERE: "There is none with this name or id.",
         Code.NOTHING_HELD: "The record clock is not held.",
         Code.OTHER_TIME: "The nodes' clocks say another time than the one that was confirmed.",
-        Code.NOT_KNOWN_HERE: "This version of commands is not known to this meshd.",
+        Code.KEY_REUSED: "This idempotency key was used for another request.",
+        Code.TOO_MANY_KEYS: "There are as many idempotency keys of the last 24 hours as may be.",
+        Code.TOO_MANY_JOBS: "There are as many jobs as there may be: wait until some are done.",
+        Code.QUEUE_FULL: "As many jobs are queued as may be: wait until some are claimed.",
+        Code.TOO_MANY_QUEUES: "There are as many queues with jobs in them as there may be.",
+        Code.TOO_LATE: "The job's deadline has passed.",
+        Code.NOBODY_MEANT: "No node has that label.",
+        Code.NO_SUCH_JOB: "There is no such job, or it is over.",
+        Code.OLD_FENCE: "The job is not, or not any more, held under this fence.",
+        Code.NOT_QUEUED: "The job is not queued, or not to run yet.",
+        Code.OTHER_NODE: "The job is for another node.",
+        Code.NOT_DEAD: "No dead job with this id is kept.",
+        Code.STILL_MEMBER: "That node is a member: its jobs are its own until their leases end.",
     }
 )
 

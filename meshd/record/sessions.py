@@ -9,11 +9,14 @@ hears.  A session ends by a command alone: the node's next start, its removal, o
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from meshd import limits
 from meshd.record.commands import Entry
 from meshd.record.commands_registry import EndSession, Started
 from meshd.record.context import Context
 from meshd.record.fields import Boot, Count, Index, KeyId
+from meshd.record.frozen import StateDamaged
 from meshd.record.results import DONE, Code, Refuse, done
 from meshd.record.table import Row, Table
 
@@ -56,13 +59,24 @@ class Sessions:
     ) -> None:
         self._table = table
         self._results = results
-        self._kept: dict[str, set[int]] = {row.node: set() for row in table.rows()}
-        """The numbers of the kept results.  Sets: only what is independent of order is done."""
-        for result in results.rows():
+        self._kept: dict[str, set[int]] = {}
+        """The numbers of the kept results.  Sets: nothing is done that depends on order."""
+
+    def indexing(self) -> Iterator[None]:
+        """Make the index of tables that were restored; one row an item."""
+        self._kept = {row.node: set() for row in self._table.each()}
+        for result in self._results.each():
+            if result.node not in self._kept:
+                raise StateDamaged("The state has a result of a session that it does not have.")
             self._kept[result.node].add(result.seq)
+            yield
 
     def get(self, node: str) -> SessionRow | None:
         return self._table.get(node)
+
+    def rows(self) -> list[SessionRow]:
+        """All that are open, in the order of their nodes."""
+        return self._table.rows()
 
     def first_result(self, entry: Entry) -> bytes | None:
         """The result of this command if it was applied before; None: apply it now.
@@ -127,9 +141,11 @@ class Sessions:
 
     def _confirm(self, session: SessionRow, ack_below: int) -> None:
         kept = self._kept[session.node]
-        for seq in [seq for seq in kept if seq < ack_below]:
-            kept.discard(seq)
-            self._results.drop((session.node, seq))
+        numbers = range(session.ack_below, ack_below)
+        for seq in list(numbers) if len(numbers) < len(kept) else sorted(kept):
+            if seq < ack_below and seq in kept:
+                kept.discard(seq)
+                self._results.drop((session.node, seq))
         self._table.put(
             SessionRow(
                 node=session.node,

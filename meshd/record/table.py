@@ -25,7 +25,7 @@ import msgspec
 PART_ROWS: Final = 256
 """A part of the frozen form has at most so many rows: it is packed within a millisecond or so."""
 
-_FOLD_AT: Final = 256
+_FOLD_AT: Final = 512
 """Changed rows are hashed when so many have come together: most that live shortly never are."""
 _MODULUS: Final = 1 << 256
 
@@ -103,24 +103,34 @@ class Table(Generic[K, R]):
     def put(self, row: R) -> None:
         """Add the row, or replace the one with its key."""
         key = self._key_of(row)
-        part = self._writable(key)
+        number = self._part_of(key) if self._part_of else 0
+        part = self._own(number) if self._shared[number] else self._parts[number]
         old = part.get(key)
         part[key] = row
         if old is None:
             self._count += 1
-        self._touch(key, old)
+        if key not in self._touched:
+            self._touch(key, old)
 
     def drop(self, key: K) -> R:
         """Take out the row of a key that is known to be there."""
-        old = self._writable(key).pop(key)
+        number = self._part_of(key) if self._part_of else 0
+        part = self._own(number) if self._shared[number] else self._parts[number]
+        old = part.pop(key)
         self._count -= 1
-        self._touch(key, old)
+        if key not in self._touched:
+            self._touch(key, old)
         return old
 
     def rows(self) -> list[R]:
         """All rows in the order of their keys.  For small tables, tests and reports."""
         items = [item for part in self._parts for item in part.items()]
         return [row for _, row in sorted(items, key=_key)]
+
+    def each(self) -> Iterator[R]:
+        """All rows in no order: for indexes, which are the same whatever came first."""
+        for part in self._parts:
+            yield from part.values()
 
     def hash_sum(self) -> int:
         """The sum of the hashes of all rows."""
@@ -146,20 +156,17 @@ class Table(Generic[K, R]):
         assert len(rows) == self._count
         assert sum(self._hash(row) for row in rows) % _MODULUS == self.hash_sum()
 
-    def _writable(self, key: K) -> dict[K, R]:
-        part_of = self._part_of
-        number = part_of(key) if part_of else 0
-        if self._shared[number]:
-            self._parts[number] = dict(self._parts[number])
-            self._shared[number] = False
-        return self._parts[number]
+    def _own(self, number: int) -> dict[K, R]:
+        """A part that a capture shares, copied for this table alone."""
+        part = self._parts[number] = dict(self._parts[number])
+        self._shared[number] = False
+        return part
 
     def _touch(self, key: K, old: R | None) -> None:
         touched = self._touched
-        if key not in touched:
-            touched[key] = old
-            if len(touched) >= _FOLD_AT:
-                self._fold()
+        touched[key] = old
+        if len(touched) >= _FOLD_AT:
+            self._fold()
 
     def _fold(self) -> None:
         change = 0

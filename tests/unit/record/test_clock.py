@@ -13,7 +13,7 @@ YEAR_MS = 365 * 24 * HOUR_MS
 def test_the_clock_starts_with_the_mesh_and_follows_the_median() -> None:
     log = Log()
     assert log.state.clock.now_unix_ms == START_MS
-    assert log.tick(1000) == {"now": START_MS + 1000, "held": 0}
+    assert log.tick(1000) == {"now": START_MS + 1000, "held": 0, "more": False}
     assert log.happened(ClockMoved) == [ClockMoved(log.index, START_MS + 1000)]
 
 
@@ -21,7 +21,7 @@ def test_a_clock_set_back_changes_nothing() -> None:
     log = Log()
     before = log.state.digest()
     for ahead in (-1, -HOUR_MS, -YEAR_MS):
-        assert log.tick(ahead) == {"now": START_MS, "held": 0}
+        assert log.tick(ahead) == {"now": START_MS, "held": 0, "more": False}
     assert log.state.digest() == before
     assert not log.events
 
@@ -30,7 +30,7 @@ def test_a_clock_a_year_forward_changes_nothing_by_itself() -> None:
     log = Log()
     assert log.tick(YEAR_MS)["now"] == START_MS
     assert log.happened(ClockHeld) == [ClockHeld(log.index, START_MS, START_MS + YEAR_MS)]
-    assert log.tick(1000) == {"now": START_MS + 1000, "held": 0}
+    assert log.tick(1000) == {"now": START_MS + 1000, "held": 0, "more": False}
 
 
 def test_an_hour_is_a_step_and_more_is_held() -> None:
@@ -44,7 +44,7 @@ def test_a_person_confirms_the_step_that_is_held() -> None:
     night = START_MS + 9 * HOUR_MS
     log.do(Tick(unix_ms=night))
     log.do(Tick(unix_ms=night + 5000))
-    assert log.do(ConfirmClock(unix_ms=night)) == {"now": night + 5000, "held": 0}
+    assert log.do(ConfirmClock(unix_ms=night)) == {"now": night + 5000, "held": 0, "more": False}
     log.state.check()
 
 
