@@ -90,6 +90,8 @@ class Config:
     log_level: str = "info"
     log_format: str = "auto"
     drain_timeout_s: float = limits.DRAIN_S
+    voter: str = "auto"
+    """`auto`, `always` or `never`."""
     require_key: bool = True
     allowed_hosts: tuple[str, ...] = ()
     allowed_origins: tuple[str, ...] = ()

@@ -15,6 +15,7 @@ from meshd import limits
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
 LOG_FORMATS = ("auto", "text", "logfmt", "json")
+VOTER_WISHES = ("auto", "always", "never")
 POLICIES = ("predicted", "least_busy", "round_robin", "random")
 ENGINES = ("ollama", "llama.cpp", "lmstudio", "vllm", "mlx", "openai")
 
@@ -279,6 +280,12 @@ SETTINGS: tuple[Setting, ...] = (
         whole(1024, 1024 * limits.MIB),
         limits.HTTP_BODY_BYTES,
         "The largest request body.",
+    ),
+    Setting(
+        "voter",
+        choice(VOTER_WISHES),
+        "auto",
+        "Whether this machine may be one of those that keep the record by vote.",
     ),
     Setting("routing.policy", choice(POLICIES), "predicted", "How a node is picked for a request."),
 )

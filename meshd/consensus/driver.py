@@ -1,0 +1,277 @@
+"""Drives one core: delivers, steps, makes durable, sends (trio shell of `interface.Core`).
+
+The order of one turn is the durability of the whole log; see `interface.py`.  Messages are given to
+the core as they arrive, in the task of whoever read them, also while a write is on its way to the
+disk; everything else happens in `run`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import trio
+
+from meshd import limits, logs
+from meshd.consensus.entries import Record, Snapshot
+from meshd.consensus.interface import (
+    Committed,
+    Core,
+    CoreStopped,
+    Outbox,
+    Outcome,
+    Readable,
+    Refused,
+    Status,
+    Unknown,
+    Why,
+)
+from meshd.consensus.journal import JournalFailed
+from meshd.consensus.messages import decode, encode
+from meshd.errors import DiskFailed, MeshdError, ProtocolError
+from meshd.ids import NodeId, short
+
+log = logs.get("record")
+
+INLINE_SYNC_S = 0.001
+"""A disk that is quicker than this is waited for in the loop; a thread would cost as much."""
+
+
+class ProposalRefused(MeshdError):
+    """It is not in the log and never will be: it can be tried again as it is."""
+
+    def __init__(self, why: Why, text: str = "") -> None:
+        super().__init__(text or _SENTENCES.get(why, why.value))
+        self.why = why
+
+
+class ProposalUnknown(MeshdError):
+    """It may be in the log, come into it yet, or never: repeat it within its session."""
+
+    def __init__(self, why: Why) -> None:
+        super().__init__(f"It is not known whether it was written down: {_SENTENCES[why]}.")
+        self.why = why
+
+
+_SENTENCES = {
+    Why.QUEUE_FULL: "too many commands wait to be written down",
+    Why.NO_LEADER: "no majority of the voters is there to write it down",
+    Why.NOT_LEADER: "this node does not lead",
+    Why.OVERWRITTEN: "the leader lost its office before it was written down",
+    Why.TIMED_OUT: "a majority of the voters did not answer in time",
+    Why.LEADER_LOST: "the leader went away",
+    Why.SKIPPED: "a snapshot took its place",
+}
+
+
+class Store(Protocol):
+    """Where a core's records and snapshots become durable; calls block (`journal.Journal`)."""
+
+    def write(self, records: Sequence[Record]) -> None: ...
+
+    def save(self, snapshot: Snapshot) -> object: ...
+
+    def compact(self) -> object: ...
+
+
+@dataclass(slots=True)
+class _Waiter:
+    """Somebody who waits for an outcome."""
+
+    done: trio.Event = field(default_factory=trio.Event)
+    outcome: Outcome | None = None
+
+
+class Driver:
+    """One core, its store, and the links it speaks over."""
+
+    def __init__(
+        self,
+        core: Core,
+        store: Store,
+        send: Callable[[NodeId, bytes], None],
+        *,
+        sync_s: float,
+        threads: bool = True,
+        stepped: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`send` queues bytes for a node over its link, and may drop them.
+
+        `sync_s` is what making something durable costs (`journal.probe_sync_s`); `threads` False
+        says that nothing the store does takes any time (`Disk.is_quick`).  `stepped` is called
+        after each turn: commands may have been applied in it.
+        """
+        self._core = core
+        self._store = store
+        self._send = send
+        self._threads = threads
+        self._inline = sync_s < INLINE_SYNC_S or not threads
+        self._stepped = stepped
+        self._waiters: dict[int, _Waiter] = {}
+        self._kick = trio.Event()
+        self._snapshot_index = core.status().first
+        self.stopped: str | None = None
+        """Why it does nothing any more, once it does not."""
+        self.counters: Counter[str] = Counter()
+
+    # ---------------------------------------------------------------- what others use
+
+    def status(self) -> Status:
+        """Of the core, as of now."""
+        return self._core.status()
+
+    def connected(self, peer: NodeId) -> None:
+        """There is a link to that node."""
+        self._tell(lambda now: self._core.connected(peer, now))
+
+    def disconnected(self, peer: NodeId) -> None:
+        """The link to that node is gone."""
+        self._tell(lambda now: self._core.disconnected(peer, now))
+
+    def received(self, peer: NodeId, data: bytes) -> None:
+        """A message from that node.  Nonsense is counted and changes nothing."""
+        try:
+            message = decode(data)
+            self._tell(lambda now: self._core.on_message(peer, message, now))
+        except ProtocolError as error:
+            self.counters["record_refused"] += 1
+            log.debug("a message about the record was refused", node=short(peer), why=str(error))
+
+    async def propose(self, command: bytes, timeout_s: float = limits.PROPOSE_S) -> Committed:
+        """Have a command committed and applied here.
+
+        Raises ProposalRefused (not written down), ProposalUnknown (perhaps), CommandTooLarge.
+        """
+        outcome = await self._outcome(lambda now: self._core.propose(command, now, timeout_s))
+        assert isinstance(outcome, Committed)
+        return outcome
+
+    async def read_barrier(self, timeout_s: float = limits.PROPOSE_S) -> int:
+        """Wait until the state here holds all that was acknowledged before this call.
+
+        Returns the index that it holds at least.  Raises ProposalRefused; then ask again.
+        """
+        outcome = await self._outcome(lambda now: self._core.read_index(now, timeout_s))
+        assert isinstance(outcome, Readable)
+        return outcome.index
+
+    async def change_voters(
+        self, voters: Sequence[NodeId], timeout_s: float = limits.PROPOSE_S
+    ) -> None:
+        """Have one voter more or less.  Raises ProposalRefused, ProposalUnknown."""
+        await self._outcome(lambda now: self._core.change_voters(voters, now, timeout_s))
+
+    def set_learners(self, learners: Sequence[NodeId]) -> None:
+        """Who gets the log without a vote while this node leads."""
+        self._tell(lambda now: self._core.set_learners(learners, now))
+
+    def transfer(self, to: NodeId) -> None:
+        """Let that voter lead.  Raises TransferRefused."""
+        self._tell(lambda now: self._core.transfer(to, now))
+
+    # ---------------------------------------------------------------- the loop
+
+    async def run(self) -> None:
+        """Drive it until it stops, or for ever.
+
+        Returns with `stopped` set when the core or its disk cannot go on; nothing is promised any
+        more after that.
+        """
+        try:
+            while True:
+                self._core.step(trio.current_time())
+                await self._carry_out(self._core.take_outbox())
+                await self._snapshot_if_due()
+                self._stepped()
+                await self._until_there_is_something_to_do()
+        except (CoreStopped, JournalFailed, DiskFailed) as error:
+            self.stopped = str(error)
+        finally:
+            self.stopped = self.stopped or "this node stops"
+            for waiter in self._waiters.values():
+                waiter.done.set()
+            self._waiters.clear()
+
+    async def _carry_out(self, outbox: Outbox) -> None:
+        for out in outbox.early:
+            self._send(out.to, encode(out.message))
+        if outbox.must_sync:
+            inline = self._inline and outbox.snapshot is None
+            await self._blocking(lambda: self._make_durable(outbox), inline=inline)
+            self._core.stored()
+        for out in outbox.late:
+            self._send(out.to, encode(out.message))
+        for outcome in outbox.outcomes:
+            if (waiter := self._waiters.pop(outcome.id, None)) is not None:
+                waiter.outcome = outcome
+                waiter.done.set()
+
+    def _make_durable(self, outbox: Outbox) -> None:
+        if outbox.snapshot is not None:
+            self._store.save(outbox.snapshot)
+        self._store.write(outbox.records)
+
+    async def _snapshot_if_due(self) -> None:
+        """Let a snapshot stand for the log once that has grown long enough."""
+        status = self._core.status()
+        if status.applied - max(self._snapshot_index, status.first) < limits.RECORD_SNAPSHOT_EVERY:
+            return
+        self._snapshot_index = status.applied
+        snapshot = self._core.take_snapshot()
+        if snapshot is None:
+            return
+        # In a thread however quick the disk is: this is as large as the state.
+        await self._blocking(lambda: self._store.save(snapshot), inline=False)
+        self._core.compact(snapshot, trio.current_time())
+        await self._carry_out(self._core.take_outbox())
+        await self._blocking(self._store.compact, inline=False)
+
+    async def _blocking(self, call: Callable[[], object], *, inline: bool) -> None:
+        if inline or not self._threads:
+            call()
+        else:
+            await trio.to_thread.run_sync(call)
+
+    async def _until_there_is_something_to_do(self) -> None:
+        if self._kick.is_set():
+            self._kick = trio.Event()
+            await trio.lowlevel.checkpoint()
+            return
+        with trio.move_on_at(self._core.next_wake()):
+            await self._kick.wait()
+        self._kick = trio.Event()
+
+    # ---------------------------------------------------------------- small things
+
+    def _tell(self, call: Callable[[float], None]) -> None:
+        """Give the core something, unless it is no more."""
+        if self.stopped is not None:
+            return
+        try:
+            call(trio.current_time())
+        except CoreStopped as error:
+            self.stopped = str(error)
+        self._kick.set()
+
+    async def _outcome(self, ask: Callable[[float], int]) -> Outcome:
+        if self.stopped is not None:
+            raise ProposalRefused(Why.NO_LEADER, f"the record does not run here: {self.stopped}")
+        number = ask(trio.current_time())
+        waiter = self._waiters[number] = _Waiter()
+        self._kick.set()
+        try:
+            # No deadline here: the core itself gives each an outcome within its time-out.
+            await waiter.done.wait()
+        finally:
+            self._waiters.pop(number, None)
+        match waiter.outcome:
+            case None:
+                raise ProposalUnknown(Why.LEADER_LOST)
+            case Unknown(why=why):
+                raise ProposalUnknown(why)
+            case Refused(why=why, text=text):
+                raise ProposalRefused(why, text)
+            case outcome:
+                return outcome

@@ -1,0 +1,190 @@
+"""The leader's care for the voters: ask who is how, decide a step, take it (trio shell).
+
+What to do is decided in `consensus.voters`; here is only where the facts come from and how a step
+is carried out.  A node that does not lead does nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
+
+import msgspec
+import trio
+
+from meshd import limits, logs
+from meshd.consensus.driver import Driver, ProposalRefused, ProposalUnknown
+from meshd.consensus.interface import Role, Status, TransferRefused
+from meshd.consensus.voters import (
+    Demote,
+    Elector,
+    Learn,
+    Promote,
+    Standing,
+    Step,
+    Transfer,
+    Wish,
+    next_step,
+)
+from meshd.errors import MeshdError
+from meshd.ids import NodeId, short
+
+log = logs.get("record")
+
+LOOK_S = 1.0
+"""Between two looks while something is to be done."""
+REST_S = 10.0
+"""Between two looks when nothing is."""
+ANSWER_S = 1.0
+"""Who takes longer to say how it is does not answer now."""
+CAUGHT_UP_ENTRIES = 64
+"""Behind the leader by no more than this: acknowledged within a round trip."""
+
+
+class Machine(msgspec.Struct, frozen=True, kw_only=True):
+    """What a node says of itself as a voter."""
+
+    wish: Wish = Wish.AUTO
+    on_mains: bool = True
+    portable: bool = False
+    uptime_s: float = 0.0
+    sync_s: float = 0.0
+    """What making something durable costs it; 0: not known."""
+    runs: bool = True
+    """Its journal and its core are in order."""
+
+
+class Members(Protocol):
+    """The other side of the links, and who is a member."""
+
+    def members(self) -> Iterable[NodeId]:
+        """All registered ones, this node among them."""
+        ...
+
+    def standing(self, node: NodeId) -> tuple[Standing, float]:
+        """What membership says, and for how long it has not been alive, in seconds."""
+        ...
+
+    async def machine(self, node: NodeId) -> Machine:
+        """Ask that node.  Raises MeshdError when it does not answer."""
+        ...
+
+
+class Electorate:
+    """Runs at every node; works at the leader."""
+
+    def __init__(
+        self,
+        me: NodeId,
+        driver: Callable[[], Driver | None],
+        members: Members,
+        own: Callable[[], Machine],
+    ) -> None:
+        self._me = me
+        self._driver = driver
+        self._members = members
+        self._own = own
+        self._changed_at = -math.inf
+        self.last_step: str = ""
+        """What was done last, for a person."""
+
+    async def run(self) -> None:
+        """Look now and then, until cancelled."""
+        while True:
+            busy = False
+            driver = self._driver()
+            if driver is not None:
+                status = driver.status()
+                if status.role is Role.LEADER and status.ready:
+                    busy = await self._look(driver)
+            await trio.sleep(LOOK_S if busy else REST_S)
+
+    async def _look(self, driver: Driver) -> bool:
+        """One look; whether it should soon be followed by another."""
+        electors = await self._electors(driver)
+        status = driver.status()
+        self._teach(driver, status, electors)
+        since_change_s = trio.current_time() - self._changed_at
+        step = next_step(self._me, status.voters, electors, since_change_s=since_change_s)
+        if step is None:
+            return False
+        await self._take(driver, status, step)
+        return True
+
+    # ---------------------------------------------------------------- facts
+
+    async def _electors(self, driver: Driver) -> dict[NodeId, Elector]:
+        nodes = list(self._members.members())[: limits.ELECTORS]
+        answers: dict[NodeId, Machine] = {self._me: self._own()}
+        async with trio.open_nursery() as nursery:
+            for node in nodes:
+                if node != self._me and self._members.standing(node)[0] is Standing.ALIVE:
+                    nursery.start_soon(self._ask, node, answers)
+        status = driver.status()
+        return {node: self._elector(node, answers.get(node), status) for node in nodes}
+
+    async def _ask(self, node: NodeId, answers: dict[NodeId, Machine]) -> None:
+        with trio.move_on_after(ANSWER_S):
+            try:
+                answers[node] = await self._members.machine(node)
+            except MeshdError as error:
+                log.debug("not heard about its vote", node=short(node), why=str(error))
+
+    def _elector(self, node: NodeId, machine: Machine | None, status: Status) -> Elector:
+        standing, away_s = self._members.standing(node)
+        me = node == self._me
+        peer = status.peers.get(node)
+        behind = math.inf if peer is None else status.last - peer.match
+        answering = me or (machine is not None and machine.runs)
+        said = machine or Machine()
+        return Elector(
+            node=node,
+            wish=said.wish,
+            standing=Standing.ALIVE if me else standing,
+            away_s=0.0 if me else away_s,
+            answering=answering,
+            caught_up=me or (answering and behind <= CAUGHT_UP_ENTRIES),
+            on_mains=said.on_mains,
+            portable=said.portable,
+            uptime_s=said.uptime_s,
+            sync_s=said.sync_s,
+        )
+
+    # ---------------------------------------------------------------- steps
+
+    def _teach(self, driver: Driver, status: Status, electors: dict[NodeId, Elector]) -> None:
+        """Send the log to every member that may be a voter or reads the record."""
+        learners = sorted(
+            node
+            for node, elector in electors.items()
+            if node not in status.voters and elector.answering
+        )
+        if list(status.learners) != learners:
+            driver.set_learners(learners)
+
+    async def _take(self, driver: Driver, status: Status, step: Step) -> None:
+        try:
+            match step:
+                case Learn():
+                    return  # it does already; time will show
+                case Promote(node, why):
+                    voters = [*status.voters, node]
+                    await self._change(driver, voters, f"a vote for {short(node)}: {why}")
+                case Demote(node, why):
+                    voters = [voter for voter in status.voters if voter != node]
+                    await self._change(driver, voters, f"no vote for {short(node)}: {why}")
+                case Transfer(node, why):
+                    driver.transfer(node)
+                    self._note(f"the lead for {short(node)}: {why}")
+        except (ProposalRefused, ProposalUnknown, TransferRefused) as error:
+            log.info("the voters stay as they are for now", why=str(error))
+
+    async def _change(self, driver: Driver, voters: Sequence[NodeId], what: str) -> None:
+        await driver.change_voters(sorted(voters))
+        self._changed_at = trio.current_time()
+        self._note(what)
+
+    def _note(self, what: str) -> None:
+        self.last_step = what
+        log.info("voters", what=what)

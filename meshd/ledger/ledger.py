@@ -1,0 +1,339 @@
+"""The record on this node: opened, founded, driven, and opened anew when its disk failed (shell).
+
+    disk --Stored--> kernel <--driver--> links          what is replicated, and how
+                       |
+                 RecordMachine                          what it means
+
+Everybody above asks the `Ledger`: for the state as it is here, for a command to be carried out, for
+a barrier before a read that must not be stale.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Any, TypeVar
+
+import trio
+
+from meshd import limits, logs
+from meshd.consensus.driver import Driver, ProposalRefused, ProposalUnknown
+from meshd.consensus.entries import Record, Snapshot, Stored
+from meshd.consensus.interface import LAN, Role, Settings
+from meshd.consensus.journal import (
+    Journal,
+    JournalFailed,
+    JournalUnusable,
+    Opened,
+    Owner,
+    open_journal,
+    probe_sync_s,
+)
+from meshd.consensus.kernel import Kernel
+from meshd.consensus.replay import replay
+from meshd.consensus.voter_list import founding_records
+from meshd.errors import DiskFailed, MeshdError
+from meshd.ids import MeshId, NodeId
+from meshd.ledger.electorate import Electorate, Machine, Members
+from meshd.ledger.machine import RecordMachine
+from meshd.ledger.session import Session
+from meshd.ports import Disk, Ports
+from meshd.record import results
+from meshd.record.commands import Entry, encode
+from meshd.record.commands_registry import Adopt, Command, Found
+from meshd.record.events import Event
+from meshd.record.results import Code, RecordRefused
+from meshd.record.state import RecordState
+
+log = logs.get("record")
+
+_T = TypeVar("_T")
+
+REOPEN_S = 30.0
+"""After a disk failed: full ones are made room on, by people or by rotation."""
+CARE_S = 2.0
+"""How often the leader looks whether the record lacks anything."""
+SOON_S = 0.1
+"""The same, while there is no record yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Whose record it is, and where it is kept."""
+
+    me: NodeId
+    mesh: MeshId
+    generation: int
+    """Of this start."""
+    folder: PurePath
+
+    @property
+    def founded_mark(self) -> PurePath:
+        """A file that says that this node has founded the record: it never founds a second one."""
+        return self.folder.with_name(f"{self.folder.name}.founded")
+
+
+def erase(disk: Disk, place: Place) -> None:
+    """Delete the record from this disk: the node leaves its mesh.  Raises DiskFailed."""
+    for name in disk.names(place.folder):
+        disk.delete(place.folder / name)
+    disk.delete(place.founded_mark)
+
+
+class _Files:
+    """`driver.Store` over a journal."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+
+    def write(self, records: Any) -> None:
+        self._journal.write(records)
+
+    def save(self, snapshot: Snapshot) -> object:
+        return self._journal.snapshots.save(snapshot)
+
+    def compact(self) -> object:
+        return self._journal.compact()
+
+
+class Ledger:
+    """See the module's text."""
+
+    def __init__(
+        self,
+        ports: Ports,
+        place: Place,
+        members: Members,
+        *,
+        send: Callable[[NodeId, bytes], None],
+        linked: Callable[[], list[NodeId]],
+        eligible: Callable[[NodeId], bool],
+        founding: Callable[[], Found | None],
+        missing: Callable[[RecordState], Adopt | None],
+        machine: Callable[[], Machine],
+        on_events: Callable[[list[Event]], None],
+        settings: Settings = LAN,
+    ) -> None:
+        """`send` queues bytes for a linked node; `linked` says who can be sent to.
+
+        `founding` is the first command of a new record, at the one node that may found it; None
+        elsewhere.  `missing` says what an older list of members holds that the record does not.
+        `machine` is what this node is as a voter; what only the ledger knows is filled in.
+        """
+        self._ports = ports
+        self._place = place
+        self._send = send
+        self._linked = linked
+        self._eligible = eligible
+        self._founding = founding
+        self._missing = missing
+        self._machine = machine
+        self._on_events = on_events
+        self._settings = settings
+        self._driver: Driver | None = None
+        self._record = RecordMachine()
+        self._applied = trio.Event()
+        self.sync_s = 0.0
+        """What making something durable costs here, in seconds; 0: not measured yet."""
+        self.problem: str | None = None
+        """Why the record does not run here, as a sentence; None while it does."""
+        self.session = Session(
+            lambda: self._driver,
+            place.me,
+            place.generation,
+            ports.entropy.token(16),
+            ports.entropy.random,
+        )
+        self.electorate = Electorate(place.me, lambda: self._driver, members, self.own_machine)
+
+    # ---------------------------------------------------------------- what others use
+
+    @property
+    def state(self) -> RecordState:
+        """The record as of the last command applied here.  Another object after a restart of it."""
+        return self._record.state
+
+    @property
+    def driver(self) -> Driver | None:
+        """What drives the log here; None while it does not run."""
+        return self._driver
+
+    def own_machine(self) -> Machine:
+        """What this node is as a voter."""
+        said = self._machine()
+        return Machine(
+            wish=said.wish,
+            on_mains=said.on_mains,
+            portable=said.portable,
+            uptime_s=said.uptime_s,
+            sync_s=self.sync_s,
+            runs=self._driver is not None,
+        )
+
+    async def execute(
+        self, command: Command, timeout_s: float = limits.COMMAND_S
+    ) -> dict[str, Any]:
+        """Have a command carried out, once.  Raises as `Session.execute`."""
+        return await self.session.execute(command, timeout_s)
+
+    async def read_barrier(self, timeout_s: float = limits.PROPOSE_S) -> int:
+        """Wait until `state` holds all that was acknowledged anywhere before this call.
+
+        Raises ProposalRefused when there is no majority to say so.
+        """
+        if self._driver is None:
+            raise MeshdError(self.problem or "the record does not run here yet")
+        return await self._driver.read_barrier(timeout_s)
+
+    async def until_applied(self) -> None:
+        """Wait until something more is applied here (no deadline: the caller has one)."""
+        await self._applied.wait()
+
+    # ---------------------------------------------------------------- what links tell
+
+    def received(self, node: NodeId, data: bytes) -> None:
+        """A message about the log came from that node."""
+        if self._driver is not None:
+            self._driver.received(node, data)
+
+    def connected(self, node: NodeId) -> None:
+        """Our link to that node is up."""
+        if self._driver is not None:
+            self._driver.connected(node)
+
+    def disconnected(self, node: NodeId) -> None:
+        """Our link to that node is down."""
+        if self._driver is not None:
+            self._driver.disconnected(node)
+
+    # ---------------------------------------------------------------- its life
+
+    async def run(self) -> None:
+        """Keep the record running here, until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._keep)
+            nursery.start_soon(self.electorate.run)
+            nursery.start_soon(self._care)
+
+    async def _keep(self) -> None:
+        while True:
+            try:
+                await self._one_life()
+            except JournalUnusable as error:
+                self.problem = str(error)
+                log.error("the record cannot run here", why=str(error))
+                return  # it takes a person
+            except (DiskFailed, JournalFailed) as error:
+                self.problem = str(error)
+            log.error("the record stopped here; trying again", why=self.problem)
+            await trio.sleep(REOPEN_S)
+
+    async def _one_life(self) -> None:
+        """From opening the journal until something stops it; `problem` says what."""
+        opened = await self._blocking(self._open)
+        self._say(opened)
+        try:
+            stored = await self._founded(opened)
+            self._record = RecordMachine()
+            kernel = Kernel(
+                self._place.me,
+                stored,
+                self._record,
+                chance=self._ports.entropy,
+                now=trio.current_time(),
+                eligible=self._eligible,
+                settings=self._settings,
+            )
+            driver = Driver(
+                kernel,
+                _Files(opened.journal),
+                self._send,
+                sync_s=self.sync_s,
+                threads=not self._ports.disk.is_quick,
+                stepped=self._stepped,
+            )
+            for node in self._linked():
+                driver.connected(node)
+            self._driver, self.problem = driver, None
+            await driver.run()
+            self.problem = driver.stopped
+        finally:
+            self._driver = None
+            opened.journal.close()
+
+    def _open(self) -> Opened:
+        """Reads the whole journal, and waits for a few syncs."""
+        place, disk = self._place, self._ports.disk
+        owner = Owner(place.mesh, place.me)
+        opened = open_journal(disk, place.folder, owner, self._ports.entropy)
+        if not disk.is_quick:
+            now = lambda: trio.from_thread.run_sync(trio.current_time)  # noqa: E731
+            self.sync_s = probe_sync_s(disk, place.folder, now)
+        return opened
+
+    async def _blocking(self, call: Callable[[], _T]) -> _T:
+        return call() if self._ports.disk.is_quick else await trio.to_thread.run_sync(call)
+
+    def _say(self, opened: Opened) -> None:
+        if opened.cut is not None:
+            log.warning("a write that a crash had broken off was cut", what=str(opened.cut))
+        if opened.swept:
+            log.info("left-over files deleted", files=list(opened.swept))
+
+    async def _founded(self, opened: Opened) -> Stored:
+        """At the founder, an empty journal is a new log with one voter.
+
+        Once: a founder that lost its journal would begin a second record beside the first, which
+        the others still have, so it gets that from them like a node that joins.
+        """
+        stored, disk, mark = opened.stored, self._ports.disk, self._place.founded_mark
+        if self._founding() is None or disk.size(mark) is not None:
+            return stored
+        if opened.is_new:
+            records: tuple[Record, ...] = founding_records([self._place.me])
+            await self._blocking(lambda: opened.journal.write(records))
+            stored = replay(stored, records)
+        await self._blocking(lambda: disk.write(mark, b"", private=True))
+        return stored
+
+    def _stepped(self) -> None:
+        events = self._record.take_events()
+        if events:
+            self._on_events(events)
+        if self._record.state.index != self._seen:
+            self._seen = self._record.state.index
+            self._applied.set()
+            self._applied = trio.Event()
+
+    _seen = 0
+
+    # ---------------------------------------------------------------- what only the leader does
+
+    async def _care(self) -> None:
+        """Found the record, and take into it whom an older list of members names."""
+        while True:
+            driver = self._driver
+            if driver is not None:
+                status = driver.status()
+                if status.role is Role.LEADER and status.ready:
+                    try:
+                        await self._complete(driver)
+                    except (ProposalRefused, ProposalUnknown, RecordRefused, MeshdError) as error:
+                        log.info("the record could not be completed yet", why=str(error))
+            await trio.sleep(CARE_S if self.state.nodes.is_founded else SOON_S)
+
+    async def _complete(self, driver: Driver) -> None:
+        if not self.state.nodes.is_founded:
+            found = self._founding()
+            if found is not None:
+                outcome = await driver.propose(encode(Entry(found)))
+                try:
+                    results.read(outcome.result)
+                except RecordRefused as refusal:
+                    if refusal.code is not Code.FOUNDED_ALREADY:
+                        raise
+            return
+        adopt = self._missing(self.state)
+        if adopt is not None:
+            await self.execute(adopt)

@@ -1,0 +1,140 @@
+"""This start of this node as a client of the record: each command takes effect once (trio shell).
+
+A command is sent again, under its number, until its result is known or the caller's time is over.
+The record remembers results by (node, number) and answers a repetition with the first one, so it
+does not matter how often, or through which leader, a command gets into the log
+(record/sessions.py; Ongaro's thesis, section 6.3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import trio
+
+from meshd import limits, logs
+from meshd.consensus.driver import Driver, ProposalRefused, ProposalUnknown
+from meshd.errors import MeshdError
+from meshd.ids import NodeId
+from meshd.record import results
+from meshd.record.commands import Entry, encode
+from meshd.record.commands_registry import Command, Started
+from meshd.record.results import Code, RecordRefused
+
+log = logs.get("record")
+
+FIRST_PAUSE_S = 0.05
+MAX_PAUSE_S = 1.0
+NOT_YET_PAUSE_S = 0.25
+
+_NOT_YET = frozenset({Code.NOT_FOUNDED, Code.NO_SUCH_NODE})
+"""What a node hears that was let in a moment ago: the record does not know it yet."""
+
+
+class NotWritten(MeshdError):
+    """The command did not get into the record within the time allowed, and never will."""
+
+
+class MaybeWritten(MeshdError):
+    """Whether the command got into the record is not known: there was no answer in time."""
+
+
+class Session:
+    """Numbers commands, repeats them, and opens itself when the record does not know it."""
+
+    def __init__(
+        self,
+        driver: Callable[[], Driver | None],
+        node: NodeId,
+        generation: int,
+        boot: bytes,
+        random: Callable[[], float],
+    ) -> None:
+        """`driver` is asked anew for each try; None while the record does not run here.
+
+        `boot` are 16 random bytes of this start; `random` gives numbers in [0, 1) for pauses.
+        """
+        self._driver = driver
+        self._node = node
+        self._generation = generation
+        self._boot = boot
+        self._random = random
+        self._next = 1
+        self._open: set[int] = set()
+        """Numbers whose results somebody here still wants."""
+        self._opening = trio.Lock()
+        self._is_open = False
+
+    async def execute(
+        self, command: Command, timeout_s: float = limits.COMMAND_S
+    ) -> dict[str, Any]:
+        """Have a command carried out, once; the fields of its result.
+
+        Raises RecordRefused (the record's own no, with its code), NotWritten, MaybeWritten.
+        """
+        deadline = trio.current_time() + timeout_s
+        number, self._next = self._next, self._next + 1
+        self._open.add(number)
+        try:
+            while True:
+                try:
+                    return await self._try(command, number, deadline)
+                except RecordRefused as refusal:
+                    if refusal.code is not Code.NO_SESSION:
+                        raise
+                    self._is_open = False
+        finally:
+            self._open.discard(number)
+
+    async def _try(self, command: Command, number: int, deadline: float) -> dict[str, Any]:
+        await self._be_open(deadline)
+        data = encode(
+            Entry(
+                command,
+                client=self._node,
+                epoch=self._generation,
+                seq=number,
+                ack_below=min(self._open),
+            )
+        )
+        return results.read(await self._committed(data, deadline))
+
+    async def _be_open(self, deadline: float) -> None:
+        if self._is_open:
+            return
+        started = encode(
+            Entry(Started(node=self._node, generation=self._generation, boot=self._boot))
+        )
+        async with self._opening:
+            while not self._is_open:
+                try:
+                    results.read(await self._committed(started, deadline))
+                except RecordRefused as refusal:
+                    if refusal.code not in _NOT_YET:
+                        raise
+                    if trio.current_time() + NOT_YET_PAUSE_S >= deadline:
+                        raise NotWritten(f"That could not be written: {refusal}") from refusal
+                    await trio.sleep(NOT_YET_PAUSE_S)
+                else:
+                    self._is_open = True
+
+    async def _committed(self, data: bytes, deadline: float) -> bytes:
+        """Send it until it is committed; the result as it is in the log."""
+        pause_s, perhaps, last = FIRST_PAUSE_S, False, "the record does not run here"
+        while (left_s := deadline - trio.current_time()) > 0:
+            driver = self._driver()
+            if driver is not None:
+                try:
+                    outcome = await driver.propose(data, min(left_s, limits.PROPOSE_S))
+                    return outcome.result
+                except ProposalRefused as error:
+                    last = str(error)
+                except ProposalUnknown as error:
+                    last, perhaps = str(error), True
+            left_s = deadline - trio.current_time()
+            await trio.sleep(max(0.0, min(left_s, pause_s * (0.5 + self._random()))))
+            pause_s = min(MAX_PAUSE_S, pause_s * 2)
+        if perhaps:
+            raise MaybeWritten(f"It is not known whether that was written into the record: {last}.")
+        raise NotWritten(f"That could not be written into the record: {last}.")

@@ -1,0 +1,172 @@
+"""The node and the record: the ledger on this node's links, disk and membership."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import trio
+
+from meshd import limits, logs
+from meshd.config import Config
+from meshd.consensus.voters import Standing as VoterStanding
+from meshd.consensus.voters import Wish
+from meshd.errors import ProtocolError
+from meshd.ids import NodeId
+from meshd.ledger.electorate import Machine
+from meshd.ledger.ledger import Ledger, Place, erase
+from meshd.membership.members import State
+from meshd.node.mesh import MeshSide
+from meshd.paths import Paths
+from meshd.ports import Ports
+from meshd.record.commands_registry import Adopt, Found, NodeFields
+from meshd.record.events import Event
+from meshd.record.members import Member
+from meshd.record.state import RecordState
+from meshd.wire.control import MachineReply, MachineRequest, Message, RecordMessage
+
+log = logs.get("record")
+
+ADOPT_AT_ONCE = 64
+"""Members in one command, which has a limited size."""
+
+
+class RecordSide:
+    """What the record needs of the rest of the node."""
+
+    def __init__(self, ports: Ports, config: Config, paths: Paths, mesh: MeshSide) -> None:
+        self._ports, self._config, self._mesh = ports, config, mesh
+        standing = mesh.standing
+        self._place = Place(
+            me=mesh.id,
+            mesh=mesh.registry.mesh,
+            generation=standing.generation,
+            folder=paths.data / "record" / mesh.registry.mesh,
+        )
+        links = mesh.links
+        self.ledger = Ledger(
+            ports,
+            self._place,
+            _Members(mesh),
+            send=lambda node, data: links.notify(node, RecordMessage(data=data)),
+            linked=links.up,
+            eligible=lambda node: mesh.registry.get(node) is not None,
+            founding=self._founding,
+            missing=self._missing,
+            machine=self._machine,
+            on_events=self._happened,
+        )
+        board = mesh.switchboard
+        board.take_in_order(RecordMessage, lambda node, m: self.ledger.received(node, m.data))
+        board.on_linked(self.ledger.connected)
+        board.on_unlinked(lambda node, reason: self.ledger.disconnected(node))
+        board.answer(MachineRequest, self._tell_machine)
+
+    async def run(self) -> None:
+        """Keep the record, until cancelled."""
+        await self.ledger.run()
+
+    def erase(self) -> None:
+        """Forget it all: this node leaves the mesh.  Raises DiskFailed."""
+        erase(self._ports.disk, self._place)
+
+    # ---------------------------------------------------------------- what the ledger asks
+
+    def _founding(self) -> Found | None:
+        """The first command of the mesh's record, at the node that founded the mesh."""
+        standing, registry = self._mesh.standing, self._mesh.registry
+        if standing.identity.authority is None:
+            return None
+        me = registry.get(self._mesh.id)
+        if me is None:
+            return None
+        keyring = standing.identity.keyring
+        return Found(
+            mesh=registry.mesh,
+            mesh_name=standing.identity.mesh_name,
+            ca_key=standing.identity.ca.der,
+            node=_fields(me),
+            unix_ms=int(self._ports.clock.wall() * 1000),
+            gossip_key=keyring.primary.id,
+            keyring_generation=keyring.version,
+            registry_version=registry.version,
+        )
+
+    def _missing(self, state: RecordState) -> Adopt | None:
+        """Whom the founder's list has and the record has not."""
+        members = [m for m in self._mesh.registry.members() if state.nodes.get(m.id) is None]
+        if not members:
+            return None
+        return Adopt(nodes=tuple(_fields(m) for m in members[:ADOPT_AT_ONCE]))
+
+    def _machine(self) -> Machine:
+        power = self._ports.host.power()
+        return Machine(
+            wish=Wish(self._config.voter),
+            on_mains=power.on_mains,
+            portable=power.portable,
+            uptime_s=self._ports.host.uptime_s(),
+        )
+
+    def _happened(self, events: Sequence[Event]) -> None:
+        for event in events:
+            log.debug("record", what=type(event).__name__, index=event.index)
+
+    async def _tell_machine(self, node: NodeId, message: MachineRequest) -> Message:
+        del node, message
+        await trio.lowlevel.checkpoint()
+        own = self.ledger.own_machine()
+        return MachineReply(
+            wish=own.wish.value,
+            on_mains=own.on_mains,
+            portable=own.portable,
+            uptime_s=own.uptime_s,
+            sync_s=own.sync_s,
+            runs=own.runs,
+        )
+
+
+class _Members:
+    """`ledger.electorate.Members`: the registry, gossip and the links."""
+
+    def __init__(self, mesh: MeshSide) -> None:
+        self._mesh = mesh
+
+    def members(self) -> list[NodeId]:
+        return [member.id for member in self._mesh.registry.members()]
+
+    def standing(self, node: NodeId) -> tuple[VoterStanding, float]:
+        if self._mesh.links.is_up(node):
+            return VoterStanding.ALIVE, 0.0
+        view = self._mesh.neighbours.agent.member(node)
+        if view is None:
+            return VoterStanding.FAILED, 0.0
+        match view.state:
+            case State.ALIVE | State.SUSPECT:
+                return VoterStanding.ALIVE, 0.0
+            case State.ASLEEP:
+                return VoterStanding.ASLEEP, view.since_s
+        return VoterStanding.FAILED, view.since_s  # also one that was stopped: it is a member
+
+    async def machine(self, node: NodeId) -> Machine:
+        reply = await self._mesh.links.request(node, MachineRequest())
+        if not isinstance(reply, MachineReply):
+            raise ProtocolError(f"{type(reply).__name__} is no answer to MachineRequest")
+        known = reply.wish in Wish.__members__.values()
+        return Machine(
+            wish=Wish(reply.wish) if known else Wish.AUTO,
+            on_mains=reply.on_mains,
+            portable=reply.portable,
+            uptime_s=reply.uptime_s,
+            sync_s=reply.sync_s,
+            runs=reply.runs,
+        )
+
+
+def _fields(member: Member) -> NodeFields:
+    return NodeFields(
+        key=member.public_key.der,
+        name=member.name,
+        addresses=tuple((a.host, a.port) for a in member.addresses)[: limits.ADDRESSES_PER_NODE],
+        drained=member.drained,
+        joined_unix_ms=int(member.joined_unix_s * 1000),
+    )
