@@ -21,6 +21,7 @@ from meshd.wire import answer, control, gossip, join, serve
 from meshd.wire.codec import pack, unpack
 from meshd.wire.envelope import Envelope
 from meshd.wire.framing import FrameReader, frame
+from tests.conformance import journal_forms
 from tests.conformance.jsonform import from_json, to_json
 
 Vector = dict[str, Any]
@@ -379,4 +380,6 @@ FORMS = {
     "claim": Form(read_claim, write_claim),
     "members": Form(read_members, write_members),
     "datagram": Form(read_datagram, write_datagram),
+    "segment": Form(journal_forms.read_segment, journal_forms.write_segment),
+    "snapshot": Form(journal_forms.read_snapshot, journal_forms.write_snapshot),
 }

@@ -7,7 +7,15 @@ A change of one that was released is a change of the protocol (proto/README.md).
 from __future__ import annotations
 
 from tests.conformance.jsonform import DERIVED, INVALID, VALID, write
-from tests.conformance.samples import answers, derived, gossip, members, messages, values
+from tests.conformance.samples import (
+    answers,
+    derived,
+    gossip,
+    journal,
+    members,
+    messages,
+    values,
+)
 
 
 def main() -> None:
@@ -38,6 +46,9 @@ def main() -> None:
             "Signed member lists (join.md).", members.member_lists, members.bad_member_lists,
         ),
         "datagrams": ("Sealed datagrams (gossip.md).", gossip.datagrams, gossip.bad_datagrams),
+        "journal": (
+            "Files of a journal (journal.md).", journal.journals, journal.bad_journals,
+        ),
     }  # fmt: skip
     for name, (about, valid, invalid) in documents.items():
         write(VALID / f"{name}.json", {"about": about, "vectors": valid()})
