@@ -240,6 +240,12 @@ SETTINGS: tuple[Setting, ...] = (
         "Web pages that may call this node (the Origin header).",
     ),
     Setting(
+        "voter",
+        choice(VOTER_WISHES),
+        "auto",
+        "Whether this machine may be one of those that keep the record by vote.",
+    ),
+    Setting(
         "limits.queue_wait_s",
         seconds(0, limits.QUEUE_WAIT_MAX_S),
         limits.QUEUE_WAIT_S,
@@ -280,12 +286,6 @@ SETTINGS: tuple[Setting, ...] = (
         whole(1024, 1024 * limits.MIB),
         limits.HTTP_BODY_BYTES,
         "The largest request body.",
-    ),
-    Setting(
-        "voter",
-        choice(VOTER_WISHES),
-        "auto",
-        "Whether this machine may be one of those that keep the record by vote.",
     ),
     Setting("routing.policy", choice(POLICIES), "predicted", "How a node is picked for a request."),
 )
