@@ -182,6 +182,7 @@ class FailureKind(StrEnum):
     BACKEND = "backend"  # 5xx of the engine
     CANCELLED = "cancelled"  # the entry asked for it
     DEADLINE = "deadline"  # 504: the client's own deadline
+    NO_ROOM = "no_room"  # 503: the entry's memory for whole answers is spent; never on the link
 
 
 def known_kind(kind: str) -> FailureKind:

@@ -19,7 +19,7 @@ from meshd import limits
 from meshd.api.dialect import AnswerEncoder, Call, DialectError, HeaderPair
 from meshd.backends.control import failed
 from meshd.errors import StreamBroken
-from meshd.http import Responder, Sweeper, Watch
+from meshd.http import Responder, Share, Sweeper, Watch
 from meshd.ids import NodeId, RequestId
 from meshd.inference import Delta, Embedding, Failure, FailureKind, Usage
 from meshd.relay.forwarder import ClientSink, Forwarder
@@ -37,15 +37,19 @@ async def answer(
     forwarder: Forwarder,
     error_body: ErrorBody,
     node_name: NodeName,
+    share: Share,
     more_headers: Sequence[HeaderPair] = (),
 ) -> None:
-    """Answer one inference request; the response has been completed when this returns."""
+    """Answer one inference request; the response has been completed when this returns.
+
+    What is kept of an answer that is not streamed is held by `share`, which the caller releases.
+    """
     # A streaming client's read timeout is between bytes; only a whole answer has it as deadline.
     deadline_s = None if call.stream else call.deadline_s
     exchange = forwarder.open(request_id, call.request, stream=call.stream, deadline_s=deadline_s)
     responder.on_disconnect = exchange.client_gone
     kind = _StreamingSink if call.stream else _WholeSink
-    way = _Way(call.encoder, request_id, responder, error_body, node_name, more_headers)
+    way = _Way(call.encoder, request_id, responder, error_body, node_name, share, more_headers)
     sink = kind(way)
     watch = sink.keep_alive(forwarder.sweeper, call.deadline_s)
     try:
@@ -65,6 +69,7 @@ _NOBODY_ANSWERED = frozenset(
         FailureKind.DRAINING,
         FailureKind.DEADLINE,
         FailureKind.NOT_FOUND,
+        FailureKind.NO_ROOM,
     }
 )
 """Failures that are this entry's own word: no holder is named."""
@@ -79,6 +84,7 @@ class _Way:
     responder: Responder
     error_body: ErrorBody
     node_name: NodeName
+    share: Share
     more_headers: Sequence[HeaderPair]
 
 
@@ -211,6 +217,7 @@ class _WholeSink(_Sink):
 
     def __init__(self, way: _Way) -> None:
         super().__init__(way)
+        self._share = way.share
         self._deltas: list[Delta] = []
         self._size_bytes = 0
         self._embedding: Embedding | None = None
@@ -219,6 +226,7 @@ class _WholeSink(_Sink):
         super().asking(target, attempt)
         self._deltas.clear()
         self._size_bytes = 0
+        self._share.release()
         self._usage = self._embedding = None
 
     async def emit(self, items: Sequence[AnswerItem]) -> None:
@@ -237,6 +245,15 @@ class _WholeSink(_Sink):
                 "up: ask for it as a stream, or set a maximum of tokens",
                 500,
             )
+        numbers = sum(map(len, self._embedding.vectors)) if self._embedding is not None else 0
+        if not self._share.hold(self._size_bytes + _NUMBER_BYTES * numbers):
+            raise failed(
+                FailureKind.NO_ROOM,
+                "this node has as many large bodies in memory as it may: try again soon, or ask "
+                "for the answer as a stream",
+                503,
+                retry_after_s=2.0,
+            )
 
     async def finish(self) -> None:
         try:
@@ -253,6 +270,8 @@ class _WholeSink(_Sink):
         await self._send_failure(failure)
 
 
+_NUMBER_BYTES = 32
+"""Of a vector's element: a float and its place in the list."""
 _DELTA_BYTES = 160
 """Of a delta besides its texts; sys.getsizeof of the structs, about."""
 

@@ -19,7 +19,7 @@ from meshd.api.dialect import Call, DialectError, HeaderPair, not_found
 from meshd.api.routes import Dialect, Match, Route, error_body, find
 from meshd.backends import BackendFailed
 from meshd.errors import MeshdError
-from meshd.http import Headers, Responder, ServerRequest
+from meshd.http import Headers, Responder, Room, ServerRequest, Share
 from meshd.ids import NodeId, RequestId
 from meshd.inference import Failure, FailureKind
 from meshd.ports import Clock, Entropy
@@ -56,9 +56,11 @@ class ClientApi:
         access: Callable[[], Access],
         clock: Clock,
         entropy: Entropy,
+        room: Room,
     ) -> None:
         """`access` is asked anew for each request, since keys and addresses change.
 
+        `room` is where answers that are not streamed are kept.
         `show` gives the body of Ollama's /api/show for a target, awaitable.
         """
         self._name = name.encode("ascii", "replace")
@@ -70,6 +72,7 @@ class ClientApi:
         self._access = access
         self._clock = clock
         self._entropy = entropy
+        self._room = room
         self.counters: Counter[str] = Counter()
 
     def admit(self, request: ServerRequest) -> tuple[int, Headers, bytes] | None:
@@ -87,6 +90,8 @@ class ClientApi:
     def error_body(self, status: int, message: str, path: str) -> tuple[Headers, bytes]:
         """What is said of an error below the handler: `ServerOptions.error_body`."""
         kind = FailureKind.BAD_REQUEST if status < 500 else FailureKind.BACKEND
+        if status == 503:
+            kind = FailureKind.BUSY
         _, headers, body = error_body(path, Failure(kind, message, status))
         return [*headers, self._request_id()[1]], body
 
@@ -136,7 +141,20 @@ class ClientApi:
         if not self._placement.catalogue.holders(call.request.model):
             self.counters["unknown_model"] += 1
             raise _refused(request.path, self._unknown(call.request.model))
-        await answer(call, request_id, responder, self._forwarder, failed, self._node_name, cors)
+        share = Share(self._room)
+        try:
+            await answer(
+                call,
+                request_id,
+                responder,
+                self._forwarder,
+                failed,
+                self._node_name,
+                share,
+                cors,
+            )
+        finally:
+            share.release()
 
     def _unknown(self, model: str) -> Failure:
         return not_found(model, self._catalogue.near(model))

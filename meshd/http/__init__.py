@@ -9,6 +9,7 @@ from meshd.http.messages import Headers, ServerRequest, end_to_end, find_header
 from meshd.http.requests import RequestLimits
 from meshd.http.responder import Responder
 from meshd.http.responses import ResponseLimits
+from meshd.http.room import Room, Share
 from meshd.http.server import HttpServer
 from meshd.http.sweeper import Sweeper, Watch
 
@@ -21,8 +22,10 @@ __all__ = [
     "RequestLimits",
     "Responder",
     "ResponseLimits",
+    "Room",
     "ServerOptions",
     "ServerRequest",
+    "Share",
     "Sweeper",
     "Watch",
     "end_to_end",

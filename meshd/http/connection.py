@@ -26,6 +26,7 @@ from meshd.http.encode import CLOSE, CONTINUE, phrase, response_head
 from meshd.http.messages import Headers, Refusal, ServerRequest
 from meshd.http.requests import Admit, RequestLimits, RequestParser
 from meshd.http.responder import Drain, Responder
+from meshd.http.room import Room, Share
 from meshd.http.sweeper import Sweeper
 from meshd.ports import ByteStream, Remote
 
@@ -35,6 +36,8 @@ ErrorBody = Callable[[int, str, str], tuple[Headers, bytes]]
 
 WATCH_AFTER_S = 0.05
 """A request younger than this is not watched for a disconnect."""
+RETRY_AFTER_S = 2
+"""When there may be room for a large body again."""
 LINGER_S = 2.0
 LINGER_BYTES = 4 * limits.MIB
 PIPELINE_BYTES = 64 * limits.KIB
@@ -61,6 +64,8 @@ class ServerOptions:
     """How a server treats its clients.  Seconds and bytes; defaults from `limits`."""
 
     request: RequestLimits = field(default_factory=RequestLimits)
+    room: Room = field(default_factory=Room)
+    """Where bodies are kept; servers of one node share it."""
     connections: int = limits.HTTP_CONNECTIONS
     idle_s: float = limits.HTTP_IDLE_S
     head_s: float = limits.HTTP_HEAD_S
@@ -99,6 +104,7 @@ class Connection:
         self._options = options
         self.drain = drain
         self._parser = RequestParser(options.request, stream.remote, options.admit)
+        self._share = Share(options.room)
         self._phase = _IDLE
         self._watch = sweeper.watch(self._expire)
         self._watch.at = sweeper.now + options.idle_s
@@ -129,6 +135,7 @@ class Connection:
                     self._sweeper.unwatch(self._watch)
                 nursery.cancel_scope.cancel()
         finally:
+            self._share.release()
             with trio.CancelScope(shield=True, deadline=trio.current_time() + 1):
                 await self._stream.aclose()
 
@@ -152,7 +159,11 @@ class Connection:
                     return
                 if not await self._serve(item):
                     return
+                del item  # its body is not to be kept while the connection idles
             if parser.done:
+                return
+            if parser.in_body and not self._share.hold(parser.body_bytes):
+                await self._refuse(self._no_room(parser.path, more_coming=True))
                 return
             if parser.in_body or parser.stagnant_bytes:
                 await self._expect_more()
@@ -187,6 +198,9 @@ class Connection:
 
     async def _serve(self, request: ServerRequest) -> bool:
         """Answer one request; whether the connection goes on."""
+        if not self._share.hold(len(request.body)):
+            await self._refuse(self._no_room(request.path, more_coming=False))
+            return False
         responder = self._responder = Responder(self, request)
         self._phase = _SERVING
         self._watch.at = self._sweeper.now + WATCH_AFTER_S
@@ -199,6 +213,7 @@ class Connection:
                 return False
         if not responder.finished:
             await self._unfinished(responder, request.path)
+        self._share.release()
         self._responder = None
         return responder.keep_alive and not self.drain.begun
 
@@ -225,6 +240,14 @@ class Connection:
         left = LINGER_BYTES
         while left > 0 and (data := await self._read()):
             left -= len(data)
+
+    def _no_room(self, path: str, *, more_coming: bool) -> Refusal:
+        message = "this node has as many large bodies in memory as it may; try again soon"
+        headers, body = self._options.error_body(503, message, path)
+        headers = [*headers, (b"retry-after", b"%d" % RETRY_AFTER_S)]
+        refusal = Refusal(503, message, headers=headers, body=body)
+        refusal.more_coming = more_coming
+        return refusal
 
     def _refusal(self, refusal: Refusal) -> bytes:
         headers, body = refusal.headers, refusal.body

@@ -74,6 +74,11 @@ class RequestParser:
         path = self._target.partition(b"?")[0].decode("latin-1")
         return path if path.startswith("/") else ""
 
+    @property
+    def body_bytes(self) -> int:
+        """How much of the body that is arriving is here."""
+        return len(self._body)
+
     def feed(self, data: bytes) -> None:
         """Take what arrived.  Never raises for what a client can send."""
         if self.done:

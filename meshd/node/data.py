@@ -7,7 +7,7 @@ from typing import Any
 from meshd import limits
 from meshd.backends import Backends
 from meshd.config import Config
-from meshd.http import HttpServer, ServerOptions, Sweeper
+from meshd.http import HttpServer, Room, ServerOptions, Sweeper
 from meshd.ids import NodeId
 from meshd.node.bad_requests import BadRequests, log_bug
 from meshd.node.mesh import MeshSide
@@ -32,7 +32,13 @@ class DataSide:
     """Engines, placement, holder and entry of one node."""
 
     def __init__(
-        self, ports: Ports, config: Config, paths: Paths, mesh: MeshSide, sweeper: Sweeper
+        self,
+        ports: Ports,
+        config: Config,
+        paths: Paths,
+        mesh: MeshSide,
+        sweeper: Sweeper,
+        room: Room,
     ) -> None:
         self._mesh = mesh
         self.placement = Placement(
@@ -72,6 +78,7 @@ class DataSide:
             self.service.handle,
             sweeper,
             options=ServerOptions(
+                room=room,
                 send_stall_s=limits.PEER_SEND_STALL_S,
                 on_error=log_bug,
                 on_refused=self.bad_peers.note,

@@ -7,18 +7,19 @@ from functools import partial
 
 import trio
 
-from meshd import logs
+from meshd import limits, logs
 from meshd.api.access import Access
 from meshd.api.admin import AdminApi, problem_body
 from meshd.api.administration import Administration, Sources
 from meshd.api.server import ClientApi
 from meshd.apikeys import ApiKeys
 from meshd.config import Config
-from meshd.http import HttpServer, RequestLimits, ServerOptions, Sweeper
+from meshd.http import HttpServer, RequestLimits, Room, ServerOptions, Sweeper
 from meshd.ids import Address
 from meshd.node.bad_requests import BadRequests, log_bug
 from meshd.node.data import DataSide
 from meshd.node.mesh import Callbacks, MeshSide
+from meshd.node.record import RecordSide
 from meshd.paths import Paths
 from meshd.peers.entering import Standing
 from meshd.peers.neighbours import Own
@@ -66,7 +67,9 @@ class Node:
         self.mesh = MeshSide(
             ports, config, paths, screen, standing, self._port, lambda: self._stop.set()
         )
-        self.data = DataSide(ports, config, paths, self.mesh, self.sweeper)
+        self.record = RecordSide(ports, config, paths, self.mesh)
+        self.room = Room(max(limits.BODIES_BYTES, 2 * config.limits.body_bytes))
+        self.data = DataSide(ports, config, paths, self.mesh, self.sweeper, self.room)
         data = self.data
         self.mesh.connect(
             datagrams,
@@ -95,6 +98,7 @@ class Node:
                 self.sweeper.run,
                 partial(self.mesh.door.run, self._listener),
                 self.mesh.run,
+                self.record.run,
                 self.data.backends.run,
                 self.data.holder.run,
                 self.data.inventories.run,
@@ -124,9 +128,11 @@ class Node:
             access=self._access,
             clock=self._ports.clock,
             entropy=self._ports.entropy,
+            room=self.room,
         )
         options = ServerOptions(
             request=RequestLimits(body_bytes=config.limits.body_bytes),
+            room=self.room,
             connections=config.limits.connections,
             admit=api.admit,
             error_body=api.error_body,
@@ -180,7 +186,7 @@ class Node:
             mesh.office,
             stop=self._stop.set,
             reload_keys=self._reload_keys,
-            forget=mesh.standing.store.leave,
+            forget=self._forget,
         )
         options = ServerOptions(
             error_body=problem_body, on_error=log_bug, on_refused=self._bad_orders.note
@@ -230,9 +236,15 @@ class Node:
             )
         return self._rules
 
+    def _forget(self) -> None:
+        """This node has left the mesh.  Raises StoreDamaged, DiskFailed."""
+        self.mesh.standing.store.leave()
+        self.record.erase()
+
     def _gauges(self) -> dict[str, int]:
         return {
             "loop_late_ms": round(self.sweeper.late_s * 1000),
             "loop_late_ms_max": round(self.sweeper.late_max_s * 1000),
+            "bodies_bytes": self.room.held_bytes,
             **self.mesh.gauges(),
         }

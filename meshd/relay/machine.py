@@ -76,7 +76,14 @@ Directive = Pick | Attempt | Avoid | Poison | Finish | Fail
 
 _BROKE_OFF = frozenset({FailureKind.BROKEN, FailureKind.SILENT, FailureKind.HOLDER_LOST})
 _ENGINE_DIED = frozenset({FailureKind.BROKEN, FailureKind.SILENT})
-_FINAL = frozenset({FailureKind.BAD_REQUEST, FailureKind.DEADLINE, FailureKind.CANCELLED})
+_FINAL = frozenset(
+    {
+        FailureKind.BAD_REQUEST,
+        FailureKind.DEADLINE,
+        FailureKind.CANCELLED,
+        FailureKind.NO_ROOM,
+    }
+)
 _WAIT_ELSEWHERE = frozenset({FailureKind.BUSY, FailureKind.DRAINING})
 _NOBODY_THERE = frozenset({FailureKind.UNREACHABLE, FailureKind.DRAINING})
 _NOT_ITS_FAULT = frozenset(

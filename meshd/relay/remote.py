@@ -10,6 +10,7 @@ import trio
 
 from meshd import limits, logs
 from meshd.backends import BackendFailed, RunControl
+from meshd.backends.control import failed
 from meshd.errors import DialFailed, NotAdmitted, ProtocolError, StreamBroken
 from meshd.http import ClientResponse, HttpClient, Sweeper
 from meshd.ids import Address, NodeId, RequestId, short
@@ -169,6 +170,8 @@ class RemoteHolders:
     async def _read(self, node: NodeId, response: ClientResponse, sink: RemoteSink) -> None:
         if response.status != 200:
             text = (await response.read(limits.KIB * 4)).decode(errors="replace")
+            if response.status == 503:  # its memory for requests is spent
+                raise failed(FailureKind.BUSY, one_line(text), 503, 1.0)
             raise ProtocolError(f"it answered {response.status}: {text}")
         sink.heard()
         reader = AnswerReader()

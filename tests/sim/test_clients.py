@@ -286,3 +286,46 @@ async def test_a_comment_is_no_content_and_another_holder_is_asked(
         m.engine(await m.busy()).crash()
         await m.answered(answer)
         assert (answer.how, answer.text) == ("whole", WHOLE)
+
+
+@pytest.mark.parametrize("dialect", ["openai", "ollama"])
+@pytest.mark.parametrize("entry", ["a", "b"])
+async def test_whole_answers_for_which_there_is_no_room_are_refused_and_streams_are_not(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, dialect: str, entry: str
+) -> None:
+    monkeypatch.setattr(limits, "BODY_COUNTED_BYTES", 1000)
+    async with mesh() as m:
+        machine = {"a": m.a, "b": m.b}[entry]
+        room = machine.running.room
+        room.size_bytes = 20_000
+        answer = await m.answered(m.ask(machine, dialect, stream=False))
+        assert (answer.how, answer.status) == ("refused", 503)
+        assert "as many large bodies" in answer.error
+        assert answer.headers["retry-after"] == "2"
+        await until(lambda: m.running == 0, within_s=SOON_S)
+        assert room.held_bytes == 0
+        assert sum(len(m.engine(holder).requests) for holder in m.holders) == 1, "not retried"
+        assert (await m.answered(m.ask(machine, dialect))).text == WHOLE
+        short = await m.answered(m.ask(machine, dialect, stream=False, **few(dialect)))
+        assert short.how == "whole"
+        assert room.held_bytes == 0
+
+
+def few(dialect: str) -> dict[str, object]:
+    return {"max_tokens": 50} if dialect == "openai" else {"options": {"num_predict": 50}}
+
+
+async def test_a_request_for_which_its_holder_has_no_room_is_served_by_another(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "BODY_COUNTED_BYTES", 1000)
+    async with mesh() as m:
+        m.b.running.room.size_bytes = 5000
+        long = [{"role": "user", "content": "x" * 10_000}]
+        for _ in range(4):
+            answer = await m.answered(m.ask(m.a, messages=long))
+            assert (answer.how, answer.holder, answer.attempts) == ("whole", "c", 1), answer.error
+        m.c.running.room.size_bytes = 5000
+        answer = await m.answered(m.ask(m.a, messages=long))
+        assert (answer.how, answer.status) == ("refused", 503)
+        assert answer.headers["retry-after"]
