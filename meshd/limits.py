@@ -165,7 +165,6 @@ ENGINE_TAIL_S: Final = 1.0  # after finish_reason: for token counts
 ENGINE_CLOSE_S: Final = 0.1  # after the last event: for the end of the body
 ENGINE_ERROR_BYTES: Final = 64 * KIB
 ENGINE_START_S: Final = 300.0  # Ollama gives a load as long
-ENGINE_STOP_S: Final = 2.0  # from SIGTERM to SIGKILL
 ENGINE_WORDS_BYTES: Final = 8 * KIB
 ENGINE_READY_BYTES: Final = 4 * KIB
 ENGINE_RESTART_MIN_S: Final = 0.5

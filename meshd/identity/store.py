@@ -151,11 +151,6 @@ class IdentityStore:
 
     # --- the mesh it is in
 
-    def current_mesh(self) -> MeshId | None:
-        """Which mesh this node is in; None if in none yet.  Raises StoreDamaged."""
-        mesh_file = self._read_mesh_file()
-        return MeshId(mesh_file.mesh) if mesh_file else None
-
     def load_mesh(self, key: PrivateKey) -> MeshIdentity | None:
         """Who this node is in its mesh, every file checked against the others.
 
@@ -210,10 +205,6 @@ class IdentityStore:
         self._write_mesh_file(identity)
         if former is not None and former.mesh != mesh:
             self._delete_folder(former.mesh)
-
-    def save_name(self, identity: MeshIdentity) -> None:
-        """Note a new name of this node or of its mesh."""
-        self._write_mesh_file(identity)
 
     def save_certificate(self, mesh: MeshId, certificate_der: bytes) -> None:
         self._disk.write(self._dir / mesh / "node.crt", to_pem(certificate_der), private=False)

@@ -26,7 +26,6 @@ from meshd.ids import MeshId, NodeId
 TOKEN_ID_BYTES: Final = 5
 TOKEN_SECRET_BYTES: Final = 16
 NONCE_BYTES: Final = 32
-PROOF_BYTES: Final = 32
 
 _CHECK_BYTES: Final = 4
 _FORM = re.compile(r"mesh1-([a-z2-7]{26})-([a-z2-7]{8})\.([a-z2-7]{32})\Z")

@@ -229,11 +229,6 @@ class Agent:
         await trio.lowlevel.checkpoint()
         return self._state()
 
-    async def handle_tcp_ping(self, node: NodeId) -> bool:
-        """A member asks whether this one lives: it does if it can say so, and has not left."""
-        await trio.lowlevel.checkpoint()
-        return not self._departed.is_set()
-
     # --- the core and its directives
 
     def _tell(self, event: Event) -> None:

@@ -7,7 +7,7 @@ the founder `FounderAdmitter` below, elsewhere one that asks the founder over a 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -24,7 +24,7 @@ from meshd.identity.tokens import (
     TokenRefused,
     TokenStore,
 )
-from meshd.ids import Address, NodeId, short
+from meshd.ids import NodeId, short
 from meshd.ports import Clock, Entropy
 from meshd.record import (
     Member,
@@ -34,8 +34,6 @@ from meshd.record import (
     RemovedNode,
     admit,
     remove,
-    rename,
-    set_addresses,
     set_drained,
     sign,
 )
@@ -198,14 +196,6 @@ class FounderAdmitter:
     def set_drained(self, node: NodeId, drained: bool) -> Member:
         """Drain or undrain a member.  Raises NoSuchNode, OSError."""
         return self._write(set_drained(self._registry.current, node, drained)).by_id[node]
-
-    def rename(self, node: NodeId, name: str) -> Member:
-        """Give a member another name, or the nearest free one.  Raises NoSuchNode, OSError."""
-        return self._write(rename(self._registry.current, node, name)).by_id[node]
-
-    def set_addresses(self, node: NodeId, addresses: Sequence[Address]) -> Member:
-        """Note where a member listens now.  Raises NoSuchNode, MeshFull, OSError."""
-        return self._write(set_addresses(self._registry.current, node, addresses)).by_id[node]
 
     def remove(self, node: NodeId) -> None:
         """Take a member off the list, for good; it left, or somebody removed it.

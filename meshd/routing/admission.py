@@ -86,10 +86,6 @@ class Admission:
         state = self._lanes.get(lane)
         return (len(state.running), len(state.queue)) if state else (0, 0)
 
-    def lanes(self) -> list[Lane]:
-        """Those that ever had a request and still have one, or were learned about."""
-        return list(self._lanes)
-
     def ask(self, lane: Lane, slots: int, max_wait_s: float, now: float) -> tuple[Ticket, Verdict]:
         """A request wants in.  `max_wait_s` 0: now or never."""
         state = self._lanes.get(lane)

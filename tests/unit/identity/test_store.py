@@ -58,7 +58,6 @@ def load_all(store: IdentityStore, one: MeshIdentity) -> None:
 def test_an_empty_data_directory_has_no_key_and_no_mesh() -> None:
     store = IdentityStore(MemoryDisk(), DATA)
     assert store.load_key() is None
-    assert store.current_mesh() is None
     assert store.load_mesh(KEY) is None
 
 
@@ -69,7 +68,7 @@ def test_everything_comes_back_as_it_was_kept() -> None:
     assert key.public == KEY.public
     back = store.load_mesh(key)
     assert back is not None
-    assert back.mesh == one.mesh == store.current_mesh()
+    assert back.mesh == one.mesh
     assert (back.name, back.mesh_name) == ("attic", "home")
     assert back.certificate_der == one.certificate_der
     assert back.ca_certificate_der == one.ca_certificate_der
@@ -220,7 +219,7 @@ def test_leaving_forgets_the_mesh_and_the_key() -> None:
     disk, store, _ = saved()
     store.leave()
     assert store.load_key() is None
-    assert store.current_mesh() is None
+    assert store.load_mesh(KEY) is None
     assert disk.files == {}
 
 

@@ -114,7 +114,9 @@ class Machine:
         raise DialFailed(f"{node} does not answer.")
 
     async def _tcp_ping(self, node: NodeId, addresses: object) -> bool:
-        return await self._reach(node).agent.handle_tcp_ping(self.id)
+        self._reach(node)
+        await trio.lowlevel.checkpoint()
+        return True
 
     async def _push_pull(self, node: NodeId, state: bytes) -> bytes:
         await trio.sleep(0.01)
