@@ -337,6 +337,13 @@ class Disk(Protocol):
         """Give up a lock that this process took; no error if it did not."""
         ...
 
+    def remove_unlocked(self, path: PurePath) -> bool:
+        """Delete the file of a lock that nobody holds; False if somebody does.
+
+        Safe against somebody who is about to take that lock.
+        """
+        ...
+
 
 class Entropy(Protocol):
     """Randomness: `token` for secrets, the rest for jitter and choice."""

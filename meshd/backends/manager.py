@@ -12,7 +12,7 @@ import trio
 
 from meshd import limits, logs
 from meshd.backends.control import Backend
-from meshd.backends.place import Place, Where
+from meshd.backends.place import CLAIM_SUFFIX, Place, Where
 from meshd.config import BackendConfig
 from meshd.control import BackendRow
 from meshd.errors import Refused
@@ -140,6 +140,7 @@ class Backends:
         """Watch and serve until cancelled."""
         if not self._unseen:
             self._seen.set()
+        self._sweep_claims()
         async with trio.open_nursery() as nursery:
             for place in self._places:
                 nursery.start_soon(place.watch, self._once())
@@ -240,6 +241,15 @@ class Backends:
         log.error("a model file is not served", model=bundled.alias, why=line, again=again)
 
     # --- helpers
+
+    def _sweep_claims(self) -> None:
+        """Take away the claims of daemons that are gone: files stay when their lock ends."""
+        try:
+            for name in self.disk.names(self.claims_dir):
+                if name.endswith(CLAIM_SUFFIX):
+                    self.disk.remove_unlocked(self.claims_dir / name)
+        except OSError as error:  # another user's, say: they cost nothing but their place
+            log.debug("old claims were not taken away", why=str(error))
 
     def _all_places(self) -> Iterator[Place]:
         yield from self._places

@@ -43,6 +43,8 @@ _RATE_TOKENS: Final = 8
 _MISSES: Final = 3
 """An engine that still listens, but answered no probe this often in a row, is gone."""
 
+CLAIM_SUFFIX: Final = ".claim"
+
 log = logs.get("backends")
 
 
@@ -253,7 +255,7 @@ class Place:
             return None
         host, port, path = self.where.key
         safe = "".join(c if c.isalnum() or c in ".-" else "_" for c in f"{host}_{port}{path}")
-        claim = self._around.claims_dir / f"{safe[:200]}.claim"
+        claim = self._around.claims_dir / f"{safe[:200]}{CLAIM_SUFFIX}"
         pid = self._around.disk.lock(claim)
         if pid is None:
             self._claim = claim

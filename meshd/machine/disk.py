@@ -196,17 +196,21 @@ class FileDisk:
             return os.getpid()
         self.folder_of(path)
         with _explained("cannot lock", path):
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, PRIVATE)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                holder = os.read(descriptor, 32).strip()
-                os.close(descriptor)
-                return int(holder) if holder.isdigit() else 0
-            except BaseException:
-                os.close(descriptor)
-                raise
-            # The file stays for ever: deleting it would let two processes lock two files.
+            while True:
+                descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, PRIVATE)
+                try:
+                    if not _lock(descriptor):
+                        holder = os.read(descriptor, 32).strip()
+                        os.close(descriptor)
+                        return int(holder) if holder.isdigit() else 0
+                    if os.fstat(descriptor).st_nlink:
+                        break
+                except BaseException:
+                    os.close(descriptor)
+                    raise
+                os.close(descriptor)  # it was removed just now: another one is there, or none
+            # The file stays: deleting it would let two processes lock two files, unless all look
+            # again, as above and in `remove_unlocked`.
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, b"%d\n" % os.getpid(), 0)
             self._locks[path] = descriptor
@@ -216,6 +220,35 @@ class FileDisk:
         descriptor = self._locks.pop(path, None)
         if descriptor is not None:
             os.close(descriptor)
+
+    def remove_unlocked(self, path: PurePath) -> bool:
+        with _explained("cannot remove", path):
+            try:
+                descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
+            except FileNotFoundError:
+                return True
+            try:
+                if not _lock(descriptor):
+                    return False
+                # While the lock is held, and only if what is locked is what is there.
+                if os.fstat(descriptor).st_nlink and os.path.samestat(
+                    os.fstat(descriptor), os.lstat(path)
+                ):
+                    os.unlink(path)
+                return True
+            except FileNotFoundError:
+                return True
+            finally:
+                os.close(descriptor)
+
+
+def _lock(descriptor: int) -> bool:
+    """Whether the lock of that file is ours now."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 @contextmanager

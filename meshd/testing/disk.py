@@ -184,6 +184,10 @@ class MemoryDisk:
     def unlock(self, path: PurePath) -> None:
         self._locks.pop(path, None)
 
+    def remove_unlocked(self, path: PurePath) -> bool:
+        self._check("remove", path)
+        return path not in self._locks
+
     def release(self) -> None:
         """The process that held locks and files has ended, however it ended."""
         self._locks.clear()

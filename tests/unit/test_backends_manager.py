@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import trio
 from trio.testing import MockClock
@@ -11,6 +13,7 @@ from meshd.config import BackendConfig
 from meshd.errors import DialFailed
 from meshd.http import HttpServer, Responder, ServerRequest
 from meshd.inference import Kind, Request, Sampling
+from meshd.machine.disk import FileDisk
 from meshd.testing.memory_engine import Dialect, MemoryEngine
 from tests.unit.backend_bench import CHAT, CLAIMS, ask, bench, names, states, until
 
@@ -246,6 +249,23 @@ async def test_what_looked_like_an_engine_and_is_none_is_left_to_others(
         assert backends.rows() == []
         claim = CLAIMS / "127.0.0.1_11434.claim"
         assert b.disk.lock(claim) is None, "nobody has claimed it"
+
+
+async def test_claims_that_nobody_holds_are_taken_away_at_a_start(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    disk, other = FileDisk(), FileDisk()
+    for disk_of, port in ((disk, 1), (disk, 2), (other, 3)):
+        disk_of.lock(tmp_path / f"127.0.0.1_{port}.claim")
+    disk.unlock(tmp_path / "127.0.0.1_1.claim")
+    disk.unlock(tmp_path / "127.0.0.1_2.claim")
+    disk.append(tmp_path / "notes", b"")
+    async with bench() as b:
+        b.disk = disk  # type: ignore[assignment]
+        backends = b.backends()
+        backends.claims_dir = tmp_path
+        await b.start(backends)
+        assert disk.names(tmp_path) == ["127.0.0.1_3.claim", "notes"]
 
 
 async def test_a_meshd_is_no_engine(autojump_clock: MockClock) -> None:

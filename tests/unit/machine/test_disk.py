@@ -124,6 +124,45 @@ def test_the_holder_of_a_lock_is_named_to_another_process(tmp_path: Path) -> Non
     assert disk.lock(tmp_path / "lock") is None, "a process that ended still holds its lock"
 
 
+def test_the_file_of_a_lock_that_nobody_holds_can_be_taken_away(tmp_path: Path) -> None:
+    one, two, path = FileDisk(), FileDisk(), tmp_path / "8080.claim"
+    assert one.lock(path) is None
+    for disk in (one, two):
+        assert not disk.remove_unlocked(path)
+    assert two.lock(path) == os.getpid()
+    one.unlock(path)
+    assert path.exists()
+    assert two.remove_unlocked(path)
+    assert not path.exists()
+    assert two.remove_unlocked(path), "it is gone already"
+    assert two.lock(path) is None
+    assert one.lock(path) == os.getpid()
+
+
+def test_who_waits_with_an_open_file_for_a_lock_does_not_get_one_that_was_taken_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between its opening and its locking, somebody takes the file away; and a third comes."""
+    late, sweeper, third, path = FileDisk(), FileDisk(), FileDisk(), tmp_path / "8080.claim"
+    late.lock(path)
+    late.unlock(path)
+    real_open, interfere = os.open, [True]
+
+    def opened(*args: object, **named: object) -> int:
+        descriptor = real_open(*args, **named)  # type: ignore[arg-type]
+        if args[0] == path and interfere:
+            interfere.clear()
+            assert sweeper.remove_unlocked(path)
+            assert third.lock(path) is None
+        return descriptor
+
+    monkeypatch.setattr(os, "open", opened)
+    assert late.lock(path) == os.getpid(), "the third has it"
+    third.unlock(path)
+    assert late.lock(path) is None
+    assert third.lock(path) == os.getpid()
+
+
 def test_a_lock_does_not_pass_to_child_processes(tmp_path: Path) -> None:
     disk = FileDisk()
     disk.lock(tmp_path / "lock")
