@@ -30,9 +30,13 @@ _LARGEST: Final = 2**63 - 1
 _NUMBER: Final = re.compile(r"[0-9]{1,18}")
 
 _COLUMNS: Final = tuple(FinishedJob.__struct_fields__)
+_ATTEMPTS, _ERROR, _PROMPT_TOKENS, _COMPLETION_TOKENS = (
+    _COLUMNS.index(name) for name in ("attempts", "error", "prompt_tokens", "completion_tokens")
+)
 _FILTERED: Final = ("state", "queue", "node", "model")
 """From the most telling to the least: the first that is asked for is looked up."""
-_COMMON_STATE: Final = "done"
+_COMMON: Final = (("state", "done"), ("queue", ""))
+"""What most rows are: of no use to look by."""
 
 _SCHEMA: Final = (
     """CREATE TABLE jobs (
@@ -164,8 +168,7 @@ def get(sql: Transaction, job: str) -> FinishedJob | None:
 
 def _index(asked: Sequence[tuple[str, SqlValue]]) -> str:
     """By which index to look.  SQLite would have to guess: it knows no frequencies."""
-    telling = [column for column, value in asked if (column, value) != ("state", _COMMON_STATE)]
-    columns = [*telling, *(column for column, _ in asked)]
+    columns = [pair[0] for pair in asked if pair not in _COMMON] or [pair[0] for pair in asked]
     return f"by_{columns[0]}" if columns else "by_time"
 
 
@@ -177,18 +180,15 @@ def _place(cursor: str) -> list[int]:
 
 
 def _values(number: int, job: FinishedJob) -> list[SqlValue]:
-    values: list[SqlValue] = [number]
-    for column in _COLUMNS:
-        value = getattr(job, column)
-        if column == "attempts":
-            kept = [Attempt(a.node, _text(a.reason)) for a in value[-limits.HISTORY_ATTEMPTS :]]
-            value = msgspec.json.encode(kept).decode()
-        elif isinstance(value, str):
-            value = _text(value)
-        elif isinstance(value, int):
-            value = min(value, _LARGEST)
-        values.append(value)
-    return values
+    values = list(msgspec.structs.astuple(job))
+    attempts = job.attempts[-limits.HISTORY_ATTEMPTS :]
+    values[_ATTEMPTS] = msgspec.json.encode(
+        [Attempt(attempt.node, _text(attempt.reason)) for attempt in attempts]
+    ).decode()
+    values[_ERROR] = _text(job.error)
+    values[_PROMPT_TOKENS] = min(job.prompt_tokens, _LARGEST)
+    values[_COMPLETION_TOKENS] = min(job.completion_tokens, _LARGEST)
+    return [number, *values]
 
 
 def _text(text: str) -> str:
