@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import random
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import PurePath
 
@@ -17,14 +18,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshd.consensus.entries import Ballot, Record, Snapshot, Stored, Truncate
+from meshd.consensus.entries import Append, Ballot, Record, Snapshot, Stored, Truncate
 from meshd.consensus.journal import Journal, JournalFailed, JournalUnusable
-from meshd.consensus.journal.segments import encode_header, scan_segment
+from meshd.consensus.journal.records import decode_records, encode_records
+from meshd.consensus.journal.segments import Header, encode_header, encode_segment, scan_segment
+from meshd.consensus.journal.state import Cursor
 from meshd.consensus.replay import EMPTY, replay
-from meshd.errors import DiskFailed
+from meshd.errors import DiskFailed, ProtocolError
 from meshd.testing.disk import MemoryDisk, PowerLost
 from tests.unit.consensus.journal_rig import (
     NODE,
+    OWNER,
     Step,
     append,
     opened,
@@ -35,6 +39,7 @@ from tests.unit.consensus.journal_rig import (
 )
 
 SEGMENT_BYTES = 1000
+HEADER = Header(OWNER, 1, 0, b"12345678", Cursor())
 
 
 @dataclass
@@ -218,7 +223,7 @@ def test_the_disk_may_be_full_at_every_byte() -> None:
             life.disk.lose_power()
         life.disk.capacity_bytes = None
         life.check_after_crash()
-        capacity += 13
+        capacity += 31
 
 
 @given(seed=st.integers(0, 2**32), lives=st.lists(st.integers(0, 60), min_size=1, max_size=6))
@@ -233,6 +238,45 @@ def test_any_records_survive_any_crashes(seed: int, lives: list[int]) -> None:
         if chance.random() < 0.7:
             life.disk.lose_power()
         life.check_after_crash()
+
+
+# --- bytes
+
+
+@given(seed=st.integers(0, 2**32))
+def test_records_are_read_as_they_were_written(seed: int) -> None:
+    chance = random.Random(seed)
+    records = [record for step in random_steps(chance, EMPTY, 8) for record in step.records]
+    (body,) = encode_records(records)
+    read = decode_records(body)
+    assert _entry_by_entry(read) == _entry_by_entry(records)
+    assert encode_records(read) == [body]
+
+
+def _entry_by_entry(records: Sequence[Record]) -> list[object]:
+    """How the entries are parted into Appends says nothing."""
+    flat: list[object] = []
+    for record in records:
+        flat.extend(record.entries if isinstance(record, Append) else [record])
+    return flat
+
+
+@given(st.binary(max_size=300))
+def test_no_bytes_do_more_than_be_refused(data: bytes) -> None:
+    with suppress(ProtocolError):
+        decode_records(data)
+    for head in (b"meshdlog\0\1", encode_segment(HEADER, [])[0]):
+        with suppress(ProtocolError):
+            scan_segment(head + data)
+
+
+@given(st.binary(min_size=1, max_size=2000))
+def test_bytes_behind_a_good_block_leave_it_good(data: bytes) -> None:
+    good, _ = encode_segment(HEADER, [b"\3" + bytes(8)])
+    scan = scan_segment(good + data)
+    assert scan.end == len(good)
+    assert len(scan.blocks) == 1
+    assert scan.flaw is not None
 
 
 # --- damage

@@ -108,7 +108,7 @@ class Journal:
                 # Where a write takes several blocks, the next may begin a segment.
                 self._cursor = cursor if len(bodies) == 1 else _after(self._cursor, body)
         except DiskFailed as error:
-            self._failed = f"The journal takes nothing any more: {error}"
+            self._failed = f"The journal takes nothing any more: {error}."
             raise JournalFailed(self._failed) from error
         except BaseException:
             self._failed = "The journal takes nothing any more: a write was broken off."
@@ -185,8 +185,10 @@ class Journal:
             file.append(data)
             file.sync()
             self._disk.rename(aside, self._folder / name)
-        except BaseException:
+        except DiskFailed:
             file.close()
+            with suppress(DiskFailed):
+                self._disk.delete(aside)  # a full disk has better use for it
             raise
         if self._file is not None:
             self._file.close()
