@@ -205,11 +205,6 @@ class Agent:
         """Say this of this node from now on (load alone: when it is time)."""
         self._tell(events.ProfileChanged(profile))
 
-    def fall_asleep(self) -> None:
-        """The machine is about to sleep.  Waking is noticed without help."""
-        self._tell(events.FallAsleep())
-        self._sleep.expect(trio.current_time())
-
     async def leave(self, timeout_s: float = LEAVE_S) -> bool:
         """Say goodbye for good; whether it was told often enough within that time."""
         self._tell(events.Leave())

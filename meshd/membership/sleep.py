@@ -19,8 +19,6 @@ LONG_S: Final = 600.0
 """Who slept that long is away anyway: back at once (Tailscale draws the line there too)."""
 STEADY_S: Final = 5.0
 """After a shorter sleep, how long the machine has to stay awake to be back."""
-EXPECT_S: Final = 30.0
-"""How long after saying that it would sleep a machine that did not is awake again."""
 POLL_S: Final = 2.0
 
 
@@ -35,15 +33,6 @@ class SleepWatch:
         """Slept since the core last heard that this machine is back."""
         self._back_at = math.inf
         """When it counts as back; infinite: it is not away."""
-
-    @property
-    def dozing(self) -> bool:
-        """Whether the machine may be in a dark wake, or about to sleep."""
-        return self._back_at < math.inf
-
-    def expect(self, now: float) -> None:
-        """The machine has said that it will sleep; if it does not, it is back after a while."""
-        self._back_at = now + EXPECT_S
 
     def observe(self, now: float, suspended_s: float) -> Froze | Woke | None:
         """Look at the clocks: what the core is to be told, if anything.

@@ -21,7 +21,7 @@ from meshd.ports import Datagrams
 from meshd.testing.clock import SimClock
 from meshd.testing.network import MemoryNetwork
 from meshd.wire.envelope import Envelope
-from meshd.wire.gossip import Load, Profile, WordKind
+from meshd.wire.gossip import Load, Profile
 from tests.sim.swim_world import node_id, sign, verify
 from tests.unit.membership.bench import word
 
@@ -256,18 +256,6 @@ async def test_waking_up_is_noticed_before_anything_is_judged(
         assert one.state_of(two) is one.state_of(three) is State.ALIVE
         assert two.state_of(one) is State.ALIVE
         assert State.FAILED not in {change.after for change in one.changes}
-
-
-async def test_a_sleep_that_was_announced_and_did_not_come_ends_by_itself(
-    autojump_clock: trio.testing.MockClock,
-) -> None:
-    async with house_of(2) as (_, (one, two)):
-        one.agent.fall_asleep()
-        await trio.sleep(2.0)
-        assert two.state_of(one) is State.ASLEEP
-        await trio.sleep(60.0)
-        assert two.state_of(one) is State.ALIVE
-        assert one.agent.word.kind is WordKind.ALIVE
 
 
 async def test_bad_datagrams_are_counted_and_change_nothing(
