@@ -191,8 +191,6 @@ JOURNAL_SEGMENT_BYTES: Final = 8 * MIB  # past it the next segment is begun
 JOURNAL_BLOCK_BYTES: Final = 2 * MIB  # what one sync makes durable; more takes several
 JOURNAL_ENTRY_BYTES: Final = 1 * MIB  # the data of an entry
 JOURNAL_HEADER_BYTES: Final = 4 * KIB  # of a segment or a snapshot
-SNAPSHOT_BYTES: Final = 512 * MIB
-SNAPSHOT_CHUNK_BYTES: Final = 256 * KIB  # sent to a follower in one message
 
 # --- the history of finished jobs (jobs/DESIGN.md)
 HISTORY_ROWS: Final = 1_000_000

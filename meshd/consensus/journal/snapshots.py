@@ -68,9 +68,11 @@ class SnapshotWriter:
 
     def write(self, piece: bytes) -> None:
         """Add to the state.  Raises DiskFailed, LimitExceeded; then it is aborted."""
-        if self._size_bytes + len(piece) > limits.SNAPSHOT_BYTES:
+        if self._size_bytes + len(piece) > limits.RAFT_SNAPSHOT_BYTES:
             self.abort()
-            raise LimitExceeded(f"A snapshot is over the limit of {limits.SNAPSHOT_BYTES} bytes.")
+            raise LimitExceeded(
+                f"A snapshot is over the limit of {limits.RAFT_SNAPSHOT_BYTES} bytes."
+            )
         self._add(piece)
         self._size_bytes += len(piece)
 
@@ -153,19 +155,19 @@ class Snapshots:
     def save(self, snapshot: Snapshot) -> SnapshotInfo:
         """Make a snapshot that is in memory durable.  Raises DiskFailed, LimitExceeded."""
         writer = self.begin(snapshot.point, snapshot.voters)
-        for start in range(0, len(snapshot.state), limits.SNAPSHOT_CHUNK_BYTES):
-            writer.write(snapshot.state[start : start + limits.SNAPSHOT_CHUNK_BYTES])
+        for start in range(0, len(snapshot.state), limits.RAFT_CHUNK_BYTES):
+            writer.write(snapshot.state[start : start + limits.RAFT_CHUNK_BYTES])
         return writer.commit()
 
     def part(self, point: Point, offset: int, size_bytes: int) -> bytes | None:
-        """A piece of the state, at most `limits.SNAPSHOT_CHUNK_BYTES`; b"" behind its end.
+        """A piece of the state, at most `limits.RAFT_CHUNK_BYTES`; b"" behind its end.
 
         None if there is no such snapshot any more: begin with the latest.  Raises DiskFailed.
         """
         info = self.durable.get(point)
         if info is None:
             return None
-        size_bytes = min(size_bytes, limits.SNAPSHOT_CHUNK_BYTES, max(0, info.size_bytes - offset))
+        size_bytes = min(size_bytes, limits.RAFT_CHUNK_BYTES, max(0, info.size_bytes - offset))
         return self.disk.read_part(self.path(point.index), info.state_offset + offset, size_bytes)
 
     def load(self, point: Point) -> Snapshot:
@@ -216,7 +218,7 @@ def _read_ends(disk: Disk, path: PurePath) -> tuple[SnapshotHead, bytes, int, by
     if size is None:
         raise JournalDamaged(path, "it is missing")
     try:
-        if size > limits.SNAPSHOT_BYTES + limits.JOURNAL_HEADER_BYTES + TRAILER_BYTES:
+        if size > limits.RAFT_SNAPSHOT_BYTES + limits.JOURNAL_HEADER_BYTES + TRAILER_BYTES:
             raise ProtocolError("it is larger than a snapshot can be")
         beginning = disk.read_part(path, 0, limits.JOURNAL_HEADER_BYTES) or b""
         head, offset = read_head(beginning)

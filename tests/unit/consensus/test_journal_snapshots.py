@@ -178,7 +178,7 @@ def test_a_state_is_written_in_pieces_and_read_in_pieces() -> None:
         largest = max(largest, len(piece))
         read += piece
     assert read == state
-    assert largest == limits.SNAPSHOT_CHUNK_BYTES
+    assert largest == limits.RAFT_CHUNK_BYTES
     assert snapshots.part(Point(2, 7), 5, 3) == state[5:8]
     assert snapshots.part(Point(2, 7), len(state) - 2, 30) == state[-2:]
     assert snapshots.part(Point(3, 7), 0, 3) is None
@@ -210,7 +210,7 @@ def test_a_snapshot_that_arrives_with_a_fault_is_refused_and_leaves_nothing() ->
 
 
 def test_a_state_over_the_limit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "SNAPSHOT_BYTES", 1000)
+    monkeypatch.setattr(limits, "RAFT_SNAPSHOT_BYTES", 1000)
     disk = MemoryDisk()
     snapshots = opened(disk).journal.snapshots
     writer = snapshots.begin(Point(1, 6), (NODE,))
@@ -294,7 +294,7 @@ def test_a_missing_snapshot_is_damage(monkeypatch: pytest.MonkeyPatch) -> None:
     disk.delete(path_of(3))
     with pytest.raises(JournalDamaged, match="it is missing"):
         opened(disk)
-    monkeypatch.setattr(limits, "SNAPSHOT_BYTES", 10)
+    monkeypatch.setattr(limits, "RAFT_SNAPSHOT_BYTES", 10)
     disk.write(path_of(3), bytes(10_000), private=True)
     with pytest.raises(JournalUnusable, match="larger than a snapshot can be"):
         opened(disk)
