@@ -13,13 +13,17 @@ journal and serializer are ours.  It is the one exception to the purity of this 
 from __future__ import annotations
 
 import pickle
-from types import TracebackType
+import sys
+from types import ModuleType, TracebackType
 from typing import Any, Final, NoReturn, Protocol
 
 from meshd.consensus.interface import Chance
 from meshd.errors import MeshdError
 
 _stdlib_dispatch = dict(pickle._Unpickler.dispatch)
+# A module for Windows that, by a slip of its indentation, replaces socket.inet_ntop everywhere: from
+# then on nobody in the process could print an IPv6 address.  It is never run.
+sys.modules.setdefault("pysyncobj.win_inet_pton", ModuleType("pysyncobj.win_inet_pton"))
 import pysyncobj.journal  # noqa: E402
 import pysyncobj.pickle  # noqa: E402
 import pysyncobj.serializer  # noqa: E402
