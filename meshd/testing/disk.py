@@ -205,7 +205,7 @@ class MemoryDisk:
         for _, on_medium in self._renaming[:kept]:
             on_medium()
         self._renaming.clear()
-        for body in set(self._on_medium.values()):
+        for body in dict.fromkeys(self._on_medium.values()):  # a set has the order of addresses
             if self.chance is None:
                 size = sum(end - start for start, end in body.dirty)
                 body.medium = _beginning(body, int(size * kept_of_appends))

@@ -294,3 +294,21 @@ def test_a_file_may_be_read_wrongly() -> None:
     assert disk.read_part(LOG, 1, 1) == b"c"
     disk.misread = None
     assert disk.read(LOG) == b"abc"
+
+
+def test_the_same_seed_loses_the_same() -> None:
+    """Wherever the program has put its objects in memory."""
+
+    def left_after_power_loss(elsewhere: int) -> dict[str, bytes]:
+        kept = [bytearray(100) for _ in range(elsewhere)]
+        disk = MemoryDisk(chance=random.Random(5))
+        for number in range(20):
+            disk.create(LOG.with_name(f"{number}")).append(bytes([number]) * 3000)
+            disk.write(LOG, b"", private=True)
+        disk.lose_power()
+        assert len(kept) == elsewhere
+        return {path.name: bytes(data) for path, data in disk.files.items()}
+
+    first = left_after_power_loss(0)
+    assert len({len(data) for data in first.values()}) > 2
+    assert all(left_after_power_loss(elsewhere) == first for elsewhere in range(1, 20))
