@@ -61,6 +61,10 @@ class Callbacks:
     """This machine slept."""
 
 
+_AWAY_IN_ORDER = {"left": "was stopped", "asleep": "is asleep"}
+"""States of members that said goodbye, and remain members ("left" is gossip's word for it)."""
+
+
 class MeshSide:
     """Identity, membership and orders of one node."""
 
@@ -223,8 +227,9 @@ class MeshSide:
             state = self.presence(member.id).state
             if self.links.is_up(member.id):
                 found.append(control.Finding("peer-tcp", "ok", f"{member.name}: TCP link is up"))
-            elif state in ("left", "asleep"):
-                found.append(control.Finding("peer-tcp", "ok", f"{member.name}: {state}"))
+            elif state in _AWAY_IN_ORDER:
+                said = f"{member.name} {_AWAY_IN_ORDER[state]}"
+                found.append(control.Finding("peer-tcp", "ok", said))
             else:
                 where = ", ".join(map(str, self.addresses.of(member.id))) or "no address known"
                 found.append(
@@ -232,7 +237,9 @@ class MeshSide:
                         "peer-tcp",
                         "fail",
                         f"{member.name} cannot be reached over TCP ({where})",
-                        "is it on, and does its firewall let meshd in?",
+                        "is it on, and does its firewall let meshd in? If it is gone for good, "
+                        "nothing is to be done: it gets no requests and keeps nobody waiting; no "
+                        "command takes it off the list yet",
                     )
                 )
         found += [
