@@ -86,7 +86,7 @@ def test_what_a_killed_process_has_spoken_of_is_there(tmp_path: Path) -> None:
             stdout=subprocess.PIPE,
         )
         assert child.stdout is not None
-        for _ in range(chance.randint(1, 200)):
+        for _ in range(chance.randint(1, 80)):
             spoken = int(child.stdout.readline())
         child.kill()
         rest = child.stdout.read().splitlines(keepends=True)
