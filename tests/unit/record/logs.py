@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from typing import Any
 
@@ -19,6 +20,7 @@ START_MS = 1_790_000_000_000
 HOUR_MS = 3_600_000
 
 
+@functools.cache
 def key_of(name: str) -> PublicKey:
     return make_key(name).public
 
