@@ -184,18 +184,19 @@ class Entrance:
         if token is not None:
             joined = await join_with_token(network, entropy, address, token, newcomer)
         else:
-            joined = await join_by_pairing(network, entropy, address, newcomer, self._confirm)
+            joined = await join_by_pairing(
+                network, entropy, address, newcomer, self._confirm, self._wait
+            )
         self._save(joined)
         return address
 
     async def _confirm(self, offer: PairingOffer) -> bool:
-        digits = show_digits(offer.digits)
-        yes = await self._screen.confirm_digits(
-            digits=digits, name=offer.mesh_name, address=str(offer.host)
+        return await self._screen.confirm_digits(
+            digits=show_digits(offer.digits), name=offer.mesh_name, address=str(offer.host)
         )
-        if yes:
-            self._screen.waiting_for_approval(digits=digits)
-        return yes
+
+    def _wait(self, offer: PairingOffer) -> None:
+        self._screen.waiting_for_approval(digits=show_digits(offer.digits))
 
     def _save(self, joined: Joined) -> None:
         self._store.save_mesh(joined.identity, joined.members.to_bytes(), None)

@@ -92,6 +92,11 @@ class PairingOffer:
 
 Confirm = Callable[[PairingOffer], Awaitable[bool]]
 """Ask "Does a screen of your mesh show 123 456?".  Cancelled if the other side ends it first."""
+Waits = Callable[[PairingOffer], None]
+"""Say that consent is still missing at the member; not called if it was given there before."""
+
+ADMITTED_S: Final = 1.0
+"""Who was approved already is admitted within this, by a founder on the same network."""
 
 
 async def join_with_token(
@@ -118,7 +123,12 @@ async def join_with_token(
 
 
 async def join_by_pairing(
-    network: Network, entropy: Entropy, address: Address, newcomer: Newcomer, confirm: Confirm
+    network: Network,
+    entropy: Entropy,
+    address: Address,
+    newcomer: Newcomer,
+    confirm: Confirm,
+    waiting: Waits = lambda offer: None,
 ) -> Joined:
     """Join the mesh of the member at that address, with consent at both ends.
 
@@ -127,7 +137,7 @@ async def join_by_pairing(
     """
     with trio.move_on_after(_PAIRING_IN_ALL_S):
         async with _conversation(network, address) as (stream, talk):
-            return await _by_pairing(stream, talk, entropy, address, newcomer, confirm)
+            return await _by_pairing(stream, talk, entropy, address, newcomer, confirm, waiting)
     raise _timed_out(address)
 
 
@@ -173,6 +183,7 @@ async def _by_pairing(
     address: Address,
     newcomer: Newcomer,
     confirm: Confirm,
+    waiting: Waits,
 ) -> Joined:
     met = await _meet(stream, talk, address, pin=None)
     pairing = NewcomerPairing(
@@ -189,22 +200,26 @@ async def _by_pairing(
     offer = PairingOffer(
         digits=digits, host=address, mesh=met.ca.mesh, mesh_name=met.mesh_name, member=met.node
     )
-    first = await _consent(talk, confirm, offer)
+    first = await _consent(talk, confirm, waiting, offer)
     return _check(await _answer(first, talk), met, newcomer)
 
 
-async def _consent(talk: Talk, confirm: Confirm, offer: PairingOffer) -> JoinMessage | None:
+async def _consent(
+    talk: Talk, confirm: Confirm, waiting: Waits, offer: PairingOffer
+) -> JoinMessage | None:
     """Ask the person here, while listening; the member's next message once both have agreed."""
     got: list[JoinMessage | None] = []
     failures: list[MeshdError] = []
     answer: bool | None = None
     asking = trio.CancelScope()
+    over = trio.Event()
 
     async def listen() -> None:
         try:
             got.append(await talk.receive())
         except MeshdError as error:
             failures.append(error)
+        over.set()
         asking.cancel()  # no use in asking on: it is over, unless consent was given already
 
     async with trio.open_nursery() as nursery:
@@ -215,6 +230,10 @@ async def _consent(talk: Talk, confirm: Confirm, offer: PairingOffer) -> JoinMes
             if answer is True:
                 talk.proven = True
                 await talk.send(Agree())
+                with trio.move_on_after(ADMITTED_S):  # it may have been approved there before
+                    await over.wait()
+                if not over.is_set():
+                    waiting(offer)
             elif answer is False:
                 await talk.send(JoinRefusal(reason=Reason.PAIRING_REFUSED))
         except MeshdError as error:

@@ -17,9 +17,15 @@ from meshd.wire.join import Reason
 from tests.joins import HOST, JoinNetwork, Mesh, newcomer
 
 
-async def by_pairing(net: JoinNetwork, confirm: Any, who: Any = None, seed: str = "") -> Joined:
+def ignore(offer: PairingOffer) -> None:
+    pass
+
+
+async def by_pairing(
+    net: JoinNetwork, confirm: Any, who: Any = None, seed: str = "", waiting: Any = ignore
+) -> Joined:
     return await join_by_pairing(
-        net.network, SeededEntropy(f"pairing {seed}"), HOST, who or newcomer(), confirm
+        net.network, SeededEntropy(f"pairing {seed}"), HOST, who or newcomer(), confirm, waiting
     )
 
 
@@ -73,6 +79,29 @@ async def test_the_member_may_consent_after_the_newcomer(
     nursery.start_soon(approve_later)
     await by_pairing(mesh.network(nursery), yes)
     assert mesh.names == ["attic", "laptop"]
+
+
+@pytest.mark.parametrize("member_first", [True, False])
+async def test_who_was_approved_first_is_not_told_to_have_that_done(
+    autojump_clock: MockClock, nursery: trio.Nursery, member_first: bool
+) -> None:
+    mesh, told = Mesh(), []
+
+    async def confirm(offer: PairingOffer) -> bool:
+        await trio.testing.wait_all_tasks_blocked()
+        if member_first:
+            mesh.server.approve(offer.digits)
+        return True
+
+    async def approve_later() -> None:
+        await trio.sleep(100)
+        assert [offer.digits for offer in told] == [mesh.server.pending()[0].digits]
+        mesh.server.approve(told[0].digits)
+
+    if not member_first:
+        nursery.start_soon(approve_later)
+    await by_pairing(mesh.network(nursery), confirm, waiting=told.append)
+    assert len(told) == (0 if member_first else 1)
 
 
 async def test_nothing_secret_crosses_before_both_have_consented(
