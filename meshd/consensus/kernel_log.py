@@ -14,8 +14,6 @@ from __future__ import annotations
 from bisect import bisect_right
 from typing import Any, NoReturn, overload
 
-import pysyncobj.journal
-
 from meshd.consensus.entries import (
     Append,
     Ballot,
@@ -29,6 +27,7 @@ from meshd.consensus.entries import (
     Truncate,
 )
 from meshd.consensus.interface import CoreStopped
+from meshd.consensus.kernel_seams import Journal
 from meshd.consensus.replay import base_of, last_of
 from meshd.consensus.voter_list import parse_voters
 from meshd.ids import NodeId
@@ -39,7 +38,7 @@ Row = tuple[bytes, int, int]
 _KINDS = tuple(EntryKind)
 
 
-class Log(pysyncobj.journal.Journal):  # type: ignore[misc]
+class Log(Journal):  # type: ignore[misc]
     """One node's log, from its floor on."""
 
     is_kernel_log = True

@@ -21,18 +21,28 @@ from meshd.consensus.interface import Chance
 from meshd.errors import MeshdError
 
 _stdlib_dispatch = dict(pickle._Unpickler.dispatch)
-# A module for Windows that, by a slip of its indentation, replaces socket.inet_ntop everywhere: from
-# then on nobody in the process could print an IPv6 address.  It is never run.
+# A module for Windows that, by a slip of its indentation, replaces socket.inet_ntop everywhere:
+# from then on nobody in the process could print an IPv6 address.  It is never run.
 sys.modules.setdefault("pysyncobj.win_inet_pton", ModuleType("pysyncobj.win_inet_pton"))
 import pysyncobj.journal  # noqa: E402
+import pysyncobj.node  # noqa: E402
 import pysyncobj.pickle  # noqa: E402
 import pysyncobj.serializer  # noqa: E402
 import pysyncobj.syncobj  # noqa: E402
 import pysyncobj.tcp_connection  # noqa: E402
+import pysyncobj.transport  # noqa: E402
 import pysyncobj.version  # noqa: E402
 
 pickle._Unpickler.dispatch.update(_stdlib_dispatch)
 # Importing pysyncobj replaces two entries of the standard library's unpickler, for everybody.
+
+# The classes that are built upon.  Nothing else imports pysyncobj, so that nothing can do so before
+# this module has taken hold of it.
+SyncObj: Final[Any] = pysyncobj.SyncObj
+SyncObjConf: Final[Any] = pysyncobj.SyncObjConf
+Journal: Final[Any] = pysyncobj.journal.Journal
+Node: Final[Any] = pysyncobj.node.Node
+Transport: Final[Any] = pysyncobj.transport.Transport
 
 VERSION: Final = "0.3.17"
 SYNCOBJ_SHA256: Final = "e8bdf06797085d734df86e24ab4802fe87893dff77268565ec036f7ad4a1cfe4"

@@ -13,19 +13,15 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, TypeVar, overload
 
-import pysyncobj
-import pysyncobj.syncobj
-
 from meshd.consensus.entries import EntryKind
 from meshd.consensus.interface import CoreStopped, Role
 from meshd.consensus.kernel_log import Row
-from meshd.consensus.kernel_seams import private
+from meshd.consensus.kernel_seams import SyncObj, SyncObjConf, private
 from meshd.consensus.kernel_wire import Peer
 
 if TYPE_CHECKING:
     from meshd.consensus.kernel import Kernel
 
-_Stock: Any = pysyncobj.SyncObj
 _T = TypeVar("_T")
 
 ROLES: Final = (Role.FOLLOWER, Role.CANDIDATE, Role.LEADER)
@@ -56,7 +52,7 @@ class _Field(Generic[_T]):
         setattr(stock, self._name, value)
 
 
-class Stock(_Stock):  # type: ignore[misc]
+class Stock(SyncObj):  # type: ignore[misc]
     """pysyncobj's SyncObj, mended."""
 
     term = _Field[int]("raftCurrentTerm")
@@ -78,7 +74,7 @@ class Stock(_Stock):  # type: ignore[misc]
     def __init__(self, kernel: Kernel) -> None:
         self.kernel = kernel
         settings = kernel.settings
-        conf = pysyncobj.SyncObjConf(
+        conf = SyncObjConf(
             autoTick=False,
             appendEntriesUseBatch=True,
             dynamicMembershipChange=True,

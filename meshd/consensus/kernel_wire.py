@@ -9,15 +9,13 @@ from __future__ import annotations
 import zlib
 from typing import Any
 
-import pysyncobj.node
-import pysyncobj.transport
-
 from meshd.consensus.interface import CoreStopped, Outgoing
+from meshd.consensus.kernel_seams import Node, Transport
 from meshd.consensus.messages import AskVote, Forward, ForwardAnswer, Message
 from meshd.ids import NodeId
 
 
-class Peer(pysyncobj.node.Node):  # type: ignore[misc]
+class Peer(Node):  # type: ignore[misc]
     """A node as pysyncobj wants it.
 
     Its hash depends on the id alone (a str's depends on the process), so that pysyncobj's sets have
@@ -37,7 +35,7 @@ class Peer(pysyncobj.node.Node):  # type: ignore[misc]
         return isinstance(other, Peer) and self._id == other._id
 
 
-class Wire(pysyncobj.transport.Transport):  # type: ignore[misc]
+class Wire(Transport):  # type: ignore[misc]
     """Messages on their way out, in order."""
 
     def __init__(self) -> None:

@@ -172,7 +172,7 @@ def decode(data: bytes) -> Message:
         )
     try:
         message = _decoder.decode(data)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise ProtocolError(f"A message about the log is not in form: {error}.") from error
     check(message)
     return message

@@ -1,0 +1,379 @@
+"""Hazards of compaction and snapshots: each shown on stock pysyncobj, then absent from ours."""
+
+from __future__ import annotations
+
+import zlib
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from meshd.consensus.entries import Point, Rebase, Snapshot
+from meshd.consensus.interface import CallerMistake, CoreStopped, Nonsense, Settings
+from meshd.consensus.messages import AppendAnswer, SnapshotAnswer, SnapshotPart
+from meshd.consensus.replay import replay
+from tests.unit.consensus.kernel_rig import SETTINGS, Mesh, ids, node_id
+from tests.unit.consensus.stock_rig import StockMesh, inside, rows, stock_modules
+
+SMALL = {"trailing": 0, "chunk_bytes": 16}
+
+
+def resized(**sizes: int) -> Settings:
+    return msgspec.structs.replace(SETTINGS, **sizes)
+
+
+def behind(commands: int = 40, **sizes: int) -> Mesh:
+    """`a` leads, has compacted its log, and `c` has nothing of it."""
+    mesh = Mesh(settings=resized(**{**SMALL, **sizes}))
+    mesh.elect("a")
+    mesh.cut("c", "ab")
+    mesh.commit("a", *[b"command %d" % n for n in range(commands)])
+    mesh["a"].snap()
+    return mesh
+
+
+# --- H10, H11: crashes in the middle of a compaction
+
+
+class PowerLoss(Exception):
+    """The machine stops here."""
+
+
+def test_h10_stock_loses_the_log_when_it_dies_while_compacting(tmp_path: Path) -> None:
+    journal_class = stock_modules().journal.FileJournal
+    journal = journal_class(str(tmp_path / "journal"))
+    for index in range(1, 2001):
+        journal.add(b"\0cmd", index, 1)
+    add, added = journal.add, []
+
+    def add_until_the_power_fails(*entry: Any) -> None:
+        added.append(entry)
+        if len(added) == 100:
+            raise PowerLoss
+        add(*entry)
+
+    journal.add = add_until_the_power_fails
+    with pytest.raises(PowerLoss):
+        journal.deleteEntriesTo(500)
+    assert len(journal_class(str(tmp_path / "journal"))) == 99  # of 1,500 that were to stay
+
+
+def test_h10_every_beginning_of_the_records_is_a_whole_log() -> None:
+    mesh = behind(commands=20)
+    mesh.heal("c", "ab")
+    mesh.settle(4)
+    mesh.commit("a", *[b"after %d" % n for n in range(5)])
+    mesh["a"].snap()
+    for host in mesh.hosts.values():
+        assert any(isinstance(record, Rebase) for record in host.synced_records) or host.name == "b"
+    host = mesh["a"]
+    founded = Mesh()["a"].stored
+    snapshots = [
+        Snapshot(point=record.point, voters=ids("abc"), state=b"")
+        for record in host.synced_records
+        if isinstance(record, Rebase)
+    ]
+    ends = set()
+    for count in range(len(host.synced_records) + 1):
+        stored = replay(founded, host.synced_records[:count], snapshots)
+        ends.add(max((e.index for e in stored.entries), default=0))
+    assert max(ends) == host.kernel.log.last.index
+
+
+def test_h11_stock_loses_its_tail_when_it_dies_after_the_dump(tmp_path: Path) -> None:
+    conf = {
+        "journalFile": str(tmp_path / "j"),
+        "fullDumpFile": str(tmp_path / "d"),
+        "useFork": False,
+    }
+    stock = StockMesh("a", **conf)
+    stock.elect("a")
+    for n in range(50):
+        stock.propose("a", b"c%d" % n)
+    stock.settle(4)
+    stock.nodes["a"].forceLogCompaction()
+    stock.nodes["a"]._onTick(0)  # the dump is written; the journal is cut in the next tick only
+    journal = inside(stock.nodes["a"], "raftLog")
+    _, last, term = rows(stock.nodes["a"])[-1]
+    for index in range(last + 1, last + 31):
+        journal.add(b"\0acknowledged to a leader", index, term)
+    journal.flush()
+    again = stock.start("a", "abc", **conf)
+    assert len(rows(again)) > 80
+    again._onTick(0)
+    assert len(rows(again)) == 2
+
+
+def test_h11_a_tail_behind_a_snapshot_stays() -> None:
+    """The snapshot is on disk, and the crash came before the record that names it."""
+    mesh = behind(commands=20, trailing=4096)
+    host = mesh["b"]
+    mesh.cuts |= {frozenset("ab")}
+    taken = host.kernel.take_snapshot()
+    assert taken is not None
+    mesh.cuts.clear()
+    mesh.commit("a", *[b"after %d" % n for n in range(5)])
+    host.snapshot = taken  # durable, and `compact` was not called
+    last = host.kernel.log.last
+    mesh.restart("b")
+    assert mesh.kernel("b").log.last == last
+    assert mesh.kernel("b").status().first == taken.point.index
+
+
+# --- snapshots to followers
+
+
+def test_stock_sends_a_whole_dump_in_one_go(tmp_path: Path) -> None:
+    stock = StockMesh()
+    stock.start("a", "abc", fullDumpFile=str(tmp_path / "d"), useFork=False,
+                logCompactionBatchSize=64)  # fmt: skip
+    stock.relink()
+    stock.elect("a")
+    stock.cut("a", "c")
+    for n in range(500):
+        stock.propose("a", b"%d" % n)
+    stock.settle(4)
+    stock.nodes["a"].some_state = [f"state {n}" for n in range(2000)]
+    stock.nodes["a"].forceLogCompaction()
+    stock.settle(3)
+    stock.heal("a", "c")
+    stock.tick("a")
+    assert sum("serialized" in m for _, to, m in stock.queue if to == "c") > 50
+
+
+def test_a_snapshot_goes_in_parts_that_wait_for_answers() -> None:
+    mesh = behind()
+    mesh.heal("c", "ab")
+    most = 0
+    for _ in range(400):
+        mesh.tick(dt=0.02)
+        waiting = [m for _, to, m in mesh.queue if to == "c" and isinstance(m, SnapshotPart)]
+        most = max(most, sum(len(part.data) for part in waiting))
+        for _ in range(2):
+            if mesh.queue:
+                sender, to, message = mesh.queue.popleft()
+                mesh.hand(sender, to, message)
+                mesh[to].turn()
+    assert 0 < most <= 4 * 16
+    assert mesh["c"].machine.commands == mesh["a"].machine.commands
+
+
+def test_a_follower_far_behind_gets_the_snapshot_and_what_follows_it() -> None:
+    mesh = behind()
+    mesh.commit("a", b"after")
+    mesh.heal("c", "ab")
+    mesh.settle(6)
+    assert mesh["c"].machine.commands == mesh["a"].machine.commands
+    assert mesh["c"].stored.snapshot == mesh["a"].snapshot
+    mesh.restart("c")
+    mesh.settle(3)
+    assert mesh["c"].machine.commands == mesh["a"].machine.commands
+
+
+def test_a_snapshot_of_nothing_is_installed_too() -> None:
+    mesh = Mesh("a", "d", settings=resized(**SMALL))
+    mesh["a"].turn()
+    mesh["a"].snap()
+    assert mesh["a"].snapshot is not None
+    assert mesh["a"].snapshot.state == b""
+    mesh.kernel("a").set_learners(ids("d"), mesh.now)
+    mesh.settle(4)
+    assert mesh.kernel("d").status().voters == ids("a")
+    assert mesh.kernel("d").log.last == mesh.kernel("a").log.last
+
+
+def test_the_answer_to_a_snapshot_claims_the_snapshot_and_no_tail() -> None:
+    """The follower's log is longer than the snapshot, but what follows was never compared."""
+    mesh = behind()
+    taken = mesh["a"].snapshot
+    assert taken is not None
+    host = mesh["c"]
+    mesh.kernel("c").stock.role = 2  # it led once, and took in 60 commands that nobody has
+    for n in range(60):
+        mesh.kernel("c").log.add(b"\0%d" % n, host.kernel.log.last.index + 1, 2)
+    mesh.kernel("c").stock.role = 0
+    host.flush()
+    state = taken.state
+    mesh.heal("c", "ab")
+    mesh.queue.clear()
+    mesh.hand("a", "c", SnapshotPart(
+        term=9, round=1, index=taken.point.index, snapshot_term=9, voters=taken.voters,
+        size=len(state), offset=0, data=state, crc32=zlib.crc32(state),
+    ))  # fmt: skip
+    host.flush()
+    [answer] = mesh.take(AppendAnswer, sender="c")
+    assert (answer.ok, answer.index) == (True, taken.point.index)
+    assert host.kernel.log.last == Point(9, taken.point.index)
+
+
+def test_what_follows_the_snapshots_place_in_the_log_stays() -> None:
+    mesh = behind(commands=20)
+    mesh.heal("c", "ab")
+    mesh.settle(5)
+    mesh.commit("a", *[b"more %d" % n for n in range(5)])
+    taken = mesh["a"].snapshot
+    host = mesh["c"]
+    last = host.kernel.log.last
+    assert taken is not None
+    host.kernel.stock._commit = taken.point.index - 1  # as if no leader had told it more
+    host.kernel.log.committed = taken.point.index - 1
+    state = taken.state
+    mesh.hand("a", "c", SnapshotPart(
+        term=mesh.kernel("a").status().term, round=1, index=taken.point.index,
+        snapshot_term=taken.point.term, voters=taken.voters, size=len(state), offset=0, data=state,
+        crc32=zlib.crc32(state),
+    ))  # fmt: skip
+    assert host.kernel.log.last == last
+
+
+def test_an_older_snapshot_is_not_installed() -> None:
+    mesh = behind(commands=20)
+    old = mesh["a"].snapshot
+    assert old is not None
+    mesh.heal("c", "ab")
+    mesh.settle(5)
+    mesh.commit("a", b"newer")
+    mesh.settle(1)
+    applied = mesh.kernel("c").status().applied
+    mesh.queue.clear()
+    mesh.hand("a", "c", SnapshotPart(
+        term=mesh.kernel("a").status().term, round=1, index=old.point.index,
+        snapshot_term=old.point.term, voters=old.voters, size=len(old.state), offset=0,
+        data=old.state, crc32=zlib.crc32(old.state),
+    ))  # fmt: skip
+    mesh["c"].turn()
+    assert mesh.kernel("c").status().applied == applied
+    assert mesh["c"].machine.commands[-1] == b"newer"
+    [answer] = mesh.take(AppendAnswer, sender="c")
+    assert (answer.ok, answer.index) == (True, applied)
+
+
+def test_a_part_whose_checksum_is_wrong_is_refused() -> None:
+    mesh = behind()
+    before = mesh.kernel("c").status()
+    with pytest.raises(Nonsense, match="checksum"):
+        mesh.hand("a", "c", SnapshotPart(
+            term=99, round=1, index=20, snapshot_term=3, voters=ids("abc"), size=100, offset=0,
+            data=b"chunk", crc32=1,
+        ))  # fmt: skip
+    assert mesh.kernel("c").status() == before
+
+
+def test_a_state_that_cannot_be_restored_ends_the_core_before_anything_is_stored() -> None:
+    mesh = behind()
+    stored = mesh["c"].stored
+    with pytest.raises(CoreStopped, match="did not take the snapshot"):
+        mesh.hand("a", "c", SnapshotPart(
+            term=99, round=1, index=90, snapshot_term=3, voters=ids("abc"), size=6, offset=0,
+            data=b"broken", crc32=zlib.crc32(b"broken"),
+        ))  # fmt: skip
+    with pytest.raises(CoreStopped):
+        mesh["c"].flush()
+    assert mesh["c"].stored == stored
+
+
+def test_a_lost_part_is_sent_again() -> None:
+    mesh = behind()
+    mesh.heal("c", "ab")
+    lost = [2]
+
+    def drop(sender: str, to: str, message: Any) -> bool:
+        if isinstance(message, SnapshotPart) and message.data and lost[0]:
+            lost[0] -= 1
+            return True
+        return False
+
+    for _ in range(20):
+        mesh.tick()
+        mesh.deliver(drop)
+    assert mesh["c"].machine.commands == mesh["a"].machine.commands
+
+
+def test_parts_are_not_repeated_into_a_link_that_is_merely_slow() -> None:
+    """A link that stands still for a minute gets each part again a few times, not 600 times."""
+    mesh = behind()
+    mesh.heal("c", "ab")
+    sent = 0
+    for _ in range(600):
+        mesh.tick("ab")
+        sent += sum(len(part.data) for part in mesh.take(SnapshotPart, to="c"))
+        mesh.deliver()
+        mesh.kernel("a").stock.answered[mesh.kernel("a").peer(node_id("b"))] = mesh.now
+    assert sent <= 7 * 4 * 16
+
+
+def test_answers_about_bytes_that_were_never_sent_are_nonsense() -> None:
+    mesh = behind()
+    mesh.heal("c", "ab")
+    mesh.tick()
+    mesh.deliver(lambda sender, to, message: isinstance(message, SnapshotPart))
+    status = mesh.kernel("a").status()
+    assert status.peers[node_id("c")].mode == "snapshot"
+    assert mesh["a"].snapshot is not None
+    with pytest.raises(Nonsense):
+        mesh.hand("c", "a", SnapshotAnswer(
+            term=status.term, round=1, index=mesh["a"].snapshot.point.index, held=10**6
+        ))  # fmt: skip
+
+
+# --- one's own
+
+
+def test_a_follower_a_little_behind_needs_no_snapshot() -> None:
+    mesh = behind(commands=20, trailing=100)
+    mesh.heal("c", "ab")
+    mesh.settle(3)
+    assert mesh["c"].machine.commands == mesh["a"].machine.commands
+    assert mesh["c"].snapshot is None
+
+
+def test_a_place_before_the_followers_floor_is_found_at_once() -> None:
+    """The follower compacted more than the leader, and what it compacted the leader has."""
+    mesh = Mesh(settings=resized(trailing=0))
+    mesh.elect("a")
+    mesh.commit("a", *[b"%d" % n for n in range(20)])
+    mesh.settle(1)
+    mesh["c"].snap()
+    mesh.elect("b")
+    mesh.kernel("b").sending.progress[mesh.kernel("b").peer(node_id("c"))].start_over(2)
+    mesh.settle(3)
+    assert mesh.kernel("b").status().peers[node_id("c")].match == mesh.kernel("b").log.last.index
+
+
+def test_there_is_no_snapshot_of_nothing_new() -> None:
+    mesh = behind()
+    assert mesh.kernel("a").take_snapshot() is None
+    mesh.commit("a", b"new")
+    assert mesh.kernel("a").take_snapshot() is not None
+
+
+def test_a_snapshot_of_another_log_is_refused() -> None:
+    mesh = behind()
+    mesh.commit("a", b"one more")
+    last = mesh.kernel("a").log.last
+    for point in (Point(last.term, last.index + 1), Point(last.term + 1, last.index)):
+        with pytest.raises(CallerMistake):
+            mesh.kernel("a").compact(Snapshot(point, ids("abc"), b""), mesh.now)
+
+
+def test_a_snapshot_that_was_overtaken_changes_nothing() -> None:
+    mesh = Mesh("a", settings=resized(**SMALL))
+    mesh["a"].turn()
+    mesh.commit("a", b"one")
+    early = mesh.kernel("a").take_snapshot()
+    mesh.commit("a", b"two")
+    late = mesh["a"].snap()
+    assert early is not None
+    mesh.kernel("a").compact(early, mesh.now)
+    assert mesh.kernel("a").snapshots.current == late
+
+
+def test_a_restart_begins_at_the_snapshot() -> None:
+    mesh = behind()
+    mesh.commit("a", b"after")
+    mesh.restart("a")
+    assert mesh["a"].machine.commands == [b"command %d" % n for n in range(40)]
+    mesh.elect("b")
+    mesh.settle(3)
+    assert mesh["a"].machine.commands[-1] == b"after"
