@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -51,8 +52,13 @@ def paths(data_dir: DataDir = None, as_json: AsJson = False) -> None:
     if as_json:
         orders.print_json(dict(rows))
         return
+    # Only services write a log file: `meshd start` logs to its terminal.
+    shown = [
+        (what, f"{where} (none yet)" if what == "log" and not Path(where).exists() else where)
+        for what, where in rows
+    ]
     paper = Paper()
-    paper.table([Column("WHAT"), Column("WHERE", grows=True)], rows)
+    paper.table([Column("WHAT"), Column("WHERE", grows=True)], shown)
     tell(paper.text())
 
 

@@ -105,6 +105,17 @@ def test_the_version_and_the_paths_are_told(type_in: Typed, data_dir: Path) -> N
     assert '"lock": "' in type_in("paths", "--json").stdout
 
 
+def test_paths_says_if_there_is_no_log_file_yet(type_in: Typed, data_dir: Path) -> None:
+    def log_row() -> str:
+        return next(row for row in type_in("paths").stdout.splitlines() if row.startswith("log"))
+
+    assert log_row().endswith("(none yet)")
+    data_dir.mkdir(parents=True, exist_ok=True)
+    (data_dir / "meshd.log").touch()
+    assert log_row().endswith("meshd.log")
+    assert "none yet" not in type_in("paths", "--json").stdout
+
+
 @pytest.mark.parametrize(
     ("error", "code"),
     [
