@@ -107,6 +107,14 @@ def show_nodes(paper: Paper, nodes: Sequence[NodeRow]) -> None:
             for node in ordered(nodes)
         ],
     )
+    if failed := [node.name for node in nodes if node.state == "failed"]:
+        paper.line()
+        paper.item(
+            "!",
+            f"{listed(failed)}: no answer. A machine that is gone for good does no harm here: it "
+            "gets no requests. No command takes it off the list yet.",
+            "warn",
+        )
     founders = [node.name for node in nodes if node.founder]
     if founders:
         paper.line()
