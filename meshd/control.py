@@ -6,6 +6,7 @@ HTTP/1.1 over a UNIX socket (0600), JSON bodies of these structs.  `meshd status
     GET  /control/status            -> StatusReport
     GET  /control/nodes             -> list[NodeRow]
     GET  /control/models            -> list[ModelRow]
+    GET  /control/record            -> RecordReport
     GET  /control/doctor            -> list[Finding]     (the daemon's own view)
     POST /control/token    TokenOrder   -> TokenMade
     GET  /control/pending           -> list[PendingRow]
@@ -121,6 +122,42 @@ class BackendRow(msgspec.Struct, frozen=True):
     slots: int
     state: str
     """serving | gone: WHY | refused: WHY"""
+
+
+class VoterRow(msgspec.Struct, frozen=True):
+    """One node's part in keeping the record."""
+
+    id: str
+    name: str
+    part: str
+    """leads | votes | follows"""
+    state: str
+    """here (this node) | answers | away: whether it answers this node now."""
+    index: int | None = None
+    """How far its copy reaches, where this node leads and knows."""
+
+
+class RecordReport(msgspec.Struct, frozen=True):
+    """The record as this node has it."""
+
+    problem: str
+    """Why it cannot be written now, as a sentence with what to do; empty: it can."""
+    leader: str
+    """Its name; empty: none is known."""
+    term: int
+    last: int
+    """The end of the log here."""
+    commit: int
+    """Of which this much is known to be held by a majority."""
+    applied: int
+    """And this much is part of the state here."""
+    digest: str
+    """Hash of that state: the same at every node that has applied as much."""
+    sync_ms: float
+    """What making something durable costs here; 0: not measured."""
+    members: int
+    voters: list[VoterRow]
+    """All nodes, those with a vote first."""
 
 
 class StatusReport(msgspec.Struct, frozen=True):

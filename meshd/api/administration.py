@@ -56,6 +56,7 @@ class Sources:
     placement: Placement
     presence: Callable[[NodeId], Presence]
     own_addresses: Callable[[], Sequence[Address]]
+    record: Callable[[], control.RecordReport]
     client_url: str
     peer_port: int
     counters: Sequence[Counter[str]] = ()
@@ -108,6 +109,10 @@ class Administration:
 
     def node_rows(self) -> list[control.NodeRow]:
         return [self._node_row(member) for member in self._sources.registry.members()]
+
+    def record(self) -> control.RecordReport:
+        """The record that all nodes keep together, as this one has it."""
+        return self._sources.record()
 
     def model_rows(self) -> list[control.ModelRow]:
         catalogue = self._sources.placement.catalogue

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from meshd import __version__
-from meshd.cli import keys, orders
+from meshd.cli import keys, orders, record
 from meshd.cli.shell import AsJson, ConfigFile, DataDir, command, find_paths, read_config, tell
 from meshd.cli.start import start
 from meshd.cli.tables import Column, Paper
@@ -24,6 +24,7 @@ app = typer.Typer(
 )
 token_app = typer.Typer(help="Tokens that let machines join.", no_args_is_help=True)
 key_app = typer.Typer(help="API keys of clients on other machines.", no_args_is_help=True)
+record_app = typer.Typer(help="The record that all nodes keep together.", no_args_is_help=True)
 config_app = typer.Typer(help="The config file.", no_args_is_help=True)
 
 
@@ -105,6 +106,7 @@ app.command("drain")(orders.drain)
 app.command("undrain")(orders.undrain)
 app.command("leave")(orders.leave)
 app.command("stop")(orders.stop)
+app.command("voters")(record.voters)
 app.command("doctor")(doctor)
 app.command("paths")(paths)
 app.command("version")(version)
@@ -112,10 +114,12 @@ token_app.command("create")(orders.token_create)
 key_app.command("create")(keys.key_create)
 key_app.command("list")(keys.key_list)
 key_app.command("revoke")(keys.key_revoke)
+record_app.command("status")(record.record_status)
 config_app.command("check")(config_check)
 config_app.command("keys")(config_keys)
 app.add_typer(token_app, name="token")
 app.add_typer(key_app, name="key")
+app.add_typer(record_app, name="record")
 app.add_typer(config_app, name="config")
 
 

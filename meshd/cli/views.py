@@ -7,7 +7,15 @@ from collections.abc import Sequence
 from meshd import limits
 from meshd.cli.tables import Cell, Column, Paper
 from meshd.cli.words import ago, count, duration, grouped_digits, listed, mesh_label, tokens
-from meshd.control import BackendRow, Finding, ModelRow, NodeRow, PendingRow, StatusReport
+from meshd.control import (
+    BackendRow,
+    Finding,
+    ModelRow,
+    NodeRow,
+    PendingRow,
+    RecordReport,
+    StatusReport,
+)
 from meshd.ids import short
 
 _STATE_MOODS = {
@@ -226,3 +234,44 @@ def _contexts(model: ModelRow) -> str:
         return "?"
     low, high = tokens(lengths[0]), tokens(lengths[-1])
     return low if low == high else f"{low}-{high}"
+
+
+_PART_MOODS = {"leads": "strong", "votes": "", "follows": "dim"}
+
+
+def show_voters(paper: Paper, report: RecordReport) -> None:
+    """Who keeps the record."""
+    paper.table(
+        [
+            Column("NODE", grows=True),
+            Column("PART"),
+            Column("STATE"),
+            Column("HAS", right=True),
+        ],
+        [
+            [
+                Cell(row.name, "strong" if row.state == "here" else ""),
+                Cell(row.part, _PART_MOODS.get(row.part, "")),
+                Cell(row.state, "warn" if row.state == "away" else ""),
+                f"{row.index:,}" if row.index is not None else "",
+            ]
+            for row in report.voters
+        ],
+    )
+    if report.problem:
+        paper.line()
+        paper.item("!", report.problem, "warn")
+
+
+def show_record(paper: Paper, report: RecordReport) -> None:
+    """The record here."""
+    paper.line(
+        f"{report.applied:,} of {count(report.last, 'entry', 'entries')} applied here, "
+        f"{report.commit:,} held by a majority; term {report.term}"
+    )
+    leads = f"{report.leader} leads" if report.leader else "nobody leads"
+    sync = f"; making durable takes {report.sync_ms:g} ms here" if report.sync_ms else ""
+    paper.line(f"{leads}; {count(report.members, 'member')} in it{sync}", "dim")
+    paper.line(f"state {report.digest[:16]}", "dim")
+    paper.line()
+    show_voters(paper, report)

@@ -53,8 +53,8 @@ def ago(seconds: float) -> str:
 
 
 def count(number: int, one: str, many: str = "") -> str:
-    """`1 model`, `3 models`."""
-    return f"{number} {one if number == 1 else many or one + 's'}"
+    """`1 model`, `3 models`, `1,204 models`."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
 
 
 def tokens(number: int) -> str:

@@ -19,10 +19,9 @@ import trio
 
 from meshd import limits, logs
 from meshd.consensus.driver import Driver, ProposalRefused, ProposalUnknown
-from meshd.consensus.entries import Record, Snapshot, Stored
+from meshd.consensus.entries import Record, Stored
 from meshd.consensus.interface import LAN, Role, Settings
 from meshd.consensus.journal import (
-    Journal,
     JournalFailed,
     JournalUnusable,
     Opened,
@@ -79,22 +78,6 @@ def erase(disk: Disk, place: Place) -> None:
     for name in disk.names(place.folder):
         disk.delete(place.folder / name)
     disk.delete(place.founded_mark)
-
-
-class _Files:
-    """`driver.Store` over a journal."""
-
-    def __init__(self, journal: Journal) -> None:
-        self._journal = journal
-
-    def write(self, records: Any) -> None:
-        self._journal.write(records)
-
-    def save(self, snapshot: Snapshot) -> object:
-        return self._journal.snapshots.save(snapshot)
-
-    def compact(self) -> object:
-        return self._journal.compact()
 
 
 class Ledger:
@@ -247,7 +230,7 @@ class Ledger:
             )
             driver = Driver(
                 kernel,
-                _Files(opened.journal),
+                opened.journal,
                 self._send,
                 sync_s=self.sync_s,
                 threads=not self._ports.disk.is_quick,

@@ -165,6 +165,7 @@ class Node:
             placement=data.placement,
             presence=mesh.presence,
             own_addresses=mesh.own_addresses,
+            record=self.record.report,
             client_url=self.client_url,
             peer_port=self._port,
             counters=[

@@ -10,10 +10,12 @@ from meshd import limits, logs
 from meshd.config import Config
 from meshd.consensus.voters import Standing as VoterStanding
 from meshd.consensus.voters import Wish
+from meshd.control import RecordReport
 from meshd.errors import ProtocolError
 from meshd.ids import NodeId
 from meshd.ledger.electorate import Machine
 from meshd.ledger.ledger import Ledger, Place, erase
+from meshd.ledger.report import report
 from meshd.membership.members import State
 from meshd.node.mesh import MeshSide
 from meshd.paths import Paths
@@ -64,6 +66,20 @@ class RecordSide:
     async def run(self) -> None:
         """Keep the record, until cancelled."""
         await self.ledger.run()
+
+    def report(self) -> RecordReport:
+        """The record as this node has it, for people."""
+        driver, mesh = self.ledger.driver, self._mesh
+        return report(
+            mesh.id,
+            None if driver is None else driver.status(),
+            self.ledger.state,
+            [member.id for member in mesh.registry.members()],
+            mesh.links.up(),
+            name_of=mesh.name_of,
+            problem=self.ledger.problem,
+            sync_s=self.ledger.sync_s,
+        )
 
     def erase(self) -> None:
         """Forget it all: this node leaves the mesh.  Raises DiskFailed."""

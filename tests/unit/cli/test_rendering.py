@@ -7,7 +7,7 @@ import pytest
 from meshd.cli import views
 from meshd.cli.tables import Column, Paper
 from meshd.cli.words import ago, count, duration, listed, parse_duration, plain, tokens
-from meshd.control import Finding, ModelRow, PendingRow
+from meshd.control import Finding, ModelRow, PendingRow, RecordReport, VoterRow
 
 from .daemon import MODELS, NODES, node, report
 
@@ -20,6 +20,25 @@ FINDINGS = [
 ]
 
 
+RECORD = RecordReport(
+    problem="",
+    leader="studio",
+    term=3,
+    last=1204,
+    commit=1204,
+    applied=1201,
+    digest="5f" * 32,
+    sync_ms=0.44,
+    members=4,
+    voters=[
+        VoterRow("a" * 26, "studio", "leads", "here", 1204),
+        VoterRow("b" * 26, "attic", "votes", "answers", 1204),
+        VoterRow("c" * 26, "Anns-MacBook-Pro-16.local", "votes", "away", 1180),
+        VoterRow("d" * 26, "box", "follows", "answers"),
+    ],
+)
+
+
 def page(*, width: int | None = 80, terminal: bool = True) -> str:
     paper = Paper(terminal=terminal, width=width)
     problems = ["box has not been heard of for 2 d 7 h: see that it is on and on the network."]
@@ -28,6 +47,7 @@ def page(*, width: int | None = 80, terminal: bool = True) -> str:
     views.show_models(paper, MODELS)
     views.show_pending(paper, PENDING)
     views.show_findings(paper, FINDINGS)
+    views.show_record(paper, RECORD)
     return paper.text()
 
 
@@ -43,6 +63,22 @@ def test_nothing_is_wider_than_80_columns_or_cut() -> None:
     letters = "".join(text.split())
     for name in ("Anns-MacBook-Pro-16.local", "192.168.1.20", "failed2d", "12"):
         assert name in letters
+
+
+def test_the_record_is_shown_with_who_keeps_it() -> None:
+    paper = Paper(terminal=True, width=80)
+    views.show_record(paper, RECORD)
+    assert paper.text() == (
+        "1,201 of 1,204 entries applied here, 1,204 held by a majority; term 3\n"
+        "studio leads; 4 members in it; making durable takes 0.44 ms here\n"
+        "state 5f5f5f5f5f5f5f5f\n"
+        "\n"
+        "NODE                       PART     STATE      HAS\n"
+        "studio                     leads    here     1,204\n"
+        "attic                      votes    answers  1,204\n"
+        "Anns-MacBook-Pro-16.local  votes    away     1,180\n"
+        "box                        follows  answers"
+    )
 
 
 def test_the_status_of_a_usual_mesh_has_one_line_a_node() -> None:

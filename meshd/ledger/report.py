@@ -1,0 +1,93 @@
+"""What a person is told of the record.  Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+
+from meshd.consensus.interface import Role, Status
+from meshd.control import RecordReport, VoterRow
+from meshd.ids import NodeId
+from meshd.record.state import RecordState
+
+NameOf = Callable[[NodeId], str]
+
+
+def report(
+    me: NodeId,
+    status: Status | None,
+    state: RecordState,
+    members: Sequence[NodeId],
+    answering: Collection[NodeId],
+    *,
+    name_of: NameOf,
+    problem: str | None,
+    sync_s: float,
+) -> RecordReport:
+    """The record as this node has it; `status` None: it does not run here, for that `problem`.
+
+    `answering` are the nodes to which this node's link is up.
+    """
+    rows = _rows(me, status, members, answering, name_of) if status is not None else []
+    return RecordReport(
+        problem=_problem(me, status, answering, name_of, problem),
+        leader=name_of(status.leader) if status is not None and status.leader is not None else "",
+        term=status.term if status is not None else 0,
+        last=status.last if status is not None else 0,
+        commit=status.commit if status is not None else 0,
+        applied=state.index,
+        digest=state.digest().hex(),
+        sync_ms=round(sync_s * 1000, 2),
+        members=len(state.nodes.rows()),
+        voters=rows,
+    )
+
+
+def _rows(
+    me: NodeId,
+    status: Status,
+    members: Sequence[NodeId],
+    answering: Collection[NodeId],
+    name_of: NameOf,
+) -> list[VoterRow]:
+    rows = []
+    others = [node for node in members if node not in status.voters]
+    for node in [*status.voters, *others]:
+        votes = "votes" if node in status.voters else "follows"
+        there = "answers" if node in answering else "away"
+        peer = status.peers.get(node)
+        index = status.last if node == me else (peer.match if peer is not None else None)
+        rows.append(
+            VoterRow(
+                id=node,
+                name=name_of(node),
+                part="leads" if node == status.leader else votes,
+                state="here" if node == me else there,
+                index=index,
+            )
+        )
+    return rows
+
+
+def _problem(
+    me: NodeId,
+    status: Status | None,
+    answering: Collection[NodeId],
+    name_of: NameOf,
+    problem: str | None,
+) -> str:
+    if status is None:
+        return f"The record does not run here: {problem or 'it is being opened'}"
+    if not status.voters:
+        return "This node has no copy of the record yet; it gets one from the others."
+    here = [voter for voter in status.voters if voter == me or voter in answering]
+    needed = len(status.voters) // 2 + 1
+    if len(here) < needed:
+        away = ", ".join(name_of(voter) for voter in status.voters if voter not in here)
+        return (
+            f"The record cannot be written: {needed} of its {len(status.voters)} voters are needed,"
+            f" and {len(here)} can be reached from here. Away: {away}. Unkeyed requests are served"
+            " all the same."
+        )
+    if status.leader is None or (status.role is Role.LEADER and not status.ready):
+        return "The voters of the record are choosing who leads; that takes a second or two."
+    return ""

@@ -1,0 +1,70 @@
+"""The record of whole nodes in memory: the same from every node, whoever dies."""
+
+from __future__ import annotations
+
+import pytest
+from trio.testing import MockClock
+
+from meshd.control import RecordReport
+from meshd.ledger.session import MaybeWritten, NotWritten
+from meshd.record.commands_registry import SetAlias
+from meshd.testing.world import Machine, World, until
+
+VOTES = ("leads", "votes")
+
+
+def report(machine: Machine) -> RecordReport:
+    return machine.running.record.report()
+
+
+def voters(machine: Machine) -> set[str]:
+    return {row.name for row in report(machine).voters if row.part in VOTES}
+
+
+async def three(world: World) -> tuple[Machine, Machine, Machine]:
+    """Three nodes whose record has three voters."""
+    a, b, c = await world.start("a"), await world.start("b"), await world.start("c")
+    await world.settled()
+    await until(lambda: all(len(voters(m)) == 3 for m in (a, b, c)), within_s=60.0)
+    return a, b, c
+
+
+async def test_the_third_node_makes_three_voters_and_all_have_the_same_record(
+    autojump_clock: MockClock,
+) -> None:
+    async with World.open() as world:
+        a, b, c = await three(world)
+        await c.running.record.ledger.execute(SetAlias(alias="best", model="llama3.2"))
+        await until(lambda: len({report(m).digest for m in (a, b, c)}) == 1)
+        assert report(a).members == 3
+        assert {report(m).leader for m in (a, b, c)} == {"a"}
+        assert [report(m).problem for m in (a, b, c)] == ["", "", ""]
+
+
+async def test_the_record_goes_on_without_its_leader_and_brings_it_up_to_date(
+    autojump_clock: MockClock,
+) -> None:
+    async with World.open() as world:
+        a, b, c = await three(world)
+        a.crash()
+        await b.running.record.ledger.execute(SetAlias(alias="best", model="m"), timeout_s=20.0)
+        assert report(b).leader in ("b", "c")
+        await a.start()
+        await until(lambda: report(a).digest == report(b).digest == report(c).digest, within_s=30.0)
+
+
+async def test_without_a_majority_it_says_who_is_missing_and_writes_nothing(
+    autojump_clock: MockClock,
+) -> None:
+    async with World.open() as world:
+        a, b, c = await three(world)
+        b.crash()
+        c.crash()
+        await until(lambda: "cannot be written" in report(a).problem, within_s=30.0)
+        assert "2 of its 3 voters are needed, and 1 can be reached" in report(a).problem
+        assert "Away: " in report(a).problem
+        with pytest.raises((NotWritten, MaybeWritten)):
+            await a.running.record.ledger.execute(SetAlias(alias="x", model="m"), timeout_s=5.0)
+        await b.start()
+        await a.running.record.ledger.execute(SetAlias(alias="y", model="m"), timeout_s=30.0)
+        assert report(a).problem == ""

@@ -1,0 +1,60 @@
+"""What a person is told of the record."""
+
+from __future__ import annotations
+
+from meshd.consensus.interface import PeerStatus, Role, Status
+from meshd.ids import NodeId
+from meshd.ledger.report import report
+from meshd.record.state import RecordState
+
+A, B, C = (NodeId(letter * 26) for letter in "abc")
+
+
+def status(**changes: object) -> Status:
+    fields: dict[str, object] = {
+        "role": Role.LEADER, "term": 3, "leader": A, "ready": True, "voters": (A, B, C),
+        "learners": (), "first": 0, "last": 9, "commit": 8, "applied": 8, "queued": 0,
+        "transferring_to": None,
+        "peers": {B: PeerStatus(voter=True, connected=True, match=7, mode="replicate",
+                                in_flight_bytes=0, answered_s=0.0)},
+    }  # fmt: skip
+    return Status(**fields | changes)  # type: ignore[arg-type]
+
+
+def told(status_now: Status | None, *, answering: tuple[NodeId, ...] = (B, C), **more: str) -> str:
+    return report(
+        A,
+        status_now,
+        RecordState(),
+        [A, B, C],
+        answering,
+        name_of=lambda node: node[0],
+        problem=more.get("problem"),
+        sync_s=0.0004,
+    ).problem
+
+
+def test_a_leader_knows_how_far_the_others_are() -> None:
+    made = report(
+        A, status(), RecordState(), [A, B, C], [B], name_of=lambda n: n[0], problem=None, sync_s=0.0
+    )
+    assert [(r.name, r.part, r.state, r.index) for r in made.voters] == [
+        ("a", "leads", "here", 9),
+        ("b", "votes", "answers", 7),
+        ("c", "votes", "away", None),
+    ]
+    assert (made.leader, made.last, made.commit) == ("a", 9, 8)
+
+
+def test_what_is_wrong_is_said_with_who_is_missing() -> None:
+    assert told(status()) == ""
+    assert told(status(), answering=(B,)) == "", "two of three are a majority"
+    assert told(status(), answering=()) == (
+        "The record cannot be written: 2 of its 3 voters are needed, and 1 can be reached from "
+        "here. Away: b, c. Unkeyed requests are served all the same."
+    )
+    assert "choosing who leads" in told(status(role=Role.FOLLOWER, leader=None, ready=False))
+    assert "no copy of the record yet" in told(status(voters=(), leader=None))
+    assert told(None, problem="the disk is full") == (
+        "The record does not run here: the disk is full"
+    )
