@@ -23,7 +23,7 @@ def in_state(name: str, state: str) -> NodeRow:
 
 def test_it_says_what_to_do_with_a_member_that_never_comes_back() -> None:
     text = page(in_state("box", "failed"), in_state("attic", "failed"), in_state("a", "alive"))
-    assert "box and attic: no answer." in text
+    assert "box, attic: no answer." in text
     assert "does no harm" in text
 
 
