@@ -57,7 +57,7 @@ class Table(Generic[K, R]):
 
     __slots__ = (
         "_count", "_decoder", "_key_of", "_part_of", "_parts", "_shared", "_sum", "_touched",
-        "name",
+        "kind", "name",
     )  # fmt: skip
 
     def __init__(
@@ -73,6 +73,7 @@ class Table(Generic[K, R]):
         if (parts > 1) != (part_of is not None):
             raise ValueError("a table of several parts has to be told which part a key is in")
         self.name: Final = name
+        self.kind: Final = kind
         self._decoder = msgspec.msgpack.Decoder(list[kind])  # type: ignore[valid-type]
         self._key_of = key_of
         self._part_of = part_of

@@ -14,6 +14,7 @@ PROTO = Path(__file__).parents[2] / "proto"
 VALID = PROTO / "vectors" / "valid"
 INVALID = PROTO / "vectors" / "invalid"
 DERIVED = PROTO / "vectors" / "derived"
+TRANSCRIPTS = PROTO / "vectors" / "transcripts"
 SCHEMA = PROTO / "schema"
 
 

@@ -14,8 +14,13 @@ from msgspec import inspect
 
 from meshd import limits
 from meshd.inference import Delta, Failure, Inventory, Load, Usage
+from meshd.record.commands import KINDS
+from meshd.record.commands_registry import Command
+from meshd.record.frozen import Head
+from meshd.record.table import Row
 from meshd.wire import answer, control, gossip, join, serve
 from tests.conformance.jsonform import SCHEMA, write
+from tests.conformance.record_forms import ROWS
 
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
 Schema = dict[str, Any]
@@ -42,6 +47,8 @@ class Maker:
             "type": "object",
             "properties": {f.encode_name: self.of(f.type, top=info.cls) for f in fields},
         }
+        if info.forbid_unknown_fields:
+            schema["additionalProperties"] = False
         if required := [f.encode_name for f in fields if f.required]:
             schema["required"] = required
         return schema
@@ -83,6 +90,11 @@ class Maker:
                     type="array", items=self.of(info.item_type),
                     minItems=info.min_length, maxItems=info.max_length,
                 )  # fmt: skip
+            case inspect.VarTupleType():
+                return present(
+                    type="array", items=self.of(info.item_type),
+                    minItems=info.min_length, maxItems=info.max_length,
+                )  # fmt: skip
             case inspect.TupleType():
                 items = [self.of(item) for item in info.item_types]
                 return {"type": "array", "prefixItems": items,
@@ -93,7 +105,7 @@ class Maker:
                 return {"enum": list(info.values)}
             case inspect.UnionType():
                 # In messages a field that may be missing is missing, never nil.
-                is_message = issubclass(top, control.Message)
+                is_message = issubclass(top, (control.Message, Command, Row))
                 kinds = [
                     t for t in info.types if not (is_message and isinstance(t, inspect.NoneType))
                 ]
@@ -215,6 +227,11 @@ def schemas() -> dict[str, Schema]:
         add("answer", kind, about)
     for kind, about in BODIES.items():
         add("serve", kind, about)
+    for number, command in KINDS.items():
+        add("command", command, f"Body of command {number} (record.md). {first_line(command)}")
+    add("state", Head, "The head of a frozen state.")
+    for name, row in ROWS.items():
+        add("state", row, f"A row of the table {name}. {first_line(row)}")
     add("inference", Inventory, "The inventory in control.InventoryPush.")
     for name, (number, about, fields) in GOSSIP.items():
         made[f"gossip.{name}"] = {

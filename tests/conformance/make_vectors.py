@@ -6,7 +6,7 @@ A change of one that was released is a change of the protocol (proto/README.md).
 
 from __future__ import annotations
 
-from tests.conformance.jsonform import DERIVED, INVALID, VALID, write
+from tests.conformance.jsonform import DERIVED, INVALID, TRANSCRIPTS, VALID, write
 from tests.conformance.samples import (
     answers,
     derived,
@@ -14,6 +14,7 @@ from tests.conformance.samples import (
     journal,
     members,
     messages,
+    record,
     values,
 )
 
@@ -49,10 +50,15 @@ def main() -> None:
         "journal": (
             "Files of a journal (journal.md).", journal.journals, journal.bad_journals,
         ),
+        "commands": (
+            "Commands of the record (record.md).", record.commands, record.bad_commands,
+        ),
+        "states": ("Frozen states of the record (record.md).", record.states, record.bad_states),
     }  # fmt: skip
     for name, (about, valid, invalid) in documents.items():
         write(VALID / f"{name}.json", {"about": about, "vectors": valid()})
         write(INVALID / f"{name}.json", {"about": about, "vectors": invalid()})
+    write(TRANSCRIPTS / "record.json", record.log())
     about = "What is computed, not sent: ids, keys, proofs, digits (join.md, gossip.md)."
     write(DERIVED / "derived.json", {"about": about, "vectors": derived.derived()})
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
+from meshd.record.commands import KINDS
 from meshd.wire.answer import FrameKind
 from meshd.wire.codec import unpack
 from meshd.wire.control import MESSAGES
@@ -17,6 +18,7 @@ from meshd.wire.join import JOIN_MESSAGES
 from tests.conformance.forms import Vector
 from tests.conformance.jsonform import INVALID, SCHEMA, VALID, from_json, load, to_json
 from tests.conformance.make_schemas import GOSSIP, schemas
+from tests.conformance.record_forms import ROWS
 from tests.conformance.test_vectors import label
 
 FILES = {path.name.removesuffix(".json"): path for path in sorted(SCHEMA.glob("*.json"))}
@@ -53,10 +55,22 @@ def parts(vector: Vector, decoded: Any) -> Iterator[tuple[str, Any]]:
                     yield "gossip.Claim", to_json(claim)
         case "claim":
             yield "gossip.Claim", decoded
+        case "command":
+            yield f"command.{KINDS[decoded['kind']].__name__}", decoded["body"]
+        case "state":
+            yield "state.Head", to_json(head_of(bytes.fromhex(vector["hex"])))
+            for table, rows in decoded["tables"].items():
+                for row in rows:
+                    yield f"state.{ROWS[table].__name__}", row
         case "answer":
             for frame in decoded:
                 if isinstance(frame["payload"], dict) and frame["kind"] in _ANSWERS:
                     yield f"answer.{_ANSWERS[FrameKind(frame['kind'])]}", frame["payload"]
+
+
+def head_of(state: bytes) -> Any:
+    size = int.from_bytes(state[:4], "big")
+    return unpack(state[4 : 4 + size], max_bytes=size)
 
 
 VALID_PARTS = [
@@ -68,6 +82,9 @@ IN_CODE_ONLY = {
     # What a schema cannot say, or says too late: order, sums, nil that is missing, floats.
     "TokenCreate: ttl_s as an integer",
     "generation as a float",
+    "Tick: a float",
+    "SetPolicy: a default that is written",
+    "Trace: larger than a command may be",
 }
 
 
@@ -83,7 +100,10 @@ def test_valid_vectors_satisfy_their_schemas(name: str, body: Any) -> None:
 
 def malformed_bodies() -> Iterator[Any]:
     for vector in load(INVALID):
-        if vector["type"] not in {"control", "join"} or vector["error"] != "ProtocolError":
+        if (
+            vector["type"] not in {"control", "join", "command"}
+            or vector["error"] != "ProtocolError"
+        ):
             continue
         try:
             value = unpack(bytes.fromhex(vector["hex"]), max_bytes=1 << 20)
@@ -92,6 +112,10 @@ def malformed_bodies() -> Iterator[Any]:
         match value:
             case [int(number), int(), dict(body)] if number in MESSAGES:
                 name = f"control.{MESSAGES[number].__name__}"
+            case [1, str(), int(), int(), int(), int(number), dict(body)] if (
+                number in KINDS and vector["name"].startswith(KINDS[number].__name__)
+            ):
+                name = f"command.{KINDS[number].__name__}"
             case [int(number), dict(body)] if number in JOIN_MESSAGES and number is not True:
                 name = f"join.{JOIN_MESSAGES[number].__name__}"
             case _:

@@ -204,7 +204,7 @@ def _tick(world: World) -> Command:
 _LEASE = _choice(1000, 15_000)
 _TOKEN = _choice("a" * 8, "b" * 8, "c" * 8)
 _WITHOUT_SESSION = (
-    registry.Tick, registry.ConfirmClock, registry.EndSession, jobs.Expire, jobs.LetGo,
+    registry.Tick, registry.ConfirmClock, registry.EndSession, registry.RaiseFeature, jobs.Expire, jobs.LetGo,
 )  # fmt: skip
 MAKERS: list[Callable[[World], Command]] = [
     *[_maker(jobs.Accept, key=World.key, request=World.request, lease_ms=_LEASE,
@@ -246,6 +246,7 @@ MAKERS: list[Callable[[World], Command]] = [
     _maker(registry.AddApiKey, id=_choice("0" * 8, "1" * 8, "2" * 8), name=_choice("bot"),
            sha256=_choice(bytes(32), b"\1" * 32)),
     _maker(registry.RevokeApiKey, id=_choice("0" * 8, "1" * 8)),
+    _maker(registry.RaiseFeature, version=_choice(1)),
     _maker(registry.Trace, rows=_choice((), (b"row",)), left_out=_choice(0, 2)),
 ]  # fmt: skip
 
