@@ -15,13 +15,16 @@ import trio
 from meshd.errors import StreamAborted, StreamBroken
 from meshd.http.baton import Baton
 from meshd.ports import Remote
+from meshd.testing.schedule import Trace
 
 
 class Link:
     """One direction between two hosts.  Change it through `MemoryNetwork`."""
 
-    def __init__(self, latency_s: float) -> None:
+    def __init__(self, latency_s: float, name: str = "", trace: Trace | None = None) -> None:
         self.latency_s = latency_s
+        self.name = name
+        self.trace = trace or Trace()
         self.up = True
         self.pipes: dict[Pipe, None] = {}
 
@@ -62,17 +65,20 @@ class Pipe:
         return self.capacity_bytes - self.buffered_bytes
 
     def put(self, data: bytes) -> None:
+        self.link.trace.note(self.link.name, data)
         self.queue.append((self.link.arrival(), data))
         self.buffered_bytes += len(data)
         self.readable.wake()
 
     def end(self) -> None:
+        self.link.trace.note(f"{self.link.name} end")
         self.ended = True
         self.ends_at = self.link.arrival()
         self.readable.wake()
 
     def reset(self) -> None:
         """A reset is one packet: lost for good if the link is cut."""
+        self.link.trace.note(f"{self.link.name} reset")
         self.reset_at = min(self.reset_at, self.link.arrival())
         self.readable.wake()
         self.writable.wake()

@@ -21,6 +21,7 @@ from meshd.ids import Address, MeshId, NodeId
 from meshd.ports import Credentials
 from meshd.testing.memory_host import LOOPBACK, MemoryHost
 from meshd.testing.memory_stream import Link
+from meshd.testing.schedule import Trace
 
 _SOME_MESH = MeshId("m" * 26)
 
@@ -80,6 +81,8 @@ class MemoryNetwork:
         self.datagram_duplication = datagram_duplication
         self.buffer_bytes = buffer_bytes
         self.random = random.Random(seed)
+        self.trace = Trace()
+        """All that was sent, on streams and as datagrams."""
         self.hosts: dict[str, MemoryHost] = {}
         self._by_address: dict[str, MemoryHost] = {}
         self._links: dict[tuple[str, str], Link] = {}
@@ -109,7 +112,9 @@ class MemoryNetwork:
         """The direction from one host to another."""
         if (source, target) not in self._links:
             own = source == target
-            self._links[source, target] = Link(0.0 if own else self.latency_s)
+            self._links[source, target] = Link(
+                0.0 if own else self.latency_s, f"{source} > {target}", self.trace
+            )
         return self._links[source, target]
 
     def set_latency(self, a: str, b: str, latency_s: float) -> None:
@@ -162,6 +167,7 @@ class MemoryNetwork:
 
     def route(self, data: bytes, source: MemoryHost, sender: Address, to: Address) -> None:
         """One datagram."""
+        self.trace.note(f"{source.name} > {to} datagram", data)
         host = self.find(to.host, source)
         target = host.datagrams.get(to.port) if host is not None else None
         if host is None or target is None or not self.link(source.name, host.name).up:

@@ -36,6 +36,7 @@ from meshd.testing.memory_client import MemoryClient
 from meshd.testing.memory_engine import MemoryEngine, MemoryEngines
 from meshd.testing.memory_process import MemoryProcess
 from meshd.testing.network import MemoryHost, MemoryNetwork
+from meshd.testing.schedule import seeded_schedule
 
 API_PORT = 11435
 PEER_PORT = 11436
@@ -252,11 +253,16 @@ class World:
     async def open(
         *, seed: int = 1, latency_s: float = 0.001, buffer_bytes: int = 65536
     ) -> AsyncIterator[World]:
-        """A world without machines; it ends, with all that runs in it, when the block ends."""
+        """A world without machines; it ends, with all that runs in it, when the block ends.
+
+        The same seed gives the same run: every byte at its time (`network.trace`), if what is done
+        in the block follows from the seed as well.
+        """
         network = MemoryNetwork(seed=seed, latency_s=latency_s, buffer_bytes=buffer_bytes)
-        async with trio.open_nursery() as nursery:
-            yield World(nursery, network, seed)
-            nursery.cancel_scope.cancel()
+        with seeded_schedule(seed):
+            async with trio.open_nursery() as nursery:
+                yield World(nursery, network, seed)
+                nursery.cancel_scope.cancel()
 
     async def start(
         self, name: str, *engines: MemoryEngine, slots: int | None = None, **settings: object
