@@ -3,7 +3,8 @@
 It is committed, so that it is the same at every node and every time a log is replayed.  The leader
 proposes the median of the nodes' wall clocks; the clock follows it forwards and never goes back.  A
 step of more than `limits.CLOCK_STEP_S` is held until a person confirms it: one machine with a wrong
-year must not let every token expire, and forget every idempotency key.
+year must not let every token expire, and forget every idempotency key.  Time that the leader has
+measured itself is no step: a mesh in which nothing was written for a day needs nobody.
 """
 
 from __future__ import annotations
@@ -47,13 +48,21 @@ class Clock:
         self._put(ClockRow(now_unix_ms=unix_ms))
 
     def tick(self, context: Context, command: Tick) -> None:
+        """Follow the nodes' clocks, unless they have leapt.
+
+        While they are not believed, the clock goes on at the pace that the leader has measured.
+        """
         row = self.row
-        if command.unix_ms - row.now_unix_ms > STEP_MS:
-            self._put(ClockRow(now_unix_ms=row.now_unix_ms, held_unix_ms=command.unix_ms))
-            context.emit(ClockHeld(context.index, row.now_unix_ms, command.unix_ms))
-        elif command.unix_ms > row.now_unix_ms or row.held_unix_ms:
-            # A median that is sensible again also ends a hold: nobody needs to confirm anything.
-            self._move(context, max(row.now_unix_ms, command.unix_ms))
+        expected = row.now_unix_ms + command.elapsed_ms
+        held = command.unix_ms if command.unix_ms - expected > STEP_MS else 0
+        now = expected if held else max(row.now_unix_ms, command.unix_ms)
+        changed = ClockRow(now_unix_ms=now, held_unix_ms=held)
+        if changed != row:
+            self._put(changed)
+        if now != row.now_unix_ms:
+            context.emit(ClockMoved(context.index, now))
+        if held:
+            context.emit(ClockHeld(context.index, now, held))
 
     def confirm(self, context: Context, command: ConfirmClock) -> None:
         held = self.row.held_unix_ms
@@ -61,11 +70,8 @@ class Clock:
             raise Refuse(Code.NOTHING_HELD)
         if abs(held - command.unix_ms) > STEP_MS:
             raise Refuse(Code.OTHER_TIME, held=held)
-        self._move(context, held)
-
-    def _move(self, context: Context, unix_ms: int) -> None:
-        self._put(ClockRow(now_unix_ms=unix_ms))
-        context.emit(ClockMoved(context.index, unix_ms))
+        self._put(ClockRow(now_unix_ms=held))
+        context.emit(ClockMoved(context.index, held))
 
     def _put(self, row: ClockRow) -> None:
         self._table.put(row)

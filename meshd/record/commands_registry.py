@@ -218,6 +218,9 @@ class Tick(Command, frozen=True):
     """The median of the nodes' wall clocks; the record clock follows it forwards."""
 
     unix_ms: UnixMs
+    elapsed_ms: Count = 0
+    """So much time has passed since the record clock last moved, by a clock of the leader that
+    nobody can set, and that it has watched all the while; 0: it cannot say."""
 
 
 class ConfirmClock(Command, frozen=True):

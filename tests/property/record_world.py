@@ -198,13 +198,15 @@ def _submit(world: World) -> Command:
 
 def _tick(world: World) -> Command:
     ahead = world.random.choice([-5, 0, 1000, 60_000, 3_600_000, 3_600_001, 86_400_000])
-    return registry.Tick(unix_ms=world.state.clock.now_unix_ms + ahead)
+    elapsed = world.random.choice([0, 0, 0, 5000, 86_400_000])
+    return registry.Tick(unix_ms=world.state.clock.now_unix_ms + ahead, elapsed_ms=elapsed)
 
 
 _LEASE = _choice(1000, 15_000)
 _TOKEN = _choice("a" * 8, "b" * 8, "c" * 8)
 _WITHOUT_SESSION = (
-    registry.Tick, registry.ConfirmClock, registry.EndSession, registry.RaiseFeature, jobs.Expire, jobs.LetGo,
+    registry.Tick, registry.ConfirmClock, registry.EndSession, registry.RaiseFeature,
+    jobs.Expire, jobs.LetGo,
 )  # fmt: skip
 MAKERS: list[Callable[[World], Command]] = [
     *[_maker(jobs.Accept, key=World.key, request=World.request, lease_ms=_LEASE,

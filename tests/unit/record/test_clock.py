@@ -39,6 +39,29 @@ def test_an_hour_is_a_step_and_more_is_held() -> None:
     assert log.tick(HOUR_MS + 1)["held"] == log.state.clock.now_unix_ms + HOUR_MS + 1
 
 
+def test_time_that_the_leader_has_measured_is_no_step() -> None:
+    """Nothing was written for a day, and then something is."""
+    log = Log()
+    day = START_MS + 24 * HOUR_MS
+    moved = log.do(Tick(unix_ms=day, elapsed_ms=24 * HOUR_MS - 5000))
+    assert moved == {"now": day, "held": 0, "more": False}
+
+
+def test_the_clock_goes_on_while_a_leap_is_held() -> None:
+    log = Log()
+    for passed in (1, 2, 3):
+        told = log.do(Tick(unix_ms=START_MS + YEAR_MS + passed * 60_000, elapsed_ms=60_000))
+        assert told["now"] == START_MS + passed * 60_000
+        assert told["held"] == START_MS + YEAR_MS + passed * 60_000
+        log.state.check()
+    assert len(log.happened(ClockMoved)) == len(log.happened(ClockHeld)) == 3
+
+
+def test_measured_time_alone_moves_nothing_further_than_the_nodes_clocks_say() -> None:
+    log = Log()
+    assert log.do(Tick(unix_ms=START_MS + 1000, elapsed_ms=YEAR_MS))["now"] == START_MS + 1000
+
+
 def test_a_person_confirms_the_step_that_is_held() -> None:
     log = Log()
     night = START_MS + 9 * HOUR_MS
