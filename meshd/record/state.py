@@ -17,9 +17,10 @@ from meshd.record.commands import VERSION, Entry, Malformed, UnknownCommand, dec
 from meshd.record.context import Context
 from meshd.record.events import Event
 from meshd.record.frozen import FORM, FrozenState, Head, StateDamaged, thaw
+from meshd.record.job_rows import JobRow, KeyRow
 from meshd.record.reducers import WITHOUT_SESSION, Reducers, empty_tables
 from meshd.record.results import Code, Refuse, refused
-from meshd.record.table import Table, encode_row
+from meshd.record.table import Capture, Table, encode_row
 
 STEP_ROWS: Final = 512
 """While a state is restored: so many rows at most between two pauses."""
@@ -130,6 +131,16 @@ class RecordState:
         )
         return FrozenState(head, [table.capture() for table in tables])
 
+    def blobs(self) -> Iterator[bytes]:
+        """The digests of what is kept outside of the record and may still be asked for.
+
+        As of the first item; the caller may pause between two while commands go on being applied.
+        A digest may come twice.
+        """
+        captured = [self._tables[name].capture() for name in ("jobs", "dead", "keys")]
+        for table in captured:
+            yield from _blobs_of(table)
+
     def freeze(self) -> bytes:
         """The state as bytes, at once; equal states give equal bytes."""
         return self.capture().to_bytes()
@@ -168,3 +179,12 @@ class RecordState:
 def _digest(tables: dict[str, Table[Any, Any]]) -> bytes:
     sums = [[name, table.hash_sum().to_bytes(32, "big")] for name, table in tables.items()]
     return hashlib.sha256(encode_row(sums)).digest()
+
+
+def _blobs_of(table: Capture) -> Iterator[bytes]:
+    for row in table.rows():
+        match row:
+            case JobRow(request=request) if request.size_bytes and not request.inline:
+                yield request.digest
+            case KeyRow(size_bytes=size_bytes, digest=digest) if size_bytes:
+                yield digest

@@ -194,6 +194,11 @@ class Capture:
         self.name: Final = name
         self._parts = parts
 
+    def rows(self) -> Iterator[Row]:
+        """Its rows, in no order."""
+        for part in self._parts:
+            yield from part.values()
+
     def packed(self) -> Iterator[bytes]:
         """Its rows in canonical msgpack, `[name, [row, ...]]` with at most `PART_ROWS` each."""
         for part in self._parts:
