@@ -26,6 +26,9 @@ from meshd.relay.forwarder import ClientSink, Forwarder
 from meshd.relay.sinks import AnswerItem, SinkClosed
 from meshd.routing.catalogue import Target
 
+QUEUE_SLACK_S = 1.0
+"""After the longest wait in a queue, for "busy" to arrive."""
+
 ErrorBody = Callable[[Failure], tuple[int, list[HeaderPair], bytes]]
 NodeName = Callable[[NodeId], str]
 
@@ -109,7 +112,7 @@ class _Sink(ClientSink):
         """
         return None
 
-    def asking(self, target: Target, attempt: int) -> None:
+    def asking(self, target: Target, attempt: int, wait_s: float) -> None:
         self._holder = self._node_name(target.node).encode("ascii", "replace")
         self._attempt = attempt
 
@@ -144,6 +147,7 @@ class _StreamingSink(_Sink):
     _sweeper: Sweeper
     _silence: Watch | None = None
     _silence_s = limits.SSE_KEEP_ALIVE_S
+    _may_queue_until = 0.0
 
     def keep_alive(self, sweeper: Sweeper, patience_s: float | None) -> Watch | None:
         if not self._encoder.keep_alive():
@@ -154,9 +158,18 @@ class _StreamingSink(_Sink):
         self._silence = sweeper.watch(self._say_nothing, trio.current_time() + self._silence_s)
         return self._silence
 
+    def asking(self, target: Target, attempt: int, wait_s: float) -> None:
+        super().asking(target, attempt, wait_s)
+        # A queue may end with "busy", which is worth more to a client as a status.
+        self._may_queue_until = trio.current_time() + wait_s + QUEUE_SLACK_S if wait_s else 0.0
+
     def _say_nothing(self) -> None:
         assert self._silence is not None
-        self._silence.at = trio.current_time() + self._silence_s
+        now = trio.current_time()
+        self._silence.at = now + self._silence_s
+        if now < self._may_queue_until and not self._responder.started:
+            self._silence.at = self._may_queue_until
+            return
         responder, data = self._responder, self._encoder.keep_alive()
         if responder.finished or responder.disconnected:
             return
@@ -165,6 +178,7 @@ class _StreamingSink(_Sink):
             if responder.started:
                 responder.write_nowait(data)
             else:
+                self._holder, self._attempt = b"", 0  # who will answer is not known yet
                 headers = self._headers(self._encoder.content_type_stream)
                 responder.start_nowait(200, headers, self._encoder.start() + data)
 
@@ -222,8 +236,8 @@ class _WholeSink(_Sink):
         self._size_bytes = 0
         self._embedding: Embedding | None = None
 
-    def asking(self, target: Target, attempt: int) -> None:
-        super().asking(target, attempt)
+    def asking(self, target: Target, attempt: int, wait_s: float) -> None:
+        super().asking(target, attempt, wait_s)
         self._deltas.clear()
         self._size_bytes = 0
         self._share.release()

@@ -39,8 +39,11 @@ from meshd.routing.placement import Dispatch, Placement
 class ClientSink(AnswerSink, Protocol):
     """The client's end of an exchange: one of `finish` and `fail` is called, once, last."""
 
-    def asking(self, target: Target, attempt: int) -> None:
-        """This holder is being asked now (headers name it); what was kept of others is void."""
+    def asking(self, target: Target, attempt: int, wait_s: float) -> None:
+        """This holder is being asked now (headers name it); what was kept of others is void.
+
+        `wait_s`: how long the request may queue there.
+        """
         ...
 
     async def finish(self) -> None:
@@ -243,7 +246,7 @@ class Forwarder:
         if relay.abort_reason is not None:
             exchange.control.abort(relay.abort_reason)
         exchange.watch.at = relay.wake_at
-        tap.sink.asking(target, attempt.number)
+        tap.sink.asking(target, attempt.number, attempt.wait_s)
         tap.dispatch = self._placement.dispatched(target)
         try:
             if target.node == self._node:

@@ -171,7 +171,8 @@ async def test_an_engine_that_says_it_lives_is_not_waited_for_for_ever(
         hung = await m.busy()
         m.engine(m.other(hung)).fault = None
         await m.answered(answer)
-        assert (answer.how, answer.holder) == ("whole", m.other(hung).name), answer.error
+        assert (answer.how, answer.holder) == ("whole", ""), "the head went out before"
+        assert len(m.engine(m.other(hung)).requests) == 1
         waited_s = trio.current_time() - asked_at
         least_s = limits.FIRST_TOKEN_LIVING_MIN_S
         assert least_s <= waited_s <= least_s + 1.0
