@@ -178,6 +178,35 @@ COMMAND_S: Final = 10.0  # a command, with all its tries
 ELECTORS: Final = 64  # members that a leader asks whether they could be voters
 RECORD_SNAPSHOT_EVERY: Final = 10_000  # entries
 
+# --- jobs (jobs/)
+JOBS_RECENT: Final = 1024  # finished ones that are kept in memory, results and all
+CLAIM_WAIT_S: Final = 60.0  # of a worker, for a job
+JOB_RUN_S: Final = 1800.0  # of one attempt that the mesh itself makes
+JOB_LEASE_S: Final = 15.0  # the mesh's own
+JOB_RETRY_S: Final = (1.0, 2.0, 4.0)  # pauses before the next attempts, with jitter
+JOBS_PAGE: Final = 500
+
+# --- blobs: bodies and results too large for the log (jobs/DESIGN.md)
+BLOB_BYTES: Final = HTTP_BODY_BYTES  # the largest
+BLOBS_BYTES: Final = 4096 * MIB  # of all at one node
+BLOBS: Final = 262_144  # at one node: half a gigabyte at the least
+BLOB_PART_BYTES: Final = 64 * KIB  # goes between two heartbeats of the log on a slow link
+BLOB_WINDOW_BYTES: Final = 128 * KIB  # on its way to or from one node: 0.25 s of a slow link
+BLOB_WINDOW_PARTS: Final = 32  # of the questions that a link has
+BLOB_FETCHES: Final = 4  # at the same time, kept in memory
+BLOBS_COMING: Final = 32  # parts of which came, and not yet all
+BLOBS_COMING_PER_NODE: Final = 8
+BLOBS_TRAILING_BYTES: Final = 64 * MIB  # on their way to more voters than must have them
+BLOB_STALL_S: Final = 30.0  # after the last part that came
+BLOB_ANSWER_S: Final = 5.0  # for one part: with its sync, and what is ahead of it
+BLOB_PUT_S: Final = 10.0  # for a small one; more by SLOW_LINK_BYTES_PER_S
+BLOB_ASKED: Final = 16  # nodes without a vote that are asked for one
+BLOB_GRACE_S: Final = 600.0  # from being stored until a command names it
+BLOB_KEPT_S: Final = 24 * 3600  # of the record clock, after it was last named
+BLOB_LOOK_S: Final = 300.0  # between looks at what is named, while that changes
+BLOB_MISSING_S: Final = 30.0  # the same while something is missing here
+BLOB_HEAL_BYTES_PER_S: Final = 8 * MIB  # of what is missing, and re-copied
+
 # --- voters (consensus/voters.py; DESIGN.md, "Record")
 FIVE_VOTERS_FROM: Final = 7  # machines that may have a vote
 REPLACE_VOTER_AFTER_S: Final = 600.0  # a failed one

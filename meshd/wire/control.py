@@ -25,7 +25,10 @@ from meshd.wire.codec import pack, unpack
 from meshd.wire.fields import (
     INTEGER_MAX,
     AttemptId,
+    BlobOffset,
+    BlobSize,
     Count,
+    Digest,
     KeyId,
     Line,
     Name,
@@ -330,6 +333,42 @@ class MachineReply(Message, frozen=True):
     """What making something durable costs there; 0: not known."""
     runs: bool
     """Its journal is in order and its part of the log runs."""
+    unix_s: Annotated[float, Meta(ge=0)] = 0.0
+    """What time it has; 0: it does not say."""
+
+
+class BlobPart(Message, frozen=True):
+    """Keep this part of a blob; answered by `BlobHeld`."""
+
+    digest: Digest
+    size_bytes: BlobSize
+    """Of the whole."""
+    offset: BlobOffset
+    data: Annotated[bytes, Meta(min_length=1, max_length=limits.BLOB_PART_BYTES)]
+
+
+class BlobHeld(Message, frozen=True):
+    """How much of it is held."""
+
+    upto: BlobOffset
+    """All before this is; the sender goes on from here."""
+    whole: bool
+    """All of it, checked against the digest, and it survives a power loss."""
+
+
+class BlobRequest(Message, frozen=True):
+    """Asks for `BlobData`: a part of a blob."""
+
+    digest: Digest
+    offset: BlobOffset
+
+
+class BlobData(Message, frozen=True):
+    """That part; nothing and a size of 0 if the blob is not held here."""
+
+    size_bytes: BlobOffset
+    """Of the whole."""
+    data: Annotated[bytes, Meta(max_length=limits.BLOB_PART_BYTES)]
 
 
 MESSAGES: Final = MappingProxyType[int, type[Message]](
@@ -364,6 +403,10 @@ MESSAGES: Final = MappingProxyType[int, type[Message]](
         27: RecordMessage,
         28: MachineRequest,
         29: MachineReply,
+        30: BlobPart,
+        31: BlobHeld,
+        32: BlobRequest,
+        33: BlobData,
     }
 )
 _NUMBERS: Final = {kind: number for number, kind in MESSAGES.items()}

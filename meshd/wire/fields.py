@@ -33,6 +33,10 @@ AttemptId = Annotated[str, Meta(min_length=1, max_length=limits.REQUEST_ID_CHARS
 """Names one attempt at a request, at its holder."""
 Secret = Annotated[str, Meta(max_length=limits.TOKEN_TEXT_CHARS, pattern=_LINE)]
 SmallBytes = Annotated[bytes, Meta(max_length=limits.KEY_MATERIAL_BYTES)]
+Digest = Annotated[bytes, Meta(min_length=32, max_length=32)]
+"""SHA-256."""
+BlobOffset = Annotated[int, Meta(ge=0, le=limits.BLOB_BYTES)]
+BlobSize = Annotated[int, Meta(ge=1, le=limits.BLOB_BYTES)]
 
 
 def one_line(text: str) -> str:

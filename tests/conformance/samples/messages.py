@@ -13,6 +13,8 @@ HELLO = {
     "protocol_min": 1, "protocol_max": 1, "version": "0.1.0", "node": NODE, "generation": 4,
     "mesh": MESH, "name": "studio", "members_version": 12,
 }  # fmt: skip
+HASH = {"$bin": "11" * 32}
+PART = {"digest": HASH, "size_bytes": 100, "offset": 0, "data": BIN}
 ROW = {"digits": "123456", "name": "laptop", "address": "192.168.1.7", "waiting_s": 3.5}
 INVENTORY = {
     "node": NODE, "generation": 4, "revision": 9,
@@ -79,7 +81,14 @@ def control_messages() -> list[Vector]:
         message("MachineRequest", 28, 15, {}),
         message("MachineReply", 29, 15, {
             "wish": "auto", "on_mains": True, "portable": False, "uptime_s": 86400.0,
-            "sync_s": 0.0005, "runs": True}),
+            "sync_s": 0.0005, "runs": True, "unix_s": 1790000000.25}),
+        message("BlobPart", 30, 16, {
+            "digest": HASH, "size_bytes": 70_000, "offset": 65_536, "data": BIN}),
+        message("BlobHeld", 31, 16, {"upto": 65_536, "whole": False}),
+        message("BlobHeld, whole", 31, 16, {"upto": 70_000, "whole": True}),
+        message("BlobRequest", 32, 17, {"digest": HASH, "offset": 0}),
+        message("BlobData", 33, 17, {"size_bytes": 70_000, "data": BIN}),
+        message("BlobData: not here", 33, 17, {"size_bytes": 0, "data": {"$bin": ""}}),
         message("a type of a later version", 4096, 14, {"anything": [1, 2, 3]}),
     ]  # fmt: skip
 
@@ -145,11 +154,21 @@ def bad_control_messages() -> list[Vector]:
         raw("MachineReply: an uptime below 0", [29, 1, {
             "wish": "auto", "on_mains": True, "portable": False, "uptime_s": -1.0,
             "sync_s": 0.0, "runs": True}]),
+        raw("BlobPart: a digest of 31 bytes", [30, 1, PART | {"digest": {"$bin": "11" * 31}}]),
+        raw("BlobPart: a blob of no bytes", [30, 1, PART | {"size_bytes": 0}]),
+        raw("BlobPart: a blob that is too large", [30, 1, PART | {"size_bytes": 2**25 + 1}]),
+        raw("BlobPart: an offset below 0", [30, 1, PART | {"offset": -1}]),
+        raw("BlobPart: nothing in it", [30, 1, PART | {"data": {"$bin": ""}}]),
+        raw("BlobPart: more than a part", [30, 1, PART | {"data": {"$bin": "00" * (2**16 + 1)}}]),
+        raw("BlobHeld: whole as an integer", [31, 1, {"upto": 1, "whole": 1}]),
+        raw("BlobRequest: an offset past the largest blob", [
+            32, 1, {"digest": HASH, "offset": 2**25 + 1}]),
+        raw("BlobData: more than a part", [
+            33, 1, {"size_bytes": 2**17, "data": {"$bin": "00" * (2**16 + 1)}}]),
         raw("RenewRequest: a key of 257 bytes", [25, 1, {"public_key": {"$bin": "00" * 257}}]),
     ]  # fmt: skip
 
 
-HASH = {"$bin": "11" * 32}
 NONCE = {"$bin": "22" * 32}
 
 
