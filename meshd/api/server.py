@@ -16,6 +16,8 @@ from meshd.api import lists, ollama, openai
 from meshd.api.access import Access
 from meshd.api.answering import answer
 from meshd.api.dialect import Call, DialectError, HeaderPair, not_found
+from meshd.api.jobs import PREFIX as JOBS
+from meshd.api.jobs import JobsApi
 from meshd.api.routes import Dialect, Match, Route, error_body, find
 from meshd.backends import BackendFailed
 from meshd.errors import MeshdError
@@ -57,6 +59,7 @@ class ClientApi:
         clock: Clock,
         entropy: Entropy,
         room: Room,
+        jobs: JobsApi,
     ) -> None:
         """`access` is asked anew for each request, since keys and addresses change.
 
@@ -73,13 +76,17 @@ class ClientApi:
         self._clock = clock
         self._entropy = entropy
         self._room = room
+        self._jobs = jobs
         self.counters: Counter[str] = Counter()
 
     def admit(self, request: ServerRequest) -> tuple[int, Headers, bytes] | None:
         """Decide from the head alone, before the body is read: `ServerOptions.admit`."""
         try:
             self._access().check(request.method, request.path, request.header, request.remote)
-            find(request.method, request.path)
+            if request.path.startswith(JOBS):
+                self._jobs.check(request.method, request.path, request.header(b"content-type"))
+            else:
+                find(request.method, request.path)
             if request.header(FORWARDED_HEADER) is not None:
                 raise _refused(request.path, _IN_CIRCLES)
         except DialectError as e:
@@ -99,6 +106,11 @@ class ClientApi:
         """The handler of the client port's HTTP server."""
         request_id, id_header = self._request_id()
         cors = self._cors(request)
+        if request.path.startswith(JOBS):
+            self.counters["jobs"] += 1
+            node = (b"x-meshd-node", self._name)
+            await self._jobs.handle(request, responder, [id_header, node, *cors])
+            return
         try:
             match = find(request.method, request.path)
             if match.route in (Route.OPENAI_CALL, Route.OLLAMA_CALL):

@@ -138,6 +138,11 @@ class Ledger:
         return self._record.state
 
     @property
+    def me(self) -> NodeId:
+        """This node."""
+        return self._place.me
+
+    @property
     def driver(self) -> Driver | None:
         """What drives the log here; None while it does not run."""
         return self._driver

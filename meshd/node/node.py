@@ -18,6 +18,7 @@ from meshd.http import HttpServer, RequestLimits, Room, ServerOptions, Sweeper
 from meshd.ids import Address
 from meshd.node.bad_requests import BadRequests, log_bug
 from meshd.node.data import DataSide
+from meshd.node.jobs import JobsSide
 from meshd.node.mesh import Callbacks, MeshSide
 from meshd.node.record import RecordSide
 from meshd.paths import Paths
@@ -70,6 +71,7 @@ class Node:
         self.record = RecordSide(ports, config, paths, self.mesh)
         self.room = Room(max(limits.BODIES_BYTES, 2 * config.limits.body_bytes))
         self.data = DataSide(ports, config, paths, self.mesh, self.sweeper, self.room)
+        self.jobs = JobsSide(ports, self.mesh, self.record, self.data)
         data = self.data
         self.mesh.connect(
             datagrams,
@@ -99,6 +101,7 @@ class Node:
                 partial(self.mesh.door.run, self._listener),
                 self.mesh.run,
                 self.record.run,
+                self.jobs.run,
                 self.data.backends.run,
                 self.data.holder.run,
                 self.data.inventories.run,
@@ -129,7 +132,9 @@ class Node:
             clock=self._ports.clock,
             entropy=self._ports.entropy,
             room=self.room,
+            jobs=self.jobs.api,
         )
+        self.jobs.use(api)
         options = ServerOptions(
             request=RequestLimits(body_bytes=config.limits.body_bytes),
             room=self.room,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import statistics
+from collections.abc import Callable, Sequence
 
 import trio
 
@@ -44,11 +45,13 @@ class RecordSide:
             generation=standing.generation,
             folder=paths.data / "record" / mesh.registry.mesh,
         )
+        self._on_events: list[Callable[[Sequence[Event]], None]] = []
+        self._members = _Members(mesh, ports.clock.wall)
         links = mesh.links
         self.ledger = Ledger(
             ports,
             self._place,
-            _Members(mesh),
+            self._members,
             send=lambda node, data: links.notify(node, RecordMessage(data=data)),
             linked=links.up,
             eligible=lambda node: mesh.registry.get(node) is not None,
@@ -66,6 +69,14 @@ class RecordSide:
     async def run(self) -> None:
         """Keep the record, until cancelled."""
         await self.ledger.run()
+
+    def on_events(self, call: Callable[[Sequence[Event]], None]) -> None:
+        """Be told what applied commands brought about, in order, as soon as they are applied."""
+        self._on_events.append(call)
+
+    def wall_unix_s(self) -> float:
+        """What time it is, by the median of the clocks of this node and those it asked."""
+        return self._ports.clock.wall() + self._members.median_offset_s()
 
     def report(self) -> RecordReport:
         """The record as this node has it, for people."""
@@ -126,6 +137,8 @@ class RecordSide:
     def _happened(self, events: Sequence[Event]) -> None:
         for event in events:
             log.debug("record", what=type(event).__name__, index=event.index)
+        for call in self._on_events:
+            call(events)
 
     async def _tell_machine(self, node: NodeId, message: MachineRequest) -> Message:
         del node, message
@@ -138,14 +151,24 @@ class RecordSide:
             uptime_s=own.uptime_s,
             sync_s=own.sync_s,
             runs=own.runs,
+            unix_s=self._ports.clock.wall(),
         )
 
 
 class _Members:
     """`ledger.electorate.Members`: the registry, gossip and the links."""
 
-    def __init__(self, mesh: MeshSide) -> None:
+    def __init__(self, mesh: MeshSide, wall: Callable[[], float]) -> None:
         self._mesh = mesh
+        self._wall = wall
+        self._offsets_s: dict[NodeId, float] = {}
+        """How far others' clocks are ahead of ours, as of when they were last asked."""
+
+    def median_offset_s(self) -> float:
+        """Of all clocks, ours among them."""
+        members = set(self.members())
+        offsets = [s for node, s in self._offsets_s.items() if node in members]
+        return statistics.median_low([0.0, *offsets])
 
     def members(self) -> list[NodeId]:
         return [member.id for member in self._mesh.registry.members()]
@@ -167,6 +190,8 @@ class _Members:
         reply = await self._mesh.links.request(node, MachineRequest())
         if not isinstance(reply, MachineReply):
             raise ProtocolError(f"{type(reply).__name__} is no answer to MachineRequest")
+        if reply.unix_s:
+            self._offsets_s[node] = reply.unix_s - self._wall()
         known = reply.wish in Wish.__members__.values()
         return Machine(
             wish=Wish(reply.wish) if known else Wish.AUTO,

@@ -221,6 +221,14 @@ class MemoryClient:
         response = await self._http.request("GET", path)
         return msgspec.json.decode(await response.read(limits.ENGINE_BODY_BYTES))
 
+    async def call(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
+        """A small request with a JSON body: the answer's status and its body, decoded."""
+        data = b"" if body is None else msgspec.json.encode(body)
+        headers = [(b"content-type", b"application/json")] if data else []
+        response = await self._http.request(method, path, headers, data)
+        answer = await response.read(limits.ENGINE_BODY_BYTES)
+        return response.status, msgspec.json.decode(answer) if answer else None
+
 
 def _message(error: Any) -> str:
     return str(error["message"] if isinstance(error, dict) else error)

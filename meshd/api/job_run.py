@@ -1,0 +1,37 @@
+"""A queued request run as if a client had sent it: the same decoding, placement and answer."""
+
+from __future__ import annotations
+
+from meshd.api.server import ClientApi
+from meshd.http import Responder, ServerRequest
+from meshd.http.responder import Drain
+
+_HEADERS = [(b"content-type", b"application/json")]
+
+
+class _KeptWire:
+    """Stands where a client's connection would be, and keeps what it would be sent."""
+
+    def __init__(self) -> None:
+        self.drain = Drain()
+        self.sent = bytearray()
+
+    def push(self, data: bytes) -> bytes | None:
+        self.sent += data
+        return None
+
+    async def flush(self, data: bytes) -> None:
+        self.sent += data
+
+    def send_nowait(self, data: bytes) -> bool:
+        self.sent += data
+        return True
+
+
+async def run_job(api: ClientApi, path: str, body: bytes) -> tuple[int, bytes]:
+    """Status and body of the answer to a request that asks for no stream."""
+    wire = _KeptWire()
+    request = ServerRequest("POST", path, "", list(_HEADERS), body)
+    await api.handle(request, Responder(wire, request))
+    head, _, answer = bytes(wire.sent).partition(b"\r\n\r\n")
+    return int(head.split(b" ", 2)[1]), answer

@@ -1,0 +1,113 @@
+"""What the leader does about time: ends leases, and moves the record clock (trio shell).
+
+The record clock moves only when something waits for it (a job's start or deadline, a key's end) or
+when something else was written anyway and it has fallen behind: a mesh in which nothing happens
+writes nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import trio
+
+from meshd import logs
+from meshd.consensus.driver import Driver, ProposalRefused, ProposalUnknown
+from meshd.consensus.interface import Role
+from meshd.jobs.leases import Leases
+from meshd.ledger.ledger import Ledger
+from meshd.record import results
+from meshd.record.commands import Entry, encode
+from meshd.record.commands_jobs import Expire
+from meshd.record.commands_registry import Command, Tick
+from meshd.record.events import Event
+from meshd.record.results import RecordRefused
+
+log = logs.get("jobs")
+
+LOOK_S = 1.0
+"""How often a node looks whether it leads, and the leader whether time is due, at most."""
+BEHIND_MS = 10_000
+"""The clock follows what is written at this distance."""
+
+
+class Duties:
+    """Runs at every node; works at the leader."""
+
+    def __init__(self, ledger: Ledger, wall_unix_s: Callable[[], float]) -> None:
+        """`wall_unix_s` is the median of the clocks of the nodes that this one hears."""
+        self._ledger = ledger
+        self._wall_unix_s = wall_unix_s
+        self._leases = Leases()
+        self._term = -1
+        """That in which this node leads, while it does."""
+        self._ticked_index = 0
+        """How far the record was when its clock was last moved."""
+        self._wake = trio.Event()
+
+    def happened(self, events: Sequence[Event]) -> None:
+        """Events that were just applied here, in order."""
+        now = trio.current_time()
+        for event in events:
+            self._leases.happened(event, now)
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        while True:
+            driver = self._ledger.driver
+            status = None if driver is None else driver.status()
+            if driver is None or status is None or status.role is not Role.LEADER:
+                self._term = -1
+                await trio.sleep(LOOK_S)
+                continue
+            if status.ready:
+                if status.term != self._term:
+                    self._term = status.term
+                    self._leases.begin(self._ledger.state.jobs.live.claims(), trio.current_time())
+                await self._work(driver)
+            await self._rest()
+
+    async def _work(self, driver: Driver) -> None:
+        now = trio.current_time()
+        for job, fence in self._leases.due(now):
+            log.info("a lease is over", job=job, fence=fence)
+            await self._propose(driver, Expire(job=job, fence=fence))
+        wanted = self._tick_wanted()
+        while wanted is not None:
+            said = await self._propose(driver, Tick(unix_ms=wanted))
+            self._ticked_index = self._ledger.state.index
+            if not said.get("more"):
+                return
+
+    def _tick_wanted(self) -> int | None:
+        """What the record clock should say, if it should move now."""
+        state = self._ledger.state
+        if not state.nodes.is_founded or state.clock.row.held_unix_ms:
+            return None
+        wall_ms, record_ms = int(self._wall_unix_s() * 1000), state.clock.now_unix_ms
+        due_ms = state.jobs.next_due_unix_ms()
+        if due_ms is not None and record_ms < due_ms <= wall_ms:
+            return wall_ms
+        written = state.index > self._ticked_index
+        return wall_ms if written and wall_ms - record_ms > BEHIND_MS else None
+
+    async def _propose(self, driver: Driver, command: Command) -> dict[str, Any]:
+        """The fields of its result; none if it was refused, or is not known to be written."""
+        try:
+            outcome = await driver.propose(encode(Entry(command)))
+            return results.read(outcome.result)
+        except RecordRefused as refusal:
+            log.debug("refused", why=str(refusal))  # an old fence: the holder was quicker
+        except (ProposalRefused, ProposalUnknown) as error:
+            log.debug("not written; again soon", why=str(error))
+        return {}
+
+    async def _rest(self) -> None:
+        """Until a lease is over, something is applied, or a look is due."""
+        at = min(trio.current_time() + LOOK_S, self._leases.next_due_at() or math.inf)
+        with trio.move_on_at(at):
+            await self._wake.wait()
+        self._wake = trio.Event()

@@ -1,0 +1,354 @@
+"""Jobs for people and programs: what the HTTP API and the command line ask for (trio shell).
+
+Everything that changes something is a command of this node's session, so it takes effect once;
+everything that is read is read from the state as it is here (`barrier` first, for a read that must
+not be stale).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Annotated, Any, Literal
+
+import msgspec
+import trio
+from msgspec import Meta
+
+from meshd import limits
+from meshd.errors import Refused
+from meshd.ids import NodeId
+from meshd.jobs.finished import FinishedJob
+from meshd.jobs.views import JobView, as_json, request_of, state_named, view_of
+from meshd.ledger.ledger import Ledger
+from meshd.modelnames import normalise
+from meshd.record import commands_jobs as commands
+from meshd.record.events import Event, JobFinished
+from meshd.record.fields import DedupeKey, LabelOrNone, NodeOrNone, QueueName, ShortLine, Small
+from meshd.record.job_rows import JobRow, JobState, job_name, parse_job_name
+
+Seconds = Annotated[float, Meta(ge=0, le=limits.LEASE_MAX_S)]
+
+RUN_QUEUE = "mesh"
+"""The queue of inference requests whose sender named none."""
+
+
+class NoSuchJob(Refused):
+    """There is none, or none any more."""
+
+
+class Inference(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A request to run when there is room."""
+
+    path: Literal["/v1/chat/completions", "/v1/completions", "/v1/embeddings",
+                  "/api/chat", "/api/generate", "/api/embed"]  # fmt: skip
+    body: dict[str, Any]
+
+
+class To(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Whom a job is for, where it is not for anybody: one job for each."""
+
+    all: bool = False
+    label: LabelOrNone = ""
+    node: NodeOrNone = ""
+
+
+class Order(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """POST /mesh/v1/jobs."""
+
+    request: Inference | None = None
+    payload: Any = msgspec.UNSET
+    """For workers outside; anything JSON.  One of the two."""
+    queue: str = ""
+    priority: Small = 0
+    delay_s: Annotated[float, Meta(ge=0, le=365 * 86_400)] = 0.0
+    deadline_s: Annotated[float, Meta(ge=0, le=365 * 86_400)] = 0.0
+    """From now; 0: none."""
+    max_attempts: Annotated[int, Meta(ge=1, le=limits.JOB_ATTEMPTS)] = 3
+    dedupe_key: DedupeKey = ""
+    to: To = To()
+
+
+class ClaimOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """POST /mesh/v1/queues/{queue}/claim."""
+
+    worker: ShortLine = ""
+    lease_s: Annotated[float, Meta(ge=limits.LEASE_MIN_S, le=limits.LEASE_MAX_S)] = 30.0
+    wait_s: Annotated[float, Meta(ge=0, le=limits.CLAIM_WAIT_S)] = 0.0
+    """How long to wait for a job if there is none."""
+    most: Annotated[int, Meta(ge=1, le=limits.CLAIMS_PER_COMMAND)] = 1
+
+
+class Held(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a worker says of a job that it has."""
+
+    job: str
+    fence: int
+    lease_s: Annotated[float, Meta(ge=limits.LEASE_MIN_S, le=limits.LEASE_MAX_S)] = 30.0
+    result: Any = None
+    reason: str = ""
+    final: bool = False
+    pause_s: Seconds = 0.0
+
+
+class JobService:
+    """The jobs of the mesh, from this node."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        name_of: Callable[[NodeId], str],
+        finished: Callable[[str], Awaitable[FinishedJob | None]],
+    ) -> None:
+        """`finished` looks into this node's history of jobs that are over."""
+        self._ledger = ledger
+        self._name_of = name_of
+        self._history = finished
+        self._recent: OrderedDict[int, JobFinished] = OrderedDict()
+        self._changed = trio.Event()
+
+    # ---------------------------------------------------------------- what others tell
+
+    def happened(self, events: Sequence[Event]) -> None:
+        """Events that were just applied here, in order."""
+        for event in events:
+            if isinstance(event, JobFinished):
+                self._recent[event.row.id] = event
+                self._recent.move_to_end(event.row.id)
+                while len(self._recent) > limits.JOBS_RECENT:
+                    self._recent.popitem(last=False)
+        self._changed.set()
+        self._changed = trio.Event()
+
+    async def until_changed(self) -> None:
+        """Until something more is applied here; the caller has the deadline."""
+        await self._changed.wait()
+
+    async def barrier(self) -> int:
+        """Make what is read next hold all that was acknowledged before this call."""
+        return await self._ledger.read_barrier()
+
+    # ---------------------------------------------------------------- reading
+
+    @property
+    def index(self) -> int:
+        """How much of the record the state here holds."""
+        return self._ledger.state.index
+
+    async def get(self, name: str) -> JobView:
+        """One job, living or over.  Raises NoSuchJob."""
+        job = parse_job_name(name)
+        if job is None:
+            raise NoSuchJob(f"{name[:64]!r} is no id of a job")
+        view = self.now(job)
+        if view is not None:
+            return view
+        old = await self._history(name)
+        if old is None:
+            raise NoSuchJob(f"there is no job {name}, or it is not remembered any more")
+        return _view_of_old(old, self._name_of)
+
+    def now(self, job: int) -> JobView | None:
+        """One job, as far as memory knows."""
+        jobs = self._ledger.state.jobs
+        if (row := jobs.live.get(job)) is not None:
+            return view_of(row, self._name_of)
+        if (event := self._recent.get(job)) is not None:
+            return self._view_of_end(event)
+        if (row := jobs.dead.get(job)) is not None:
+            return view_of(row, self._name_of, state=JobState.DEAD)
+        return None
+
+    def page(self, *, state: str, queue: str, model: str, after: str, most: int) -> list[JobView]:
+        """Jobs that live, and dead ones that are kept, in the order of their ids."""
+        jobs = self._ledger.state.jobs
+        wanted = state_named(state) if state else None
+        start = parse_job_name(after) if after else 0
+        if start is None:
+            raise NoSuchJob(f"{after[:64]!r} is no id of a job")
+        model = normalise(model) if model else ""
+
+        def fits(row: JobRow) -> bool:
+            return (not queue or row.queue == queue) and (not model or row.request.model == model)
+
+        if wanted is JobState.DEAD:
+            dead = [row for row in jobs.dead.rows() if row.id > start and fits(row)]
+            return [view_of(row, self._name_of, state=JobState.DEAD) for row in dead[:most]]
+        living = jobs.live.page(start, most, lambda row: fits(row) and wanted in (None, row.state))
+        return [view_of(row, self._name_of) for row in living]
+
+    # ---------------------------------------------------------------- putting in
+
+    async def submit(self, order: Order) -> dict[str, Any]:
+        """Put a job into its queue; `id`, `jobs` (how many), `state`, and whether it is `new`.
+
+        Raises Refused, RecordRefused, BodyTooLarge, NotWritten, MaybeWritten.
+        """
+        if (order.request is None) == (order.payload is msgspec.UNSET):
+            raise Refused("a job has either a request (for a model) or a payload (for workers)")
+        now_ms = self._ledger.state.clock.now_unix_ms
+        if order.request is not None:
+            model = order.request.body.get("model")
+            if not isinstance(model, str) or not model:
+                raise Refused("request.body.model must name a model")
+            body = {**order.request.body, "stream": False}
+            request = request_of(order.request.path, normalise(model), _pack(body))
+        else:
+            if not order.queue:
+                raise Refused("a job for workers needs a queue")
+            request = request_of("", "", _pack(order.payload))
+        if order.queue:
+            _check_queue(order.queue)
+        result = await self._ledger.execute(
+            commands.Submit(
+                queue=order.queue or RUN_QUEUE,
+                request=request,
+                priority=order.priority,
+                not_before_unix_ms=now_ms + int(order.delay_s * 1000) if order.delay_s else 0,
+                deadline_unix_ms=now_ms + int(order.deadline_s * 1000) if order.deadline_s else 0,
+                max_attempts=order.max_attempts,
+                dedupe=order.dedupe_key,
+                to_all=order.to.all,
+                to_label=order.to.label,
+                to_node=order.to.node,
+            )
+        )
+        return {
+            "id": job_name(result["job"]),
+            "jobs": result["jobs"],
+            "state": JobState(result["state"]).name.lower(),
+            "new": result["new"],
+        }
+
+    async def cancel(self, name: str) -> JobView:
+        """Cancel it, and stop whoever runs it.  Raises NoSuchJob and as `submit`."""
+        job = self._id(name)
+        await self._ledger.execute(commands.Cancel(job=job))
+        return await self.get(name)
+
+    async def retry(self, name: str) -> JobView:
+        """Put a dead job into its queue again."""
+        await self._ledger.execute(commands.Retry(job=self._id(name)))
+        return await self.get(name)
+
+    # ---------------------------------------------------------------- workers
+
+    async def claim(self, queue: str, order: ClaimOrder) -> list[JobView]:
+        """The first jobs of a queue, for a worker; waits for one if told to.
+
+        Nothing is written while there is nothing to claim.
+        """
+        _check_queue(queue)
+        give_up_at = trio.current_time() + order.wait_s
+        me = self._ledger.me
+        lanes = [(queue, "", ""), (queue, "", me)]
+        while True:
+            changed = self._changed
+            if self._ledger.state.jobs.live.best(lanes) is not None:
+                claimed = await self._ledger.execute(
+                    commands.ClaimNext(
+                        queue=queue,
+                        lease_ms=int(order.lease_s * 1000),
+                        most=order.most,
+                        worker=order.worker,
+                    )
+                )
+                rows = [self._ledger.state.jobs.live.get(job) for job in claimed["jobs"]]
+                found = [view_of(row, self._name_of) for row in rows if row is not None]
+                if found:
+                    return found
+            with trio.move_on_at(give_up_at) as scope:
+                await changed.wait()
+            if scope.cancelled_caught:
+                return []
+
+    async def renew(self, held: Held) -> None:
+        """The worker is still at it."""
+        lease_ms = int(held.lease_s * 1000)
+        await self._ledger.execute(
+            commands.Renew(job=self._id(held.job), fence=held.fence, lease_ms=lease_ms)
+        )
+
+    async def complete(self, held: Held) -> None:
+        """It is done, and this is the result."""
+        result = _pack(held.result) if held.result is not None else b""
+        if len(result) > limits.INLINE_BYTES:
+            raise Refused(
+                f"a result may have {limits.INLINE_BYTES} bytes, and this one has {len(result)}"
+            )
+        await self._ledger.execute(
+            commands.Complete(
+                job=self._id(held.job),
+                fence=held.fence,
+                digest=hashlib.sha256(result).digest(),
+                size_bytes=len(result),
+                inline=result,
+            )
+        )
+
+    async def fail(self, held: Held) -> None:
+        """It did not work: again after a pause, or, if `final`, never."""
+        await self._ledger.execute(
+            commands.Fail(
+                job=self._id(held.job),
+                fence=held.fence,
+                reason=held.reason[: limits.NAME_CHARS],
+                final=held.final,
+                pause_ms=int(held.pause_s * 1000),
+            )
+        )
+
+    async def release(self, held: Held) -> None:
+        """Given back undone."""
+        await self._ledger.execute(
+            commands.Release(
+                job=self._id(held.job), fence=held.fence, pause_ms=int(held.pause_s * 1000)
+            )
+        )
+
+    # ---------------------------------------------------------------- small things
+
+    def _id(self, name: str) -> int:
+        job = parse_job_name(name)
+        if job is None:
+            raise NoSuchJob(f"{name[:64]!r} is no id of a job")
+        return job
+
+    def _view_of_end(self, event: JobFinished) -> JobView:
+        view = view_of(event.row, self._name_of, state=event.state)
+        return msgspec.structs.replace(
+            view,
+            finished_unix_s=event.finished_unix_ms / 1000,
+            status=event.status,
+            reason=event.reason,
+            result=as_json(event.inline),
+            request=None,
+        )
+
+
+def _check_queue(name: str) -> None:
+    try:
+        msgspec.convert(name, QueueName)
+    except msgspec.ValidationError:
+        raise Refused(
+            f"a queue's name has 1 to {limits.QUEUE_NAME_CHARS} letters, digits, dots, dashes and "
+            f"underscores, and {name[:80]!r} has not"
+        ) from None
+
+
+def _pack(value: Any) -> bytes:
+    return msgspec.json.encode(value)
+
+
+def _view_of_old(old: FinishedJob, name_of: Callable[[NodeId], str]) -> JobView:
+    return JobView(
+        id=old.id,
+        state=old.state,
+        accepted_unix_s=old.accepted_ms / 1000,
+        queue=old.queue,
+        model=old.model,
+        node=name_of(NodeId(old.node)) if old.node else "",
+        finished_unix_s=old.finished_ms / 1000,
+        reason=old.error,
+    )

@@ -1,0 +1,126 @@
+"""What programs outside are told of a job, and how a job's request is written down.  Pure."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import msgspec
+
+from meshd import limits
+from meshd.errors import MeshdError, Refused
+from meshd.record.commands_jobs import RequestFields
+from meshd.record.job_rows import JobRow, JobState, job_name
+
+
+class BodyTooLarge(MeshdError):
+    """A request or a result that does not fit into the record."""
+
+
+class Attempt(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One try that did not end the job."""
+
+    node: str
+    ended: str
+    """failed | expired | released | node_removed"""
+    reason: str = ""
+    claimed_unix_s: float = 0.0
+    ended_unix_s: float = 0.0
+
+
+class JobView(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """A job, as the API tells of it.  Times are of the record's clock, in seconds."""
+
+    id: str
+    state: str
+    """accepted | queued | claimed | done | failed | cancelled | dead"""
+    accepted_unix_s: float
+    queue: str = ""
+    model: str = ""
+    node: str = ""
+    """Who has it, or had it last."""
+    worker: str = ""
+    fence: int = 0
+    lease_s: float = 0.0
+    priority: int = 0
+    tries: int = 0
+    max_attempts: int = 0
+    not_before_unix_s: float = 0.0
+    deadline_unix_s: float = 0.0
+    finished_unix_s: float = 0.0
+    attempts: list[Attempt] = []
+    status: int = 0
+    reason: str = ""
+    request: Any = None
+    """Of a job that lives, if it is small: the body, or the payload."""
+    result: Any = None
+
+
+def request_of(path: str, model: str, body: bytes) -> RequestFields:
+    """The form in the record.  Raises BodyTooLarge."""
+    if len(body) > limits.INLINE_BYTES:
+        raise BodyTooLarge(
+            f"A job's request may have {limits.INLINE_BYTES} bytes, and this one has {len(body)}."
+        )
+    return RequestFields(
+        digest=hashlib.sha256(body).digest(),
+        size_bytes=len(body),
+        inline=body,
+        path=path,
+        model=model,
+    )
+
+
+def as_json(data: bytes) -> Any:
+    """JSON as it is; other text as a string; nothing for nothing."""
+    if not data:
+        return None
+    try:
+        return msgspec.json.decode(data)
+    except msgspec.MsgspecError:
+        return data.decode("utf-8", "replace")
+
+
+def view_of(row: JobRow, name_of: Any, *, state: JobState | None = None) -> JobView:
+    """A job that lives, or is kept as dead (`state`)."""
+    claim = row.claim
+    last = row.attempts[-1] if row.attempts else None
+    holder = claim.node if claim is not None else (last.node if last is not None else "")
+    return JobView(
+        id=job_name(row.id),
+        state=(state or row.state).name.lower(),
+        accepted_unix_s=row.accepted_unix_ms / 1000,
+        queue=row.queue,
+        model=row.request.model,
+        node=name_of(holder) if holder else "",
+        worker=claim.worker if claim is not None else "",
+        fence=claim.fence if claim is not None else 0,
+        lease_s=claim.lease_ms / 1000 if claim is not None else 0.0,
+        priority=row.priority,
+        tries=row.tries,
+        max_attempts=row.max_attempts,
+        not_before_unix_s=row.not_before_unix_ms / 1000,
+        deadline_unix_s=row.deadline_unix_ms / 1000,
+        finished_unix_s=row.died_unix_ms / 1000,
+        attempts=[
+            Attempt(
+                node=name_of(a.node),
+                ended=a.end.name.lower(),
+                reason=a.reason,
+                claimed_unix_s=a.claimed_unix_ms / 1000,
+                ended_unix_s=a.ended_unix_ms / 1000,
+            )
+            for a in row.attempts
+        ],
+        reason=last.reason if last is not None and state is not None else "",
+        request=as_json(row.request.inline),
+    )
+
+
+def state_named(text: str) -> JobState:
+    """Raises Refused for what is no state."""
+    try:
+        return JobState[text.upper()]
+    except KeyError:
+        names = ", ".join(state.name.lower() for state in JobState)
+        raise Refused(f"{text!r} is no state of a job; there are {names}") from None

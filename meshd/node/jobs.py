@@ -1,0 +1,75 @@
+"""The node and its jobs: the queue, what runs here, and what the leader does about time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import trio
+
+from meshd.api.job_run import run_job
+from meshd.api.jobs import JobsApi
+from meshd.api.server import ClientApi
+from meshd.jobs.duties import Duties
+from meshd.jobs.finished import FinishedJob
+from meshd.jobs.runner import Runner
+from meshd.jobs.service import JobService
+from meshd.modelnames import normalise
+from meshd.node.data import DataSide
+from meshd.node.mesh import MeshSide
+from meshd.node.record import RecordSide
+from meshd.ports import Ports
+from meshd.record.events import Event
+
+
+class JobsSide:
+    """What jobs need of the rest of the node."""
+
+    def __init__(self, ports: Ports, mesh: MeshSide, record: RecordSide, data: DataSide) -> None:
+        self._mesh, self._data = mesh, data
+        self._api: ClientApi | None = None
+        ledger = record.ledger
+        self.service = JobService(ledger, mesh.name_of, self._long_ago)
+        self.runner = Runner(ledger, self._run, self._free, ports.entropy.random)
+        self.duties = Duties(ledger, record.wall_unix_s)
+        self.api = JobsApi(self.service)
+        record.on_events(self._happened)
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.runner.run)
+            nursery.start_soon(self.duties.run)
+
+    def use(self, api: ClientApi) -> None:
+        """What queued requests are run by: the way of those of clients."""
+        self._api = api
+
+    def _happened(self, events: Sequence[Event]) -> None:
+        self.service.happened(events)
+        self.runner.happened(events)
+        self.duties.happened(events)
+
+    async def _run(self, path: str, body: bytes) -> tuple[int, bytes]:
+        assert self._api is not None
+        return await run_job(self._api, path, body)
+
+    def _free(self) -> list[str]:
+        """The models of this node's engines that have a slot to spare beside what runs here."""
+        me = self._mesh.registry.get(self._mesh.id)
+        if self._api is None or self._data.holder.draining or me is None or me.drained:
+            return []
+        names = set()
+        for backend in self._data.backends.inventory().backends:
+            for model in backend.models:
+                lane = self._data.holder.lane_load(backend.id, model.name)
+                # Interactive requests go before: a queue of theirs leaves no slot to spare.
+                if lane.running < backend.slots and not lane.queued:
+                    names.add(normalise(model.name))
+        aliases = self._data.placement.catalogue.aliases()
+        names |= {normalise(a) for a, model in aliases.items() if normalise(model) in names}
+        return sorted(names)
+
+    async def _long_ago(self, name: str) -> FinishedJob | None:
+        del name
+        await trio.lowlevel.checkpoint()
+        return None

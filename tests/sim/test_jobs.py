@@ -1,0 +1,250 @@
+"""The queue of whole nodes in memory: put in at one, done by another, whoever dies."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import trio
+from trio.testing import MockClock
+
+from meshd.record.job_rows import job_name
+from meshd.testing.memory_engine import MemoryEngine
+from meshd.testing.world import Machine, World, until
+from tests.sim.meshes import WHOLE
+
+CHAT = {
+    "path": "/v1/chat/completions",
+    "body": {"model": "tiny", "messages": [{"role": "user", "content": "Say something."}]},
+}
+JOBS = "/mesh/v1/jobs"
+
+
+async def three(world: World, *engines: MemoryEngine) -> tuple[Machine, Machine, Machine]:
+    """Three nodes with three votes; `b` and `c` have an engine if given."""
+    b_engines, c_engines = engines[:1], engines[1:2]
+    a = await world.start("a")
+    b, c = await world.start("b", *b_engines), await world.start("c", *c_engines)
+    await world.settled()
+
+    def votes(machine: Machine) -> int:
+        rows = machine.running.record.report().voters
+        return sum(row.part in ("leads", "votes") for row in rows)
+
+    await until(lambda: all(votes(m) == 3 for m in (a, b, c)), within_s=60.0)
+    return a, b, c
+
+
+async def submit(machine: Machine, **order: Any) -> str:
+    status, made = await machine.client.call("POST", JOBS, order)
+    assert status == 201, made
+    return str(made["id"])
+
+
+async def until_state(machine: Machine, job: str, state: str, within_s: float = 60.0) -> Any:
+    give_up_at = trio.current_time() + within_s
+    while True:
+        status, view = await machine.client.call("GET", f"{JOBS}/{job}")
+        if status == 200 and view["state"] == state:
+            return view
+        assert trio.current_time() < give_up_at, (status, view)
+        await trio.sleep(0.1)
+
+
+async def test_a_queued_request_is_run_by_a_node_that_has_the_model(
+    autojump_clock: MockClock,
+) -> None:
+    async with World.open() as world:
+        a, b, c = await three(world, MemoryEngine("tiny"))
+        job = await submit(a, request=CHAT)
+        for machine in (a, b, c):
+            view = await until_state(machine, job, "done")
+            assert view["result"]["choices"][0]["message"]["content"] == WHOLE
+            assert (view["node"], view["status"], view["queue"]) == ("b", 200, "mesh")
+
+
+async def test_jobs_wait_for_room_and_each_runs_once(autojump_clock: MockClock) -> None:
+    async with World.open() as world:
+        engine = MemoryEngine("tiny", slots=2, tokens_per_s=20)
+        a, _, _ = await three(world, engine)
+        jobs = [await submit(a, request=CHAT) for _ in range(6)]
+        for job in jobs:
+            await until_state(a, job, "done")
+        assert len(engine.requests) == 6
+
+
+async def test_a_job_whose_node_dies_is_run_by_another(autojump_clock: MockClock) -> None:
+    async with World.open() as world:
+        slow = [MemoryEngine("tiny", tokens_per_s=8), MemoryEngine("tiny", tokens_per_s=8)]
+        a, b, c = await three(world, *slow)
+        job = await submit(a, request=CHAT)
+        holder = (await until_state(a, job, "claimed"))["node"]
+        await trio.sleep(2.0)
+        dead = b if holder == "b" else c
+        dead.crash()
+        view = await until_state(a, job, "done", within_s=120.0)
+        assert view["node"] == ("c" if holder == "b" else "b")
+        assert [attempt["ended"] for attempt in view["attempts"]] == ["expired"]
+
+
+async def test_a_worker_claims_renews_and_completes_at_different_nodes(
+    autojump_clock: MockClock,
+) -> None:
+    async with World.open() as world:
+        a, b, c = await three(world)
+        claimed: list[Any] = []
+
+        async def worker() -> None:
+            order = {"worker": "bot", "lease_s": 5, "wait_s": 30}
+            claimed.append(await b.client.call("POST", "/mesh/v1/queues/chat/claim", order))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(worker)
+            await trio.sleep(3.0)
+            job = await submit(a, queue="chat", payload={"text": "hello"})
+        [(status, answer)] = claimed
+        assert status == 200
+        [view] = answer["jobs"]
+        assert (view["id"], view["worker"], view["request"]) == (job, "bot", {"text": "hello"})
+        held = {"job": job, "fence": view["fence"]}
+        for _ in range(3):  # longer than a lease, all in all
+            await trio.sleep(3.0)
+            renew = await c.client.call("POST", "/mesh/v1/queues/chat/renew", held | {"lease_s": 5})
+            assert renew == (200, {})
+        done = await a.client.call("POST", "/mesh/v1/queues/chat/complete", held | {"result": "hi"})
+        assert done == (200, {})
+        assert (await until_state(b, job, "done"))["result"] == "hi"
+
+
+async def test_a_worker_that_falls_silent_loses_the_job_and_may_not_complete_it(
+    autojump_clock: MockClock,
+) -> None:
+    async with World.open() as world:
+        a, b, _ = await three(world)
+        job = await submit(a, queue="chat", payload=1)
+        claim = {"worker": "one", "lease_s": 2}
+        _, first = await a.client.call("POST", "/mesh/v1/queues/chat/claim", claim)
+        await until_state(b, job, "queued")
+        claim = {"worker": "two", "lease_s": 30, "wait_s": 10}
+        _, second = await b.client.call("POST", "/mesh/v1/queues/chat/claim", claim)
+        assert second["jobs"][0]["fence"] > first["jobs"][0]["fence"]
+        late = {"job": job, "fence": first["jobs"][0]["fence"], "result": "late"}
+        status, error = await a.client.call("POST", "/mesh/v1/queues/chat/complete", late)
+        assert (status, error["error"]["code"]) == (409, "old_fence")
+        in_time = {"job": job, "fence": second["jobs"][0]["fence"], "result": "in time"}
+        assert (await b.client.call("POST", "/mesh/v1/queues/chat/complete", in_time))[0] == 200
+        assert (await until_state(a, job, "done"))["result"] == "in time"
+
+
+async def test_a_cancelled_job_stops_its_generation(autojump_clock: MockClock) -> None:
+    async with World.open() as world:
+        engine = MemoryEngine("tiny", tokens_per_s=1)
+        a, _, _ = await three(world, engine)
+        job = await submit(a, request=CHAT)
+        await until_state(a, job, "claimed")
+        await until(lambda: engine.running == 1)
+        status, view = await a.client.call("DELETE", f"{JOBS}/{job}")
+        assert (status, view["state"]) == (200, "cancelled")
+        await until(lambda: engine.running == 0)
+        assert engine.cancelled == 1
+
+
+async def test_what_cannot_be_done_is_dead_after_its_attempts_and_can_be_retried(
+    autojump_clock: MockClock,
+) -> None:
+    async with World.open() as world:
+        a, _, _ = await three(world)
+        job = await submit(a, queue="chat", payload=1, max_attempts=2)
+        for _ in range(2):
+            claim = {"worker": "bot", "lease_s": 5, "wait_s": 30}
+            _, answer = await a.client.call("POST", "/mesh/v1/queues/chat/claim", claim)
+            held = {"job": job, "fence": answer["jobs"][0]["fence"], "reason": "no luck"}
+            assert (await a.client.call("POST", "/mesh/v1/queues/chat/fail", held))[0] == 200
+        view = await until_state(a, job, "dead")
+        assert [attempt["reason"] for attempt in view["attempts"]] == ["no luck", "no luck"]
+        status, view = await a.client.call("POST", f"{JOBS}/{job}/retry", {})
+        assert (status, view["state"]) == (200, "queued")
+
+
+async def test_not_before_and_deadlines_follow_the_record_clock(autojump_clock: MockClock) -> None:
+    async with World.open() as world:
+        a, _, _ = await three(world)
+        later = await submit(a, queue="chat", payload=1, delay_s=60)
+        late = await submit(a, queue="other", payload=1, deadline_s=30)
+        claim = {"worker": "bot"}
+        assert (await a.client.call("POST", "/mesh/v1/queues/chat/claim", claim))[1] == {"jobs": []}
+        await until_state(a, late, "dead", within_s=60.0)
+        claim = {"worker": "bot", "wait_s": 60}
+        _, answer = await a.client.call("POST", "/mesh/v1/queues/chat/claim", claim)
+        assert [view["id"] for view in answer["jobs"]] == [later]
+
+
+async def test_the_same_dedupe_key_is_the_same_job(autojump_clock: MockClock) -> None:
+    async with World.open() as world:
+        a, b, _ = await three(world)
+        order = {"queue": "chat", "payload": 1, "dedupe_key": "message-7"}
+        first = await a.client.call("POST", JOBS, order)
+        again = await b.client.call("POST", JOBS, order)
+        assert (first[0], again[0]) == (201, 200)
+        assert first[1]["id"] == again[1]["id"]
+
+
+async def test_a_broadcast_is_one_job_for_each_node(autojump_clock: MockClock) -> None:
+    async with World.open() as world:
+        a, b, c = await three(world)
+        status, made = await a.client.call(
+            "POST", JOBS, {"queue": "pull", "payload": "model", "to": {"all": True}}
+        )
+        assert (status, made["jobs"]) == (201, 3)
+        got = set()
+        for machine in (a, b, c):
+            claim = {"worker": machine.name, "wait_s": 5}
+            _, answer = await machine.client.call("POST", "/mesh/v1/queues/pull/claim", claim)
+            got |= {view["id"] for view in answer["jobs"]}
+        assert len(got) == 3
+
+
+async def test_without_a_majority_a_job_is_refused_and_says_so(autojump_clock: MockClock) -> None:
+    async with World.open() as world:
+        a, b, c = await three(world)
+        b.crash()
+        c.crash()
+        status, error = await a.client.call("POST", JOBS, {"queue": "chat", "payload": 1})
+        assert (status, error["error"]["code"]) == (503, "record_not_available")
+        assert await a.client.call("GET", f"{JOBS}?queue=chat") == (200, {"jobs": [], "after": ""})
+        status, error = await a.client.call("GET", f"{JOBS}?read=linear")
+        assert status == 503
+
+
+async def test_bad_requests_are_refused_with_what_is_wrong(autojump_clock: MockClock) -> None:
+    async with World.open() as world:
+        a = await world.start("a")
+        await until(lambda: a.running.record.ledger.state.nodes.is_founded)
+
+        async def refused(method: str, path: str, body: Any = None) -> tuple[int, str]:
+            status, error = await a.client.call(method, path, body)
+            return status, error["error"]["message"]
+
+        for order, status, words in (
+            ({}, 400, "either a request"),
+            ({"payload": 1}, 400, "needs a queue"),
+            ({"queue": "q" * 10_000, "payload": 1}, 400, "queue's name"),
+            ({"queue": "chat\n", "payload": 1}, 400, "queue's name"),
+            ({"queue": "chat", "payload": 1, "dedupe_key": "\x1b"}, 400, "dedupe_key"),
+            ({"queue": "chat", "payload": "x" * 5000}, 413, "4096 bytes"),
+            ({"request": {"path": "/v1/models", "body": {}}}, 400, "path"),
+            ({"request": {"path": "/v1/completions", "body": {}}}, 400, "name a model"),
+            ({"queue": "chat", "payload": 1, "colour": "green"}, 400, "colour"),
+            ({"queue": "chat", "payload": 1, "max_attempts": 0}, 400, "max_attempts"),
+            ({"queue": "chat", "payload": 1, "to": {"label": "gpu"}}, 404, "label"),
+        ):
+            got = await refused("POST", JOBS, order)
+            assert got[0] == status, (order, got)
+            assert words in got[1], (order, got)
+        assert (await refused("GET", f"{JOBS}/j1"))[0] == 404
+        assert (await refused("GET", f"{JOBS}/nonsense"))[0] == 404
+        assert (await refused("PUT", JOBS))[0] == 405
+        assert (await refused("GET", "/mesh/v1/nothing"))[0] == 404
+        assert (await refused("GET", f"{JOBS}?limit=0"))[0] == 400
+        assert (await refused("GET", f"{JOBS}?state=green"))[0] == 400
+        lease = {"job": job_name(1024), "fence": 1, "lease_s": -1}
+        assert (await refused("POST", "/mesh/v1/queues/chat/renew", lease))[0] == 400
