@@ -69,11 +69,10 @@ def _row(job: int, fence: int) -> JobRow:
 def test_each_claim_that_nobody_ends_is_over_once(steps: list[tuple[int, int, int]]) -> None:
     """Against the plainest way to do it."""
     leases, plain = Leases(), dict[int, tuple[int, float]]()
-    now, fence = 0.0, 0
+    now = 0.0
     over: list[tuple[int, int]] = []
-    for job, what, passing in steps:
+    for fence, (job, what, passing) in enumerate(steps, 1):
         now += passing
-        fence += 1
         expected = sorted((j, f) for j, (f, at) in plain.items() if at <= now)
         assert sorted(leases.due(now)) == expected
         over += expected
