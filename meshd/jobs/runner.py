@@ -2,7 +2,7 @@
 
 Any node that holds a model, warm or not, and has a free slot claims the next job for it.  The claim
 has a lease, which is renewed while the job runs; whoever cannot renew it stops early, before the
-leader gives the job to another (`leases.HOLDER_STOPS_AT`).
+leader gives the job to another (`holding.keep_lease`).
 """
 
 from __future__ import annotations
@@ -10,24 +10,23 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import trio
 
 from meshd import limits, logs
 from meshd.errors import MeshdError
-from meshd.jobs.leases import HOLDER_STOPS_AT
+from meshd.jobs.holding import LEASE_MS, keep_lease
 from meshd.ledger.ledger import Ledger
 from meshd.record import commands_jobs as commands
 from meshd.record.commands_registry import Command
 from meshd.record.events import Event, JobFinished, JobReturned
 from meshd.record.job_rows import JobRow, job_name
-from meshd.record.results import RecordRefused
 
 log = logs.get("jobs")
 
 LOOK_S = 1.0
 """How often free slots are looked at while jobs wait for them."""
-LEASE_MS = int(limits.JOB_LEASE_S * 1000)
 _AGAIN = frozenset({408, 425, 429, 499, 500, 502, 503, 504})
 """Statuses of an answer for which another attempt may do better."""
 
@@ -42,7 +41,7 @@ class _Attempt:
     job: int
     fence: int
     asked_at: float
-    """When the claim or the renewal that was acknowledged last was asked for."""
+    """When the claim was asked for."""
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     lost: str = ""
     """Why it stopped, if it was not the job's own end."""
@@ -141,7 +140,16 @@ class Runner:
         began = trio.current_time()
         status, body = 504, b""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._keep, attempt)
+            nursery.start_soon(
+                partial(
+                    keep_lease,
+                    self._ledger,
+                    attempt.job,
+                    attempt.fence,
+                    asked_at=attempt.asked_at,
+                    lost=partial(self._stop, attempt.job, attempt.fence),
+                )
+            )
             with trio.move_on_after(limits.JOB_RUN_S):
                 status, body = await self._run(row.request.path, row.request.inline)
             nursery.cancel_scope.cancel()
@@ -189,23 +197,6 @@ class Runner:
             reason=reason[: limits.NAME_CHARS],
             pause_ms=pause_ms,
         )
-
-    async def _keep(self, attempt: _Attempt) -> None:
-        """Renew the lease while the job runs; stop it when that does not succeed in time."""
-        renewal = commands.Renew(job=attempt.job, fence=attempt.fence, lease_ms=LEASE_MS)
-        while True:
-            stops_at = attempt.asked_at + HOLDER_STOPS_AT * limits.JOB_LEASE_S
-            await trio.sleep_until(attempt.asked_at + limits.JOB_LEASE_S / 3)
-            asked_at = trio.current_time()
-            try:
-                await self._ledger.execute(renewal, timeout_s=max(0.0, stops_at - asked_at))
-            except RecordRefused as refusal:
-                self._stop(attempt.job, attempt.fence, str(refusal))
-                return
-            except MeshdError as error:
-                self._stop(attempt.job, attempt.fence, f"its lease could not be renewed: {error}")
-                return
-            attempt.asked_at = asked_at
 
     def _stop(self, job: int, fence: int, why: str) -> None:
         attempt = self._attempts.get((job, fence))
