@@ -54,11 +54,12 @@ def explains(order: Iterable[AnyOperation], model: AnyModel) -> bool:
 FENCES = (2, 3, 4)
 UNDER_A_FENCE = [j.Renew, j.Fail, j.Release, j.Expire]
 JOB_ACTIONS: list[j.JobAction] = [
-    *(j.Accept(request, node) for request in ("q", "p") for node in ("", "a")),
+    *(j.Submit(request) for request in ("q", "p")),
+    *(j.Accept(request, "a") for request in ("q", "p")),
     *(j.Claim(node) for node in ("a", "b")),
     *(action(fence) for action in UNDER_A_FENCE for fence in FENCES),
     *(j.Complete(fence, result) for fence in FENCES for result in ("x", "y")),
-    *(j.Cancel(), j.Retry(), j.Read(), j.Read()),
+    *(j.Cancel(), j.Retry(), j.Lapse(), j.LetGo("a"), j.Fail(3, True), j.Read(), j.Read()),
 ]
 REGISTER_ACTIONS: list[r.RegisterAction] = [
     *(r.Write(value) for value in (1, 2)),
@@ -76,12 +77,12 @@ def a_job_result(action: j.JobAction, dice: random.Random) -> j.JobResult:
             phase = dice.choice(list(j.Phase))
             fence = dice.choice([None, None, *FENCES])
             return j.Seen(phase, fence, dice.choice([None, "a"]), dice.choice([None, None, "x"]))
-        case j.Claim() | j.Accept(_, "a"):
+        case j.Claim() | j.Accept():
             return dice.choice([j.Granted(dice.choice(FENCES)), j.Joined()])
-        case j.Accept():
+        case j.Submit():
             return dice.choice([j.Ok(), j.Joined()])
-        case j.Fail() | j.Expire():
-            return j.Ok(dice.choice([None, j.Phase.QUEUED, j.Phase.DEAD]))
+        case j.Fail() | j.Release() | j.Expire():
+            return j.Ok(dice.choice([None, j.Phase.QUEUED, j.Phase.ACCEPTED, j.Phase.DEAD]))
     return j.Ok()
 
 
@@ -148,7 +149,7 @@ MODELS = [(JobModel(), job_history), (RegisterModel(), register_history)]
 
 @pytest.mark.parametrize(
     ("model", "made", "kinds"),
-    [(*MODELS[0], 10), (*MODELS[1], 3)],
+    [(*MODELS[0], 13), (*MODELS[1], 3)],
     ids=["jobs", "registers"],
 )
 def test_the_search_and_the_oracle_agree(model: AnyModel, made: Any, kinds: int) -> None:

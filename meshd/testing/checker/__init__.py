@@ -33,6 +33,8 @@ from meshd.testing.checker.jobs import (
     JobOperation,
     JobResult,
     Joined,
+    Lapse,
+    LetGo,
     Ok,
     Phase,
     Read,
@@ -41,6 +43,7 @@ from meshd.testing.checker.jobs import (
     Renew,
     Retry,
     Seen,
+    Submit,
 )
 from meshd.testing.checker.linearizability import STEPS, Found, Model, Verdict, search
 from meshd.testing.checker.registers import RegisterHistory, RegisterModel, RegisterOperation
@@ -68,6 +71,8 @@ __all__ = [
     "JobResult",
     "Joined",
     "Kind",
+    "Lapse",
+    "LetGo",
     "Model",
     "Ok",
     "Operation",
@@ -83,6 +88,7 @@ __all__ = [
     "Retry",
     "Seen",
     "Stream",
+    "Submit",
     "Verdict",
     "View",
     "Violation",

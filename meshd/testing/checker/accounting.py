@@ -25,6 +25,7 @@ from meshd.testing.checker.jobs import (
     Phase,
     Retry,
     Seen,
+    Submit,
 )
 from meshd.testing.checker.report import Kind, Report, Violation
 
@@ -136,13 +137,15 @@ def check_record(
     end by then.
     """
     report = Report()
+    operations = list(operations)
     jobs = by_subject(operations)
+    anywhere = [operation for operation in operations if not operation.subject]
     for job in sorted({*jobs, *(job for view in views.values() for job in view)}):
         words = [_At(node, view.get(job)) for node, view in sorted(views.items())]
         report.counts["jobs accounted for"] += 1
         report.violations += _agreement(job, words)
         for word in words:
-            found = _one(job, jobs.get(job, []), word, all_ended)
+            found = _one(job, jobs.get(job, anywhere), word, all_ended)
             if found:
                 report.violations.append(found)
                 break  # the other nodes say the same, or differ, which is said already
@@ -162,7 +165,7 @@ def _agreement(job: str, words: list[_At]) -> list[Violation]:
 def _one(job: str, operations: list[JobOperation], word: _At, all_ended: bool) -> Violation | None:
     """What is wrong with what one node says, None if nothing is."""
     seen = word.seen
-    accepts = [o for o in operations if isinstance(o.action, Accept)]
+    accepts = [o for o in operations if isinstance(o.action, Accept | Submit)]
     welcomed = [o for o in accepts if isinstance(o.result, Ok | Granted | Joined)]
     completions = [o for o in operations if isinstance(o.action, Complete)]
     completed = [o for o in completions if isinstance(o.result, Ok)]

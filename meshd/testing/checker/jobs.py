@@ -1,7 +1,16 @@
 """What a job is, if one thing happens to it at a time: the model that histories are held against.
 
-    absent -> queued -> claimed (by a node, under a fence) -> done | failed | dead
-                  <- failed, released, expired, retried       any of the first two -> cancelled
+              submit               claim
+    absent  ---------->  queued  ---------->  claimed  ----->  done | failed
+       |                   ^ `-- too late        ^  |
+       |                   |      -> dead        |  |
+       |                   `-- of a queued one --|--+-- failed, released, expired, let go
+       |                                         |  `-- of a keyed one --> accepted, or dead
+       `------------------- accept --------------+---- accept again ---------'
+
+Whoever claims it gets a fence, and names it with whatever is said of the job then.  Given back too
+often, or too late, it is dead.  A dead one that was queued may be retried; all but the ended may be
+cancelled.
 
 It is written from the promise and shares no code with the record's reducer: a mistake would have
 to be made twice.  A refusal is evidence as well: it must be true of the job at some time between
@@ -27,6 +36,8 @@ class Phase(StrEnum):
     """Where a job is."""
 
     ABSENT = "absent"
+    ACCEPTED = "accepted"
+    """A keyed request that nobody runs."""
     QUEUED = "queued"
     CLAIMED = "claimed"
     DONE = "done"
@@ -35,7 +46,7 @@ class Phase(StrEnum):
     DEAD = "dead"
 
 
-LIVE = (Phase.QUEUED, Phase.CLAIMED)
+IDLE = (Phase.ACCEPTED, Phase.QUEUED)
 ENDED = (Phase.DONE, Phase.FAILED, Phase.CANCELLED, Phase.DEAD)
 
 # --- what is asked
@@ -45,15 +56,26 @@ class _Action(msgspec.Struct, frozen=True, tag_field="does", tag=str.lower, omit
     pass
 
 
-class Accept(_Action, frozen=True):
-    """Take it on: a queued job; or, with `node`, a keyed request that this node runs at once."""
+class Submit(_Action, frozen=True):
+    """Put it into a queue."""
 
     request: str
-    """The fingerprint of what is asked: the same job with another one is another question."""
-    node: str = ""
+    """What makes it this job and no other: the fingerprint that came with its key, or its dedupe
+    key.  Submitted with another one it is to be refused."""
 
     def __str__(self) -> str:
-        return f"accept of {self.request}" + (f" to run at {self.node}" if self.node else "")
+        return f"submission of {self.request}"
+
+
+class Accept(_Action, frozen=True):
+    """Take on a keyed request, to be run by this node at once."""
+
+    request: str
+    """The fingerprint: with another one the key is to be refused."""
+    node: str
+
+    def __str__(self) -> str:
+        return f"acceptance of {self.request}, to run at {self.node}"
 
 
 class Claim(_Action, frozen=True):
@@ -86,12 +108,13 @@ class Complete(_Action, frozen=True):
 
 
 class Fail(_Action, frozen=True):
-    """This attempt came to nothing."""
+    """This attempt came to nothing; `final`: so will every other."""
 
     fence: int
+    final: bool = False
 
     def __str__(self) -> str:
-        return f"failure under fence {self.fence}"
+        return f"{'final ' if self.final else ''}failure under fence {self.fence}"
 
 
 class Release(_Action, frozen=True):
@@ -112,6 +135,23 @@ class Expire(_Action, frozen=True):
         return f"expiry of fence {self.fence}"
 
 
+class LetGo(_Action, frozen=True):
+    """A node was removed: what it holds goes on without it.  Say it of each job, or of all (""),
+    and leave it open: nobody is told which jobs that were."""
+
+    node: str
+
+    def __str__(self) -> str:
+        return f"letting go of {self.node}"
+
+
+class Lapse(_Action, frozen=True):
+    """A deadline passes, or a key is forgotten while nobody runs its request.  To be left open."""
+
+    def __str__(self) -> str:
+        return "lapse"
+
+
 class Cancel(_Action, frozen=True):
     """Nobody wants it any more."""
 
@@ -120,7 +160,7 @@ class Cancel(_Action, frozen=True):
 
 
 class Retry(_Action, frozen=True):
-    """Once more, for one that had ended badly."""
+    """Once more, for a dead one.  The dead are kept for a while only, so it may be refused."""
 
     def __str__(self) -> str:
         return "retry"
@@ -133,7 +173,21 @@ class Read(_Action, frozen=True):
         return "read"
 
 
-JobAction = Accept | Claim | Renew | Complete | Fail | Release | Expire | Cancel | Retry | Read
+JobAction = (
+    Submit
+    | Accept
+    | Claim
+    | Renew
+    | Complete
+    | Fail
+    | Release
+    | Expire
+    | LetGo
+    | Lapse
+    | Cancel
+    | Retry
+    | Read
+)
 
 # --- what is answered
 
@@ -146,14 +200,14 @@ class Ok(_Result, frozen=True):
     """It is done."""
 
     phase: Phase | None = None
-    """Where a failure or an expiry left the job, as far as it was said."""
+    """Where a failure, a release or an expiry left the job, as far as it was said."""
 
     def __str__(self) -> str:
         return f"ok, now {self.phase}" if self.phase else "ok"
 
 
 class Granted(_Result, frozen=True):
-    """It is yours, under this fence: to a claim, and to an accept with a node."""
+    """It is yours, under this fence: to a claim, and to an acceptance."""
 
     fence: int
 
@@ -162,7 +216,7 @@ class Granted(_Result, frozen=True):
 
 
 class Joined(_Result, frozen=True):
-    """To an accept: there is such a job already."""
+    """To a submission or an acceptance: there is that job already, and it is not run for this."""
 
     def __str__(self) -> str:
         return "joined"
@@ -205,6 +259,8 @@ class Job(NamedTuple):
 
     phase: Phase = Phase.ABSENT
     request: str = ""
+    is_keyed: bool = False
+    """It was accepted, and is in no queue."""
     node: str = ""
     """Who holds, or last held, it."""
     fence: int = 0
@@ -213,11 +269,20 @@ class Job(NamedTuple):
     """False: the fence is above `fence`, and nobody has seen it yet."""
     result: str = ""
 
+    @property
+    def idle(self) -> Phase:
+        """Where it is while nobody has it."""
+        return Phase.ACCEPTED if self.is_keyed else Phase.QUEUED
+
     def under(self, fence: int) -> Job | None:
         """This job, if that can be its fence."""
         if self.is_settled:
             return self if fence == self.fence else None
         return self._replace(fence=fence, is_settled=True) if fence > self.fence else None
+
+    def at(self, *phases: Phase) -> list[Job]:
+        """This job, at each of these."""
+        return [self._replace(phase=phase) for phase in phases]
 
 
 class JobModel:
@@ -226,24 +291,23 @@ class JobModel:
     initial = Job()
 
     def step(self, job: Job, action: JobAction, result: JobResult | None) -> Sequence[Job]:
-        if result is None:
-            return [after for after, _ in self._effects(job, action, None)]
         match action, result:
+            case _, None:
+                return self._claimed(job, action, None) + self._changed(job, action)
             case Read(), Seen():
                 return self._look(job, result)
-            case Accept(request), Joined():
+            case Submit(request) | Accept(request), Joined():
                 return [job] if job.phase is not Phase.ABSENT and request == job.request else []
-            case Accept(request), Refused():
+            case Submit(request) | Accept(request), Refused():
                 return [job] if job.phase is not Phase.ABSENT and request != job.request else []
             case _, Refused():
-                works = self._effects(job, action, None) and self._surely(job, action)
-                return [] if works else [job]
-            case ((Accept() | Claim()), Granted(fence)):
-                return [after for after, granted in self._effects(job, action, fence) if granted]
-            case ((Fail() | Expire()), Ok(phase)) if phase is not None:
-                return [a for a, _ in self._effects(job, action, None) if a.phase is phase]
+                return [] if self._must_work(job, action) else [job]
+            case Accept() | Claim(), Granted(fence):
+                return self._claimed(job, action, fence)
+            case Fail() | Release() | Expire(), Ok(phase) if phase is not None:
+                return [after for after in self._changed(job, action) if after.phase is phase]
             case _, Ok():
-                return [a for a, granted in self._effects(job, action, None) if not granted]
+                return self._changed(job, action)
         return []
 
     def is_look(self, action: JobAction, result: JobResult) -> bool:
@@ -260,59 +324,59 @@ class JobModel:
             words.append(f"with {job.result}")
         return " ".join(words)
 
-    def _surely(self, job: Job, action: JobAction) -> bool:
-        """Whether what can work on this job would have to."""
-        if job.phase in ENDED:
-            return isinstance(action, Retry)  # the same end again: welcomed or refused
-        return job.is_settled or not isinstance(action, Renew | Complete | Fail | Release | Expire)
+    def _must_work(self, job: Job, action: JobAction) -> bool:
+        """Whether a refusal would be untrue."""
+        if job.phase in ENDED or isinstance(action, Retry):
+            return False  # the same end again: welcomed or refused
+        if not job.is_settled and isinstance(action, Renew | Complete | Fail | Release | Expire):
+            return False  # it was another fence, then
+        return bool(self._claimed(job, action, None) or self._changed(job, action))
 
-    def _effects(self, job: Job, action: JobAction, fence: int | None) -> list[tuple[Job, bool]]:
-        """What it can make of the job if it works, and whether it grants a fence.
-
-        `fence`: the one granted, None if nobody learned it.
-        """
+    def _claimed(self, job: Job, action: JobAction, fence: int | None) -> list[Job]:
+        """What becomes of it if that grants a fence: this one, or one that nobody learned."""
         match action:
             case Accept(request, node) if job.phase is Phase.ABSENT:
-                fresh = Job(Phase.QUEUED, request)
-                return self._grant(fresh, node, fence) if node else [(fresh, False)]
-            case Accept(request, node) if node and job.request == request:
-                # A repeat finds that nobody runs it: it runs here, under a new fence.
-                return self._grant(job, node, fence)
-            case Claim(node):
-                return self._grant(job, node, fence)
-            case Cancel() if job.phase in (*LIVE, Phase.CANCELLED):
-                return [(job._replace(phase=Phase.CANCELLED), False)]
-            case Retry() if job.phase in (Phase.FAILED, Phase.DEAD):
-                return [(job._replace(phase=Phase.QUEUED), False)]
-            case Complete(under, result) if job.phase is Phase.DONE:
-                same = job.fence == under and job.result == result
-                return [(job, False)] if same else []
-            case Renew(under) | Complete(under) | Fail(under) | Release(under) | Expire(under):
-                held = job.under(under) if job.phase is Phase.CLAIMED else None
+                job = Job(request=request, is_keyed=True)
+            case Accept(request, node) if (job.phase, job.request) == (Phase.ACCEPTED, request):
+                pass
+            case Claim(node) if job.phase is Phase.QUEUED:
+                pass
+            case _:
+                return []
+        claimed = job._replace(phase=Phase.CLAIMED, node=node)
+        if fence is None:
+            return [claimed._replace(is_settled=False)]
+        return [claimed._replace(fence=fence, is_settled=True)] if fence > job.fence else []
+
+    def _changed(self, job: Job, action: JobAction) -> list[Job]:
+        """What it can be after that, if it works and grants nothing."""
+        match action:
+            case Submit(request) if job.phase is Phase.ABSENT:
+                return [Job(Phase.QUEUED, request)]
+            case Cancel() if job.phase in (*IDLE, Phase.CLAIMED, Phase.CANCELLED):
+                return job.at(Phase.CANCELLED)
+            case Retry() if job.phase is Phase.DEAD and not job.is_keyed:
+                return job.at(Phase.QUEUED)
+            case Lapse() if job.phase in IDLE:
+                return job.at(Phase.DEAD)
+            case LetGo(node) if (job.phase, job.node) == (Phase.CLAIMED, node):
+                return job.at(job.idle, Phase.DEAD)
+            case Complete(fence, result) if job.phase is Phase.DONE:
+                return [job] if (fence, result) == (job.fence, job.result) else []
+            case Renew(fence) | Complete(fence) | Fail(fence) | Release(fence) | Expire(fence):
+                held = job.under(fence) if job.phase is Phase.CLAIMED else None
                 return [] if held is None else self._held(held, action)
         return []
 
-    def _held(self, job: Job, action: JobAction) -> list[tuple[Job, bool]]:
+    def _held(self, job: Job, action: JobAction) -> list[Job]:
         match action:
             case Renew():
-                return [(job, False)]
+                return [job]
             case Complete(_, result):
-                return [(job._replace(phase=Phase.DONE, result=result), False)]
-            case Fail():
-                phases: tuple[Phase, ...] = (Phase.QUEUED, Phase.FAILED, Phase.DEAD)
-            case Expire():
-                phases = (Phase.QUEUED, Phase.DEAD)
-            case _:
-                phases = (Phase.QUEUED,)
-        return [(job._replace(phase=phase), False) for phase in phases]
-
-    def _grant(self, job: Job, node: str, fence: int | None) -> list[tuple[Job, bool]]:
-        if job.phase is not Phase.QUEUED:
-            return []
-        claimed = job._replace(phase=Phase.CLAIMED, node=node)
-        if fence is None:
-            return [(claimed._replace(is_settled=False), True)]
-        return [(claimed._replace(fence=fence), True)] if fence > job.fence else []
+                return [job._replace(phase=Phase.DONE, result=result)]
+            case Fail(_, True):
+                return job.at(Phase.FAILED)
+        return job.at(job.idle, Phase.DEAD)  # tried often enough, or too late
 
     def _look(self, job: Job, seen: Seen) -> list[Job]:
         if seen.phase is not job.phase:

@@ -26,6 +26,7 @@ from meshd.testing.checker import (
     Report,
     Retry,
     Seen,
+    Submit,
     check_record,
     check_requests,
 )
@@ -113,7 +114,7 @@ def record(steps: Sequence[Step], *views: Seen | None, all_ended: bool = False) 
     return check_record(history.operations, named, all_ended=all_ended)
 
 
-ACCEPT: Step = (Accept("q"), Ok())
+ACCEPT: Step = (Submit("q"), Ok())
 CLAIM: Step = (Claim("a"), Granted(5))
 COMPLETE: Step = (Complete(5, "x"), Ok())
 CANCEL: Step = (Cancel(), Ok())
@@ -127,9 +128,9 @@ DONE = Seen(Phase.DONE, 5, "a", "x")
         ([ACCEPT, CLAIM, COMPLETE], Seen(Phase.DONE)),
         ([ACCEPT, CLAIM, (Complete(5, "x"), None)], DONE),
         ([ACCEPT, CLAIM, (Complete(5, "x"), None)], Seen(Phase.QUEUED)),
-        ([(Accept("q"), None)], Seen(Phase.QUEUED)),
-        ([(Accept("q"), None)], None),
-        ([(Accept("q"), Refused())], None),
+        ([(Submit("q"), None)], Seen(Phase.QUEUED)),
+        ([(Submit("q"), None)], None),
+        ([(Submit("q"), Refused())], None),
         ([ACCEPT, CANCEL], Seen(Phase.CANCELLED)),
     ],
 )
@@ -139,9 +140,12 @@ def test_what_was_acknowledged_and_is_there_is_fine(steps: list[Step], seen: See
     assert report.counts["jobs accounted for"] == 1
 
 
-@pytest.mark.parametrize("welcome", [Ok(), Joined(), Granted(4)])
-def test_an_acknowledged_job_that_is_gone_is_lost(welcome: JobResult) -> None:
-    report = record([(Accept("q", "a"), welcome)], None)
+@pytest.mark.parametrize(
+    "welcomed",
+    [(Submit("q"), Ok()), (Submit("q"), Joined()), (Accept("q", "a"), Granted(4))],
+)
+def test_an_acknowledged_job_that_is_gone_is_lost(welcomed: Step) -> None:
+    report = record([welcomed], None)
     assert found(report) == [(Kind.LOST, "job j: it was acknowledged, and is gone")]
     assert "the record of a: no such job" in str(report)
 
@@ -149,6 +153,12 @@ def test_an_acknowledged_job_that_is_gone_is_lost(welcome: JobResult) -> None:
 def test_a_job_that_nobody_submitted_is_unexpected() -> None:
     report = record([], Seen(Phase.QUEUED))
     assert found(report) == [(Kind.UNEXPECTED, "job j: it is there, and nobody submitted it")]
+
+
+def test_a_job_whose_submission_was_never_answered_is_not_unexpected() -> None:
+    history: JobHistory = History()
+    history.called("c", "", Submit("q"))
+    assert check_record(history.operations, {"a": {"j": Seen(Phase.QUEUED)}}).ok
 
 
 def test_an_acknowledged_completion_that_is_gone_is_lost() -> None:

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from meshd.testing.checker import (
-    Accept,
     Claim,
     Expire,
     Granted,
@@ -20,6 +19,7 @@ from meshd.testing.checker import (
     Read,
     Refused,
     Seen,
+    Submit,
     by_subject,
     load,
 )
@@ -39,7 +39,7 @@ class Clock:
 def recorded() -> JobHistory:
     clock = Clock()
     history: JobHistory = History(clock)
-    with history.operation("c", "j", Accept("q")) as told:
+    with history.operation("c", "j", Submit("q")) as told:
         clock.now_s = 1.5
         told(Ok())
     with history.operation("w", "j", Claim("a")):
@@ -64,14 +64,14 @@ def test_what_is_told_ends_an_operation_and_what_is_not_leaves_it_open() -> None
 
 def test_an_exception_leaves_it_open_and_goes_on() -> None:
     history: JobHistory = History()
-    with pytest.raises(TimeoutError), history.operation("c", "j", Accept("q")):
+    with pytest.raises(TimeoutError), history.operation("c", "j", Submit("q")):
         raise TimeoutError
     assert [operation.is_open for operation in history.operations] == [True]
 
 
 def test_one_instant_of_virtual_time_keeps_its_order() -> None:
     history: JobHistory = History(lambda: 7.0)
-    first = history.called("c", "j", Accept("q"))
+    first = history.called("c", "j", Submit("q"))
     history.returned(first, Ok())
     history.called("c", "j", Read())
     one, other = history.operations
@@ -83,7 +83,7 @@ def test_a_clock_that_is_set_back_does_not_turn_the_order_round() -> None:
     clock = Clock()
     clock.now_s = 9.0
     history: JobHistory = History(clock)
-    number = history.called("c", "j", Accept("q"))
+    number = history.called("c", "j", Submit("q"))
     clock.now_s = 1.0
     history.returned(number, Ok())
     (operation,) = history.operations
@@ -92,7 +92,7 @@ def test_a_clock_that_is_set_back_does_not_turn_the_order_round() -> None:
 
 def test_what_did_nothing_is_withdrawn() -> None:
     history: JobHistory = History()
-    history.withdraw(history.called("c", "j", Accept("q")))
+    history.withdraw(history.called("c", "j", Submit("q")))
     assert history.operations == []
 
 
@@ -107,7 +107,7 @@ def test_only_the_answer_may_say_what_it_was_about() -> None:
 
 def test_nothing_is_answered_twice() -> None:
     history: JobHistory = History()
-    number = history.called("c", "j", Accept("q"))
+    number = history.called("c", "j", Submit("q"))
     history.returned(number, Ok())
     with pytest.raises(HistoryError, match="answered twice"):
         history.returned(number, Ok())
@@ -116,7 +116,7 @@ def test_nothing_is_answered_twice() -> None:
 def test_an_open_operation_about_nobody_knows_what_goes_everywhere() -> None:
     history: JobHistory = History()
     for job in ("j", "k"):
-        history.returned(history.called("c", job, Accept("q")), Ok())
+        history.returned(history.called("c", job, Submit("q")), Ok())
     history.called("w", "", Claim("a"))
     apart = by_subject(history.operations)
     assert {job: len(own) for job, own in apart.items()} == {"j": 2, "k": 2}
@@ -137,7 +137,7 @@ def test_histories_of_several_programs_are_one_by_their_clock(tmp_path: Path) ->
     one, other, both = Clock(), Clock(), History[object, object]()
     first: JobHistory = History(one)
     second: JobHistory = History(other)
-    late = first.called("c", "j", Accept("q"))
+    late = first.called("c", "j", Submit("q"))
     one.now_s = 5.0
     first.returned(late, Ok())
     other.now_s = 2.0
@@ -181,7 +181,7 @@ def test_files_are_checked_by_the_command(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     history: JobHistory = History()
-    with history.operation("c", "j", Accept("q")) as told:
+    with history.operation("c", "j", Submit("q")) as told:
         told(Ok())
     history.save(tmp_path / "one")
     assert main([str(tmp_path / "one")]) == 0

@@ -18,6 +18,8 @@ from meshd.testing.checker import (
     JobModel,
     JobResult,
     Joined,
+    Lapse,
+    LetGo,
     Ok,
     Phase,
     Read,
@@ -26,6 +28,7 @@ from meshd.testing.checker import (
     Renew,
     Retry,
     Seen,
+    Submit,
     Verdict,
     check_jobs,
     search,
@@ -33,7 +36,8 @@ from meshd.testing.checker import (
 
 Step = tuple[JobAction, JobResult | None]
 
-ACCEPTED: Step = (Accept("q"), Ok())
+ACCEPTED: Step = (Submit("q"), Ok())
+KEYED: Step = (Accept("q", "a"), Granted(5))
 CLAIMED: Step = (Claim("a"), Granted(5))
 DONE: Step = (Complete(5, "x"), Ok())
 OPEN = None
@@ -56,17 +60,22 @@ def holds(*steps: Step) -> bool:
     [
         [ACCEPTED, CLAIMED, DONE],
         [(Accept("q", "a"), Granted(1)), (Complete(1, "x"), Ok()), (Read(), Seen(Phase.DONE))],
-        [ACCEPTED, (Accept("q"), Joined()), (Accept("other"), Refused())],
+        [ACCEPTED, (Submit("q"), Joined()), (Submit("other"), Refused())],
         [ACCEPTED, CLAIMED, (Claim("b"), Refused()), (Renew(5), Ok()), DONE],
         [ACCEPTED, CLAIMED, DONE, DONE],
         [ACCEPTED, CLAIMED, DONE, (Complete(5, "x"), Refused())],
         [ACCEPTED, CLAIMED, (Expire(5), Ok()), (*DONE[:1], Refused())],
         [ACCEPTED, CLAIMED, (Expire(5), Ok()), (Claim("b"), Granted(6)), (Renew(6), Ok())],
-        [ACCEPTED, CLAIMED, (Expire(5), Ok()), (Accept("q", "b"), Granted(6))],
+        [KEYED, (Expire(5), Ok()), (Accept("q", "b"), Granted(6))],
+        [KEYED, (Expire(5), Ok()), (Read(), Seen(Phase.ACCEPTED, 5)), (Claim("b"), Refused())],
+        [KEYED, (Accept("q", "b"), Joined()), (Accept("p", "b"), Refused()), DONE],
+        [KEYED, DONE, (Accept("q", "b"), Joined())],
+        [KEYED, (Fail(5), Ok(Phase.DEAD)), (Retry(), Refused())],
+        [KEYED, (Expire(5), Ok(Phase.ACCEPTED)), (Cancel(), Ok())],
         [ACCEPTED, CLAIMED, (Expire(4), Refused()), DONE],
         [ACCEPTED, CLAIMED, (Release(5), Ok()), (Read(), Seen(Phase.QUEUED, 5))],
         [ACCEPTED, CLAIMED, (Fail(5), Ok(Phase.DEAD)), (Retry(), Ok()), (Claim("a"), Granted(9))],
-        [ACCEPTED, CLAIMED, (Fail(5), Ok(Phase.FAILED)), (Cancel(), Refused())],
+        [ACCEPTED, CLAIMED, (Fail(5, True), Ok()), (Cancel(), Refused())],
         [ACCEPTED, (Cancel(), Ok()), (Cancel(), Ok()), (Claim("a"), Refused())],
         [(Read(), Seen(Phase.ABSENT)), (Cancel(), Refused()), ACCEPTED],
         [(Claim("a"), Refused()), (Complete(1, "x"), Refused())],
@@ -83,11 +92,17 @@ def test_this_can_happen(steps: list[Step]) -> None:
     [
         [CLAIMED],
         [ACCEPTED, ACCEPTED],
-        [ACCEPTED, (Accept("other"), Joined())],
-        [ACCEPTED, (Accept("q"), Refused())],
-        [(Accept("q"), Joined())],
+        [ACCEPTED, (Submit("other"), Joined())],
+        [ACCEPTED, (Submit("q"), Refused())],
+        [(Submit("q"), Joined())],
         [ACCEPTED, CLAIMED, (Claim("b"), Granted(6))],
-        [ACCEPTED, CLAIMED, (Accept("q", "b"), Granted(6))],
+        [KEYED, (Accept("q", "b"), Granted(6))],
+        [ACCEPTED, (Accept("q", "b"), Granted(6))],
+        [KEYED, (Expire(5), Ok()), (Claim("b"), Granted(6))],
+        [KEYED, (Expire(5), Ok()), (Accept("q", "b"), Granted(5))],
+        [KEYED, (Expire(5), Ok(Phase.QUEUED))],
+        [KEYED, (Fail(5), Ok(Phase.DEAD)), (Retry(), Ok())],
+        [KEYED, (Accept("q", "b"), Ok())],
         [ACCEPTED, CLAIMED, (Expire(5), Ok()), (Claim("b"), Granted(5))],
         [ACCEPTED, CLAIMED, (Expire(5), Ok()), (Claim("b"), Granted(4))],
         [ACCEPTED, CLAIMED, (Expire(5), Ok()), DONE],
@@ -104,13 +119,15 @@ def test_this_can_happen(steps: list[Step]) -> None:
         [ACCEPTED, CLAIMED, (Read(), Seen(Phase.CLAIMED, 5, "b"))],
         [ACCEPTED, CLAIMED, (Fail(5), Ok(Phase.DEAD)), (Claim("a"), Granted(9))],
         [ACCEPTED, CLAIMED, (Fail(5), Ok(Phase.CANCELLED))],
+        [ACCEPTED, CLAIMED, (Fail(5), Ok(Phase.FAILED))],
+        [ACCEPTED, CLAIMED, (Fail(5, True), Ok()), (Retry(), Ok())],
         [ACCEPTED, (Cancel(), Ok()), (Retry(), Ok())],
         [ACCEPTED, (Cancel(), Refused())],
         [ACCEPTED, (Claim("a"), Refused())],
         [ACCEPTED, (Read(), Seen(Phase.ABSENT))],
         [ACCEPTED, (Read(), Ok())],
         [ACCEPTED, (Claim("a"), Ok())],
-        [(Accept("q"), Granted(3))],
+        [(Submit("q"), Granted(3))],
     ],
 )
 def test_this_cannot_happen(steps: list[Step]) -> None:
@@ -148,16 +165,39 @@ def test_an_accept_that_nobody_heard_of_may_have_started_it() -> None:
     assert not holds(*begun, (Read(), Seen(Phase.QUEUED)))
 
 
-@pytest.mark.parametrize("phase", [Phase.QUEUED, Phase.FAILED, Phase.DEAD])
+@pytest.mark.parametrize("phase", [Phase.CLAIMED, Phase.QUEUED, Phase.DEAD])
 def test_a_failure_that_nobody_heard_of_leads_where_failures_lead(phase: Phase) -> None:
     assert holds(ACCEPTED, CLAIMED, (Fail(5), OPEN), (Read(), Seen(phase)))
-    assert not holds(ACCEPTED, CLAIMED, (Fail(5), OPEN), (Read(), Seen(Phase.DONE)))
+    for never in (Phase.FAILED, Phase.DONE, Phase.ACCEPTED):
+        assert not holds(ACCEPTED, CLAIMED, (Fail(5), OPEN), (Read(), Seen(never)))
+    assert holds(ACCEPTED, CLAIMED, (Fail(5, True), OPEN), (Read(), Seen(Phase.FAILED)))
+
+
+def test_what_a_removed_node_held_goes_on_without_it() -> None:
+    for held, idle in ((ACCEPTED, Phase.QUEUED), (KEYED, Phase.ACCEPTED)):
+        begun = [held] if held is KEYED else [held, CLAIMED]
+        assert holds(*begun, (LetGo("a"), OPEN), (Read(), Seen(idle)))
+        assert holds(*begun, (LetGo("a"), OPEN), DONE)
+        assert not holds(*begun, (LetGo("b"), OPEN), (Read(), Seen(idle)))
+
+
+def test_a_deadline_kills_what_nobody_runs() -> None:
+    assert holds(ACCEPTED, (Lapse(), OPEN), (Read(), Seen(Phase.DEAD)), (Retry(), Ok()))
+    assert holds(KEYED, (Expire(5), Ok()), (Lapse(), OPEN), (Read(), Seen(Phase.DEAD)))
+    assert not holds(ACCEPTED, CLAIMED, (Lapse(), OPEN), (Read(), Seen(Phase.DEAD)))
+    assert not holds(ACCEPTED, (Read(), Seen(Phase.DEAD)))
+
+
+def test_the_fence_after_one_that_nobody_learned_is_settled_again() -> None:
+    begun = (ACCEPTED, (Claim("a"), OPEN), (LetGo("a"), OPEN), (Claim("b"), Granted(7)))
+    assert holds(*begun, (Renew(7), Ok()))
+    assert not holds(*begun, (Renew(8), Ok()))
 
 
 def test_a_claim_of_nobody_knows_which_job_may_have_been_of_any() -> None:
     history: JobHistory = History()
     for job in ("j", "k"):
-        history.returned(history.called("c", job, Accept("q")), Ok())
+        history.returned(history.called("c", job, Submit("q")), Ok())
     history.called("w", "", Claim("a"))
     for job in ("j", "k"):
         history.returned(history.called("c", job, Read()), Seen(Phase.CLAIMED, node="a"))
@@ -166,7 +206,7 @@ def test_a_claim_of_nobody_knows_which_job_may_have_been_of_any() -> None:
 
 def test_its_words_are_for_people() -> None:
     model = JobModel()
-    (queued,) = model.step(model.initial, Accept("q"), Ok())
+    (queued,) = model.step(model.initial, Submit("q"), Ok())
     (claimed,) = model.step(queued, Claim("a"), Granted(5))
     (unsure,) = model.step(queued, Claim("a"), None)
     (done,) = model.step(claimed, Complete(5, "x"), Ok())

@@ -31,6 +31,7 @@ from meshd.testing.checker import (
     Renew,
     Retry,
     Seen,
+    Submit,
 )
 
 
@@ -50,6 +51,7 @@ class Bug(StrEnum):
 @dataclass
 class ToyJob:
     request: str
+    is_keyed: bool = False
     phase: Phase = Phase.QUEUED
     node: str = ""
     fence: int = 0
@@ -125,7 +127,7 @@ class Toy:
     def _wish(self, client: str, job: str) -> JobAction:
         there = self.jobs.get(job)
         if there is None:
-            return self.random.choice([Accept("q"), Accept("q"), Accept("q", client), Read()])
+            return self.random.choice([Submit("q"), Submit("q"), Accept("q", client), Read()])
         fence = self.fences.get((client, job))
         kinds = ["read", "claim", "claim", "expire", "accept", "rare"]
         if fence is not None:
@@ -136,13 +138,14 @@ class Toy:
             case "expire":
                 return Expire(there.fence)
             case "accept":
-                return Accept(self.random.choice(["q", "q", "other"]), client)
+                request = self.random.choice(["q", "q", "other"])
+                return Accept(request, client) if there.is_keyed else Submit(request)
             case "renew":
                 return Renew(fence or 0)
             case "complete":
                 return Complete(fence or 0, f"result of {client}")
             case "fail":
-                return Fail(fence or 0)
+                return Fail(fence or 0, self.random.random() < 0.2)
             case "release":
                 return Release(fence or 0)
             case "rare" if self.random.random() < 0.3:
@@ -162,7 +165,7 @@ class Toy:
             self.before[name] = before
             if self._occasion(Bug.TWICE, isinstance(action, Claim | Accept) and not self._again):
                 self._again.append((name, action))
-            if self._occasion(Bug.EAGER, isinstance(action, Complete) and self._seldom()):
+            if self._occasion(Bug.EAGER, isinstance(action, Complete) and result == Ok()):
                 return Refused()
         return result
 
@@ -170,18 +173,18 @@ class Toy:
         self.index += 1
         job = self.jobs.get(name)
         if job is None:
-            if not isinstance(action, Accept):
+            if not isinstance(action, Submit | Accept):
                 return Refused("no such job")
-            if self._occasion(Bug.FORGETS, not action.node and self._seldom()):
+            if isinstance(action, Submit) and self._occasion(Bug.FORGETS, self._seldom()):
                 return Ok()
-            job = self.jobs[name] = ToyJob(action.request)
-            return self._grant(job, action.node) if action.node else Ok()
+            job = self.jobs[name] = ToyJob(action.request, isinstance(action, Accept))
+            return self._grant(job, action.node) if isinstance(action, Accept) else Ok()
         match action:
-            case Accept(request, node):
-                if request != job.request:
-                    return Refused("another request")
-                if node and job.phase is Phase.QUEUED:
-                    return self._grant(job, node)
+            case Submit(request) | Accept(request) if request != job.request:
+                return Refused("another request")
+            case Accept(_, node) if job.phase is Phase.ACCEPTED:
+                return self._grant(job, node)
+            case Submit() | Accept():
                 return Joined()
             case Claim(node):
                 stolen = job.phase is Phase.CLAIMED and self._seldom()
@@ -189,11 +192,11 @@ class Toy:
                     return self._grant(job, node)
                 return Refused(f"it is {job.phase}")
             case Cancel():
-                if job.phase in (Phase.QUEUED, Phase.CLAIMED):
+                if job.phase in (Phase.ACCEPTED, Phase.QUEUED, Phase.CLAIMED):
                     job.phase = Phase.CANCELLED
                 return Ok() if job.phase is Phase.CANCELLED else Refused(f"it is {job.phase}")
             case Retry():
-                if job.phase not in (Phase.FAILED, Phase.DEAD):
+                if job.phase is not Phase.DEAD or job.is_keyed:
                     return Refused(f"it is {job.phase}")
                 job.phase = Phase.QUEUED
                 return Ok()
@@ -209,16 +212,17 @@ class Toy:
                 return Refused(f"it is {job.phase} under fence {job.fence}")
         match action:
             case Complete(_, result):
-                if self._occasion(Bug.UNDONE, self._seldom()):
-                    job.phase = Phase.QUEUED
+                if self._occasion(Bug.UNDONE, True):
+                    job.phase = Phase.ACCEPTED if job.is_keyed else Phase.QUEUED
                     return Ok()
                 job.phase, job.result = Phase.DONE, result
-            case Fail() | Expire():
-                job.attempts += 1
-                job.phase = Phase.QUEUED if job.attempts < 4 else Phase.DEAD
+            case Fail(_, True):
+                job.phase = Phase.FAILED
+            case Fail() | Expire() | Release():
+                job.attempts += not isinstance(action, Release)
+                idle = Phase.ACCEPTED if job.is_keyed else Phase.QUEUED
+                job.phase = idle if job.attempts < 4 else Phase.DEAD
                 return Ok(job.phase)
-            case Release():
-                job.phase = Phase.QUEUED
         return Ok()
 
     def _grant(self, job: ToyJob, node: str) -> JobResult:
