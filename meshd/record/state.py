@@ -8,7 +8,7 @@ or iterates in an order that depends on anything but the state.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 from meshd import limits
@@ -20,7 +20,7 @@ from meshd.record.frozen import FORM, FrozenState, Head, StateDamaged, thaw
 from meshd.record.job_rows import JobRow, KeyRow
 from meshd.record.reducers import WITHOUT_SESSION, Reducers, empty_tables
 from meshd.record.results import Code, Refuse, refused
-from meshd.record.table import Capture, Table, encode_row
+from meshd.record.table import Row, Table, encode_row
 
 STEP_ROWS: Final = 512
 """While a state is restored: so many rows at most between two pauses."""
@@ -131,15 +131,16 @@ class RecordState:
         )
         return FrozenState(head, [table.capture() for table in tables])
 
-    def blobs(self) -> Iterator[bytes]:
+    def blobs(self) -> Iterator[list[bytes]]:
         """The digests of what is kept outside of the record and may still be asked for.
 
-        As of the first item; the caller may pause between two while commands go on being applied.
-        A digest may come twice.
+        As of the first item; an item is what a millisecond or so finds, and the caller may pause
+        between two while commands go on being applied.  A digest may come twice.
         """
         captured = [self._tables[name].capture() for name in ("jobs", "dead", "keys")]
         for table in captured:
-            yield from _blobs_of(table)
+            for rows in table.rows():
+                yield list(_blobs_of(rows))
 
     def freeze(self) -> bytes:
         """The state as bytes, at once; equal states give equal bytes."""
@@ -181,10 +182,11 @@ def _digest(tables: dict[str, Table[Any, Any]]) -> bytes:
     return hashlib.sha256(encode_row(sums)).digest()
 
 
-def _blobs_of(table: Capture) -> Iterator[bytes]:
-    for row in table.rows():
+def _blobs_of(rows: Iterable[Row]) -> Iterator[bytes]:
+    """What is no larger than `INLINE_BYTES` is in the log itself, whoever has it now."""
+    for row in rows:
         match row:
-            case JobRow(request=request) if request.size_bytes and not request.inline:
+            case JobRow(request=request) if request.size_bytes > limits.INLINE_BYTES:
                 yield request.digest
-            case KeyRow(size_bytes=size_bytes, digest=digest) if size_bytes:
+            case KeyRow(size_bytes=size_bytes, digest=digest) if size_bytes > limits.INLINE_BYTES:
                 yield digest

@@ -17,7 +17,7 @@ a dict does not:
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, Final, Generic, TypeVar, cast
 
 import msgspec
@@ -194,10 +194,10 @@ class Capture:
         self.name: Final = name
         self._parts = parts
 
-    def rows(self) -> Iterator[Row]:
-        """Its rows, in no order."""
+    def rows(self) -> Iterator[Collection[Row]]:
+        """Its rows, in no order, one part after another."""
         for part in self._parts:
-            yield from part.values()
+            yield part.values()
 
     def packed(self) -> Iterator[bytes]:
         """Its rows in canonical msgpack, `[name, [row, ...]]` with at most `PART_ROWS` each."""

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import pytest
 
+from meshd import limits
 from meshd.record.commands_jobs import Cancel, RequestFields, Retry
 from tests.unit.record.logs import HOUR_MS, START_MS, Log
 from tests.unit.record.made import RESULT, accept, complete, submit
+
+
+def blobs(log: Log) -> list[bytes]:
+    return [digest for some in log.state.blobs() for digest in some]
 
 
 @pytest.fixture
@@ -18,25 +23,32 @@ def test_blobs_are_known_as_long_as_somebody_may_ask_for_them(log: Log) -> None:
     large = RequestFields(digest=b"\1" * 32, size_bytes=9000, model="llama3")
     first = log.by("mini", accept(request=large))
     log.by("mini", submit())  # small: it is in the log
-    assert list(log.state.blobs()) == [b"\1" * 32]
+    assert blobs(log) == [b"\1" * 32]
     log.by("mini", complete(first["job"], first["fence"], size_bytes=9000))
-    assert list(log.state.blobs()) == [RESULT]
+    assert blobs(log) == [RESULT]
     dead = log.by("mini", submit(request=large, deadline_unix_ms=START_MS + 1))["job"]
     log.tick(1)
-    assert set(log.state.blobs()) == {RESULT, b"\1" * 32}
+    assert set(blobs(log)) == {RESULT, b"\1" * 32}
     log.by("mini", Retry(job=dead))
     log.by("mini", Cancel(job=dead))
     for _ in range(24):
         log.tick(HOUR_MS)
-    assert list(log.state.blobs()) == []
+    assert blobs(log) == []
 
 
 def test_blobs_are_those_of_one_moment(log: Log) -> None:
     for number in range(20):
         request = RequestFields(digest=bytes([number]) * 32, size_bytes=9000)
         log.by("mini", submit(request=request))
-    blobs = log.state.blobs()
-    found = {next(blobs)}
+    items = log.state.blobs()
+    found = set(next(items))
     for job in [row.id for row in log.state.jobs.live.page(0, 20, lambda row: True)]:
         log.by("mini", Cancel(job=job))
-    assert len(found | set(blobs)) == 20
+    assert len(found.union(*items)) == 20
+
+
+def test_what_is_in_the_log_itself_is_no_blob(log: Log) -> None:
+    """A key knows the size of a small result and not that it was in the log."""
+    job = log.by("mini", accept())
+    log.by("mini", complete(job["job"], job["fence"], size_bytes=limits.INLINE_BYTES))
+    assert blobs(log) == []
