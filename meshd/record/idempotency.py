@@ -83,7 +83,7 @@ class Keys:
     ) -> None:
         """Its job is over: that is what a repeat is told.  State 0: the job lives again."""
         row = self._table.get((scope, key))
-        if row is not None and row.jobs == 1:
+        if row is not None:
             self._table.put(
                 replace(row, state=state, status=status, digest=digest, size_bytes=size_bytes)
             )

@@ -9,7 +9,6 @@ from __future__ import annotations
 import bisect
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial
 from typing import TypeAlias
 
 from meshd import limits
@@ -192,7 +191,7 @@ class LiveJobs:
         lane = lane_of(row)
         heap = self._ready.get(lane)
         if heap is None:
-            heap = self._ready[lane] = Heap(partial(self._is_ready, lane), self._queued_count)
+            heap = self._ready[lane] = Heap(self._is_ready, self._queued_count)
         heap.push(rank_of(row))
 
     def _first(self, lane: Lane, heap: Heap[Rank]) -> Rank | None:
@@ -212,13 +211,12 @@ class LiveJobs:
     def _queued_count(self) -> int:
         return self._queued
 
-    def _is_ready(self, lane: Lane, rank: Rank) -> bool:
+    def _is_ready(self, rank: Rank) -> bool:
         row = self._table.get(rank[1])
         return (
             row is not None
             and row.state is JobState.QUEUED
             and row.not_before_unix_ms <= self._now_unix_ms
-            and lane_of(row) == lane
         )
 
     def _is_later(self, entry: tuple[int, int]) -> bool:

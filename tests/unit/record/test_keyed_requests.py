@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from meshd import limits
 from meshd.record.commands_jobs import (
     Expire,
     KeyFields,
@@ -117,6 +118,21 @@ def test_a_key_lives_on_as_long_as_its_job_does(log: Log) -> None:
     for _ in range(30):
         log.tick(HOUR_MS)
     assert log.by("mini", accept())["job"] == first["job"]
+    log.state.check()
+
+
+def test_a_key_whose_time_is_over_means_its_job_for_as_long_as_that_lives(
+    log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also while there is more to end than one command may."""
+    first = log.by("mini", accept())
+    done = log.by("mini", accept(key=key("k2")))
+    log.by("mini", complete(done["job"], done["fence"]))
+    monkeypatch.setattr(limits, "SWEEP_ROWS", 0)
+    for _ in range(24):
+        assert log.tick(HOUR_MS)["more"] is True
+    assert log.by("mini", accept())["job"] == first["job"]
+    assert log.by("mini", accept(key=key("k2")))["new"] is True
     log.state.check()
 
 
