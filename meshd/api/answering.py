@@ -116,6 +116,9 @@ class _Sink(ClientSink):
         self._holder = self._node_name(target.node).encode("ascii", "replace")
         self._attempt = attempt
 
+    def begun(self) -> None:
+        return None
+
     def _headers(self, content_type: bytes) -> list[HeaderPair]:
         return [(b"content-type", content_type), *self._meta()]
 
@@ -162,6 +165,11 @@ class _StreamingSink(_Sink):
         super().asking(target, attempt, wait_s)
         # A queue may end with "busy", which is worth more to a client as a status.
         self._may_queue_until = trio.current_time() + wait_s + QUEUE_SLACK_S if wait_s else 0.0
+
+    def begun(self) -> None:
+        self._may_queue_until = 0.0
+        if self._silence is not None:
+            self._silence.at = min(self._silence.at, trio.current_time() + self._silence_s)
 
     def _say_nothing(self) -> None:
         assert self._silence is not None

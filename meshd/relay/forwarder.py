@@ -111,6 +111,10 @@ class _Tap:
         relay.heard(trio.current_time())
         exchange.watch.at = relay.wake_at
 
+    def begun(self) -> None:
+        """An engine has the request."""
+        self.sink.begun()
+
     def sent(self, size_bytes: int) -> None:
         """The whole request is with this machine's transport."""
         self.exchange.relay.sent(size_bytes, trio.current_time())

@@ -181,6 +181,7 @@ class Holder:
             with self.in_flight:
                 if isinstance(verdict, Queued):
                     await self._wait_for_slot(ticket, control)
+                sink.begun()
                 await self._run(order.request, backend, model, lane, sink, control)
         finally:
             self._let_in(self.admission.done(ticket, trio.current_time()))

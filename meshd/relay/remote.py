@@ -187,6 +187,8 @@ class RemoteHolders:
                     for frame in frames:
                         if frame.kind is FrameKind.LOAD and frame.load is not None:
                             self._on_load(node, frame.load)
+                        elif frame.kind is FrameKind.BEGUN:
+                            sink.begun()
                         last = frame
         except StreamBroken:
             if not reader.complete:

@@ -164,10 +164,13 @@ class _FrameSink:
         self._load_at = self._watch.at
         """When this node's load, with this request in it, is told.  Once: a short answer brings
         it with its end, and later ones are in the pushes on the control link."""
+        self._begun = False
+        """Left the queue, and that has not been told; an item says as much."""
 
     async def emit(self, items: Sequence[AnswerItem]) -> None:
         now = trio.current_time()
         self._watch.at = now + limits.BEAT_S
+        self._begun = False
         try:
             data = self.writer.items(items)
             if now >= self._load_at:
@@ -180,6 +183,9 @@ class _FrameSink:
         except StreamBroken as e:
             raise SinkClosed(str(e)) from e
 
+    def begun(self) -> None:
+        self._begun = True
+
     def close(self) -> None:
         self._sweeper.unwatch(self._watch)
 
@@ -188,10 +194,14 @@ class _FrameSink:
             return
         # If a write is under way the link is not silent, and False here is right.
         with suppress(StreamBroken):  # the run is told by whoever reads or writes there
-            if trio.current_time() < self._load_at:
-                self.responder.write_nowait(self.writer.beat())
-            elif self.responder.write_nowait(self.writer.load(self._load())):
-                self._load_at = math.inf
+            load_due = trio.current_time() >= self._load_at
+            data = self.writer.load(self._load()) if load_due else b""
+            if self._begun:
+                data += self.writer.begun()
+            if self.responder.write_nowait(data or self.writer.beat()):
+                self._begun = False
+                if load_due:
+                    self._load_at = math.inf
         self._watch.at = trio.current_time() + limits.BEAT_S
 
 

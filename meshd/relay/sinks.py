@@ -24,3 +24,7 @@ class AnswerSink(Protocol):
         Raises SinkClosed, or BackendFailed for what cannot be passed on.
         """
         ...
+
+    def begun(self) -> None:
+        """The request queues no more: an engine has it."""
+        ...

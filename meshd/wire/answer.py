@@ -56,6 +56,8 @@ class FrameKind(IntEnum):
     """There will be no more, and why; the last frame."""
     EMBEDDING = 7
     """Some of the vectors; the one with `more` false has the last."""
+    BEGUN = 8
+    """A beat that says more: the request has left the queue, an engine has it."""
 
 
 AnswerItem = Delta | Usage | Embedding
@@ -149,6 +151,10 @@ class AnswerWriter:
     def beat(self) -> bytes:
         """A sign of life."""
         return self._frame(FrameKind.BEAT, None)
+
+    def begun(self) -> bytes:
+        """A sign of life: the request queues no more."""
+        return self._frame(FrameKind.BEGUN, None)
 
     def end(self, reason: str = "") -> bytes:
         """The answer is whole."""
@@ -318,7 +324,7 @@ class AnswerReader:
                 return AnswerFrame(seq, kind, failure=_checked(_convert(payload, Failure)))
             case FrameKind.EMBEDDING:
                 return AnswerFrame(seq, kind, self._joined(_convert(payload, EmbeddingPart), size))
-            case FrameKind.BEAT:
+            case FrameKind.BEAT | FrameKind.BEGUN:
                 return AnswerFrame(seq, kind)
 
     def _joined(self, part: EmbeddingPart, size: int) -> tuple[AnswerItem, ...]:

@@ -117,7 +117,7 @@ def _answer_frame(read: answer.AnswerFrame) -> dict[str, Any]:
             payload = read.failure
         case answer.FrameKind.END:
             payload = answer.End(read.reason)
-        case answer.FrameKind.BEAT:
+        case answer.FrameKind.BEAT | answer.FrameKind.BEGUN:
             payload = None
         case _ if read.items:
             payload = read.items[0]
@@ -143,6 +143,8 @@ def _write_answer_frame(writer: answer.AnswerWriter, decoded: Any) -> bytes:
             return writer.load(msgspec.convert(payload, Load))
         case answer.FrameKind.BEAT:
             return writer.beat()
+        case answer.FrameKind.BEGUN:
+            return writer.begun()
         case answer.FrameKind.END:
             return writer.end(msgspec.convert(payload, answer.End).reason)
         case answer.FrameKind.ERROR:

@@ -84,6 +84,10 @@ class Sink:
     def __init__(self, slowness_s: float = 0.0) -> None:
         self.items: list[AnswerItem] = []
         self.slowness_s = slowness_s
+        self.begun_at: float | None = None
+
+    def begun(self) -> None:
+        self.begun_at = trio.current_time()
 
     async def emit(self, items: Sequence[AnswerItem]) -> None:
         await trio.sleep(self.slowness_s)
@@ -117,6 +121,20 @@ async def test_an_entry_may_leave_the_choice_of_the_engine_to_the_holder(
         with pytest.raises(BackendFailed) as raised:
             await holder.serve(order("three"), Sink(), RunControl())
         assert raised.value.failure.kind == FailureKind.NOT_FOUND
+
+
+async def test_a_sink_hears_when_its_request_leaves_the_queue(autojump_clock: MockClock) -> None:
+    engine, first, second = FakeBackend("e"), Sink(), Sink()
+    async with holder_of(engine) as (holder, engines, nursery):
+        nursery.start_soon(holder.serve, order(), first, RunControl())
+        await trio.sleep(1.0)
+        nursery.start_soon(holder.serve, order(), second, RunControl())
+        await trio.sleep(5.0)
+        assert (first.begun_at is not None, second.begun_at) == (True, None)
+        engines.slots = 2
+        holder.offer_changed()
+        await trio.sleep(1.0)
+        assert second.begun_at is not None
 
 
 async def test_who_waits_is_let_in_when_the_engine_turns_out_to_take_more(

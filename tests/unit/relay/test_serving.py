@@ -91,7 +91,9 @@ class FakeHolder:
 
         control.attach(Abort())
         for step in self.script:
-            if isinstance(step, float):
+            if step is BEGUN:
+                sink.begun()
+            elif isinstance(step, float):
                 with trio.move_on_after(step):
                     await aborted.wait()
                     self.ended.append(control.aborted or "")
@@ -126,6 +128,7 @@ async def service(*script: object) -> AsyncIterator[tuple[PeerService, FakeHolde
         nursery.cancel_scope.cancel()
 
 
+BEGUN = object()
 WHOLE = (Delta(text="a"), Delta(finish_reason="stop"), Usage(3, 1))
 
 
@@ -152,6 +155,28 @@ async def test_silence_is_filled_with_beats(autojump_clock: MockClock) -> None:
     beats = [frame for frame in responder.frames() if frame.kind is FrameKind.BEAT]
     assert len(beats) >= 30.0 / limits.HOLDER_SILENT_S, "more often than the entry's patience"
     assert len(beats) <= 30.0 / limits.BEAT_S
+
+
+async def test_when_a_request_leaves_the_queue_the_next_beat_says_so(
+    autojump_clock: MockClock,
+) -> None:
+    async with service(3.0, BEGUN, 3.0, *WHOLE) as (peers, _, _):
+        responder = FakeResponder()
+        await peers.handle(request(SERVE_PATH, ask()), responder)  # type: ignore[arg-type]
+    kinds = [frame.kind for frame in responder.frames()]
+    assert kinds.count(FrameKind.BEGUN) == 1
+    at = kinds.index(FrameKind.BEGUN)
+    assert kinds[:at].count(FrameKind.BEAT) >= 3
+    assert kinds[at:].count(FrameKind.BEAT) >= 3
+
+
+async def test_an_answer_that_begins_at_once_needs_no_word_of_that(
+    autojump_clock: MockClock,
+) -> None:
+    async with service(BEGUN, *WHOLE, 3.0) as (peers, _, _):
+        responder = FakeResponder()
+        await peers.handle(request(SERVE_PATH, ask()), responder)  # type: ignore[arg-type]
+    assert FrameKind.BEGUN not in [frame.kind for frame in responder.frames()]
 
 
 @pytest.mark.parametrize("script", [(5.0, *WHOLE), (*[Delta(text="a"), 0.3] * 9, *WHOLE)])
