@@ -32,10 +32,14 @@ class Configuration:
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
         self.voters = kernel.log.voters
+        self.vote_is_void = False
+        """This node does not know what it has promised: it neither votes nor campaigns, whatever
+        the log says.  It follows, and what it acknowledges it has."""
 
     @property
     def is_voter(self) -> bool:
-        return self._kernel.me in self.voters
+        """Whether it may vote and campaign."""
+        return self._kernel.me in self.voters and not self.vote_is_void
 
     def refresh(self) -> None:
         """Take over what the log says now.  Called at the end of every call that can change it."""

@@ -166,6 +166,7 @@ class Elections:
             message.term > kernel.stock.term
             and self._is_up_to_date(message.last_term, message.last_index)
             and not self._leader_is_well
+            and not kernel.configuration.vote_is_void
         )
         kernel.wire.tell(
             peer.id,
@@ -175,7 +176,7 @@ class Elections:
     def on_ask_vote(self, peer: Peer, message: AskVote) -> None:
         kernel, stock = self._kernel, self._kernel.stock
         sticky = message.term > stock.term and self._leader_is_well and not message.transfer
-        if not sticky:
+        if not sticky and not kernel.configuration.vote_is_void:
             stock.on_message(peer, {
                 "type": "request_vote",
                 "term": message.term,

@@ -110,6 +110,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     trailing: int = limits.RAFT_TRAILING
     """Entries kept in memory behind a snapshot, for followers that are a little behind."""
 
+    def __post_init__(self) -> None:
+        """Raise ValueError for times with which no leader would last."""
+        if not 0 < 3 * self.heartbeat_s < self.election_min_s < self.election_max_s:
+            raise ValueError(
+                f"Heartbeats every {self.heartbeat_s} s are too rare for elections after"
+                f" {self.election_min_s} to {self.election_max_s} s without one: at least three"
+                " have to fit into the shortest."
+            )
+
     @property
     def quorum_s(self) -> float:
         """A leader that a majority did not answer for so long steps down.
@@ -293,6 +302,9 @@ class Core(Protocol):
 
     def set_learners(self, learners: Sequence[NodeId], now: float) -> None:
         """Who gets the log from this node while it leads, without a vote.  Not in the log."""
+
+    def regain_vote(self, now: float) -> None:
+        """A vote that this node gets from here on is good, whatever it promised before."""
 
     def transfer(self, to: NodeId, now: float) -> None:
         """Hand over leadership.  New proposals wait meanwhile; after `election_max_s` without

@@ -27,7 +27,6 @@ from meshd.consensus.interface import (
     NotEligible,
     Outbox,
     Outcome,
-    PeerStatus,
     Refused,
     Settings,
     StateMachine,
@@ -36,7 +35,8 @@ from meshd.consensus.interface import (
 )
 from meshd.consensus.kernel_log import Log
 from meshd.consensus.kernel_seams import Turn
-from meshd.consensus.kernel_stock import LEADER, ROLES, Stock
+from meshd.consensus.kernel_status import status_of
+from meshd.consensus.kernel_stock import LEADER, Stock
 from meshd.consensus.kernel_wire import Peer, Wire
 from meshd.consensus.messages import (
     AppendAnswer,
@@ -76,7 +76,8 @@ class Kernel:
 
     `stored` is what the journal held; `machine` is at its beginning and is brought up to date.
     `eligible` says who may take part in the log at all, besides the voters that the log names: a
-    voter that was away may have to listen to a leader that it does not know yet.
+    voter that was away may have to listen to a leader that it does not know yet.  `vote_is_void`
+    says that promises of this node are lost with an earlier journal: see `regain_vote`.
     """
 
     def __init__(
@@ -89,6 +90,7 @@ class Kernel:
         now: float,
         eligible: Callable[[NodeId], bool],
         settings: Settings = LAN,
+        vote_is_void: bool = False,
     ) -> None:
         self.me = me
         self.settings = settings
@@ -110,6 +112,7 @@ class Kernel:
         self.wire = Wire()
         self.applying = Applying(self, machine)
         self.configuration = Configuration(self)
+        self.configuration.vote_is_void = vote_is_void
         self.elections = Elections(self)
         self.receiving = Receiving(self)
         self.sending = Sending(self)
@@ -278,6 +281,14 @@ class Kernel:
             if self.stock.role == LEADER:
                 self.sending.refresh_peers()
 
+    def regain_vote(self, now: float) -> None:
+        """A vote that this node gets from here on is good, whatever it promised before.
+
+        To be called once the others have agreed on a list of voters without this node.
+        """
+        with _Call(self, now):
+            self.configuration.vote_is_void = False
+
     def transfer(self, to: NodeId, now: float) -> None:
         with _Call(self, now):
             self.handover.begin(to)
@@ -293,34 +304,7 @@ class Kernel:
     # --- looking
 
     def status(self) -> Status:
-        stock = self.stock
-        leads = stock.role == LEADER
-        return Status(
-            role=ROLES[stock.role],
-            term=stock.term,
-            leader=stock.leader.id if stock.leader is not None else None,
-            ready=self.is_ready,
-            voters=self.configuration.voters,
-            learners=self.learners,
-            first=self.log.floor,
-            last=self.log.last.index,
-            commit=stock.commit,
-            applied=stock.applied,
-            queued=self.proposals.queued,
-            transferring_to=self.handover.to,
-            peers={p.id: self._peer_status(p) for p in self.sending.progress} if leads else {},
-        )
-
-    def _peer_status(self, peer: Peer) -> PeerStatus:
-        progress = self.sending.progress[peer]
-        return PeerStatus(
-            voter=peer.id in self.configuration.voters,
-            connected=peer.id in self.wire.connected,
-            match=progress.match,
-            mode=progress.mode,
-            in_flight_bytes=progress.in_flight_bytes,
-            answered_s=progress.answered_at,
-        )
+        return status_of(self)
 
     # --- for the parts
 
@@ -386,16 +370,21 @@ class _Call(Turn):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        kernel = self._kernel
         try:
             if error is None:
-                kernel.agree()
+                self._kernel.agree()
+        except Exception as failure:
+            self._note(failure)
+            raise
         finally:
             super().__exit__(kind, error, traceback)
+        self._note(error)
+
+    def _note(self, error: BaseException | None) -> None:
         if isinstance(error, CoreStopped):
-            kernel._stopped = error
+            self._kernel._stopped = error
         elif error is not None and not isinstance(error, MeshdError):
-            kernel._stopped = CoreStopped(f"The kernel failed: {error!r}.")
+            self._kernel._stopped = CoreStopped(f"The kernel failed: {error!r}.")
 
 
 def _name(message: Message) -> str:

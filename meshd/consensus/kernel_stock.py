@@ -11,18 +11,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, TypeVar, overload
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from meshd.consensus.entries import EntryKind
 from meshd.consensus.interface import CoreStopped, Role
 from meshd.consensus.kernel_log import Row
 from meshd.consensus.kernel_seams import SyncObj, SyncObjConf, private
 from meshd.consensus.kernel_wire import Peer
+from meshd.ids import NodeId
 
 if TYPE_CHECKING:
     from meshd.consensus.kernel import Kernel
-
-_T = TypeVar("_T")
 
 ROLES: Final = (Role.FOLLOWER, Role.CANDIDATE, Role.LEADER)
 """By pysyncobj's numbers."""
@@ -32,42 +32,32 @@ Callback = Callable[[Any, int], None]
 """(result, pysyncobj's FAIL_REASON)."""
 
 
-class _Field(Generic[_T]):
-    """A private field of pysyncobj's, under a name of ours.
-
-    None before the constructor is through: it looks at every attribute of itself on the way.
-    """
-
-    def __init__(self, name: str) -> None:
-        self._name = private(name)
-
-    @overload
-    def __get__(self, stock: None, owner: type) -> NoReturn: ...
-    @overload
-    def __get__(self, stock: Stock, owner: type) -> _T: ...
-    def __get__(self, stock: Stock | None, owner: type) -> Any:
-        return getattr(stock, self._name, None)
-
-    def __set__(self, stock: Stock, value: _T) -> None:
-        setattr(stock, self._name, value)
+def _field(name: str) -> Any:
+    """A private field of pysyncobj's, under a name of ours."""
+    mangled = private(name)
+    return property(attrgetter(mangled), lambda stock, value: setattr(stock, mangled, value))
 
 
 class Stock(SyncObj):  # type: ignore[misc]
     """pysyncobj's SyncObj, mended."""
 
-    term = _Field[int]("raftCurrentTerm")
-    voted_for = _Field["str | None"]("votedForNodeId")
-    role = _Field[int]("raftState")
-    leader = _Field["Peer | None"]("raftLeader")
-    applied = _Field[int]("raftLastApplied")
-    deadline = _Field[float]("raftElectionDeadline")
-    others = _Field["set[Peer]"]("otherNodes")
-    match = _Field["dict[Peer, int]"]("raftMatchIndex")
-    answered = _Field["dict[Peer, float]"]("lastResponseTime")
-    noop_index = _Field["int | None"]("noopIDx")
-    waiting_commit = _Field["dict[int, list[tuple[int, Callback]]]"]("commandsWaitingCommit")
-    waiting_reply = _Field["dict[int, Callback]"]("commandsWaitingReply")
-    reply_counter = _Field[int]("commandsLocalCounter")
+    term: int = _field("raftCurrentTerm")
+    voted_for: NodeId | None = _field("votedForNodeId")
+    role: int = _field("raftState")
+    leader: Peer | None = _field("raftLeader")
+    applied: int = _field("raftLastApplied")
+    deadline: float = _field("raftElectionDeadline")
+    others: set[Peer] = _field("otherNodes")
+    match: dict[Peer, int] = _field("raftMatchIndex")
+    answered: dict[Peer, float] = _field("lastResponseTime")
+    noop_index: int | None = _field("noopIDx")
+    waiting_commit: dict[int, list[tuple[int, Callback]]] = _field("commandsWaitingCommit")
+    waiting_reply: dict[int, Callback] = _field("commandsWaitingReply")
+    reply_counter: int = _field("commandsLocalCounter")
+
+    # pysyncobj's constructor looks at every attribute of the object before these three are there.
+    _SyncObj__commandsWaitingCommit = _SyncObj__commandsWaitingReply = None
+    _SyncObj__commandsLocalCounter = 0
 
     _commit = 0
 

@@ -13,7 +13,7 @@ import msgspec
 from meshd.consensus.entries import Record, Snapshot, Stored
 from meshd.consensus.interface import Outbox, Settings
 from meshd.consensus.kernel import Kernel
-from meshd.consensus.replay import align, replay
+from meshd.consensus.replay import align, base_of, replay
 from meshd.ids import NodeId
 
 SETTINGS = Settings(
@@ -51,24 +51,26 @@ class Machine:
 
 
 class Disk:
-    """What is durable, and what is on its way there."""
+    """What is durable: a log, and snapshots, some of which no record names yet."""
 
     def __init__(self, stored: Stored) -> None:
         self.stored = stored
-        self.snapshot = stored.snapshot
-        """The newest that is durable, named by a record or not."""
+        self.snapshots: list[Snapshot] = []
         self.slow_s = 0.0
 
     def save(self, snapshot: Snapshot) -> None:
-        if self.snapshot is None or snapshot.point.index > self.snapshot.point.index:
-            self.snapshot = snapshot
+        self.snapshots.append(snapshot)
 
     def write(self, records: tuple[Record, ...]) -> None:
-        known = [self.snapshot] if self.snapshot is not None else []
-        self.stored = replay(self.stored, records, known)
+        self.stored = replay(self.stored, records, self.snapshots)
+        base = base_of(self.stored).index
+        self.snapshots = [s for s in self.snapshots if s.point.index > base]
 
     def reopened(self) -> Stored:
-        return align(self.stored, self.snapshot) if self.snapshot is not None else self.stored
+        """What a journal finds: at a snapshot that no record names, the record was lost."""
+        newest = max(self.snapshots, key=lambda s: s.point.index, default=None)
+        self.snapshots = []
+        return align(self.stored, newest) if newest is not None else self.stored
 
 
 class Node:

@@ -20,6 +20,7 @@ from meshd.consensus.entries import Snapshot
 from meshd.consensus.interface import (
     Committed,
     CoreStopped,
+    Nonsense,
     NotEligible,
     Outbox,
     Outgoing,
@@ -234,8 +235,8 @@ class World:
             return
         try:
             getattr(node.kernel, method)(*args, node.clock(self.now))
-        except NotEligible:
-            self.judge.violation("a node of this world was refused", node.id, args)
+        except (Nonsense, NotEligible) as error:
+            self.judge.violation("a sound node's message was refused", node.id, args[:1], error)
         except CoreStopped as error:
             self.judge.violation("a kernel stopped", node.id, str(error))
             return

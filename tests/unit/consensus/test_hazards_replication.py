@@ -285,6 +285,23 @@ def test_h17_a_follower_that_differs_converges_in_a_few_round_trips() -> None:
     assert refused - refused_before <= 4
 
 
+def test_h17_a_refusal_of_an_earlier_message_moves_nothing() -> None:
+    """Several messages were under way when the first refusal came: the others are no news."""
+    mesh = led(Mesh())
+    mesh.cut("c", "ab")
+    mesh.commit("a", *[b"%d" % n for n in range(30)])
+    mesh.heal("c", "ab")
+    mesh.tick("a")
+    kernel = mesh.kernel("a")
+    progress = kernel.sending.progress[kernel.peer(node_id("c"))]
+    probe = progress.next - 1
+    term = kernel.status().term
+    mesh.hand("c", "a", AppendAnswer(term=term, round=0, ok=False, index=3, rejected=probe))
+    assert progress.next == 4
+    mesh.hand("c", "a", AppendAnswer(term=term, round=0, ok=False, index=20, rejected=21))
+    assert progress.next == 4
+
+
 # --- H20: messages of an earlier connection
 
 

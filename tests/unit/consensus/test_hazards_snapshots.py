@@ -11,7 +11,7 @@ import pytest
 
 from meshd.consensus.entries import Point, Rebase, Snapshot
 from meshd.consensus.interface import CallerMistake, CoreStopped, Nonsense, Settings
-from meshd.consensus.messages import AppendAnswer, SnapshotAnswer, SnapshotPart
+from meshd.consensus.messages import AppendAnswer, AppendEntries, SnapshotAnswer, SnapshotPart
 from meshd.consensus.replay import replay
 from tests.unit.consensus.kernel_rig import SETTINGS, Mesh, ids, node_id
 from tests.unit.consensus.stock_rig import StockMesh, inside, rows, stock_modules
@@ -184,27 +184,34 @@ def test_a_snapshot_of_nothing_is_installed_too() -> None:
 
 
 def test_the_answer_to_a_snapshot_claims_the_snapshot_and_no_tail() -> None:
-    """The follower's log is longer than the snapshot, but what follows was never compared."""
-    mesh = behind()
-    taken = mesh["a"].snapshot
-    assert taken is not None
-    host = mesh["c"]
-    mesh.kernel("c").stock.role = 2  # it led once, and took in 60 commands that nobody has
-    for n in range(60):
-        mesh.kernel("c").log.add(b"\0%d" % n, host.kernel.log.last.index + 1, 2)
-    mesh.kernel("c").stock.role = 0
-    host.flush()
-    state = taken.state
-    mesh.heal("c", "ab")
+    """The snapshot's place is in the follower's log, but what follows it there was not compared."""
+    mesh = Mesh(settings=resized(**SMALL))
+    mesh.elect("a")
+    mesh.commit("a", *[b"%d" % n for n in range(9)])  # c has these, and does not know it
+    common = mesh.kernel("b").take_snapshot()
+    assert common is not None
+    mesh.cut("a", "bc")
+    mesh.elect("b")
+    mesh.cut("b", "c")
+    mesh.kernel("c").stock._commit = mesh.kernel("c").log.committed = common.point.index - 1
+    term = mesh.kernel("c").status().term
+    last = mesh.kernel("c").log.last
+    mesh.hand("b", "c", AppendEntries(  # a tail that a lost leader's successor never had
+        term=term, round=1, prev_index=last.index, prev_term=last.term, commit=0,
+        entries=((term, b"\0tail"),) * 5,
+    ))  # fmt: skip
+    mesh["c"].flush()
+    mesh.heal("a", "c")
     mesh.queue.clear()
     mesh.hand("a", "c", SnapshotPart(
-        term=9, round=1, index=taken.point.index, snapshot_term=9, voters=taken.voters,
-        size=len(state), offset=0, data=state, crc32=zlib.crc32(state),
+        term=term + 1, round=1, index=common.point.index, snapshot_term=common.point.term,
+        voters=common.voters, size=len(common.state), offset=0, data=common.state,
+        crc32=zlib.crc32(common.state),
     ))  # fmt: skip
-    host.flush()
-    [answer] = mesh.take(AppendAnswer, sender="c")
-    assert (answer.ok, answer.index) == (True, taken.point.index)
-    assert host.kernel.log.last == Point(9, taken.point.index)
+    mesh["c"].flush()
+    [answer] = mesh.take(AppendAnswer, sender="c", to="a")
+    assert mesh.kernel("c").log.last.index == last.index + 5
+    assert (answer.ok, answer.index) == (True, common.point.index)
 
 
 def test_what_follows_the_snapshots_place_in_the_log_stays() -> None:

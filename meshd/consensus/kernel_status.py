@@ -1,0 +1,45 @@
+"""What a kernel says of itself.  Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from meshd.consensus.interface import PeerStatus, Status
+from meshd.consensus.kernel_stock import LEADER, ROLES
+from meshd.consensus.sending import Progress
+
+if TYPE_CHECKING:
+    from meshd.consensus.kernel import Kernel
+
+
+def status_of(kernel: Kernel) -> Status:
+    """The moment, for status pages and policies."""
+    stock = kernel.stock
+    followers = kernel.sending.progress.values() if stock.role == LEADER else ()
+    return Status(
+        role=ROLES[stock.role],
+        term=stock.term,
+        leader=stock.leader.id if stock.leader is not None else None,
+        ready=kernel.is_ready,
+        voters=kernel.configuration.voters,
+        learners=kernel.learners,
+        first=kernel.log.floor,
+        last=kernel.log.last.index,
+        commit=stock.commit,
+        applied=stock.applied,
+        queued=kernel.proposals.queued,
+        transferring_to=kernel.handover.to,
+        peers={progress.peer.id: _peer(kernel, progress) for progress in followers},
+    )
+
+
+def _peer(kernel: Kernel, progress: Progress) -> PeerStatus:
+    node = progress.peer.id
+    return PeerStatus(
+        voter=node in kernel.configuration.voters,
+        connected=node in kernel.wire.connected,
+        match=progress.match,
+        mode=progress.mode,
+        in_flight_bytes=progress.in_flight_bytes,
+        answered_s=progress.answered_at,
+    )
