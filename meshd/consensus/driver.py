@@ -167,6 +167,10 @@ class Driver:
         """Who gets the log without a vote while this node leads."""
         self._tell(lambda now: self._core.set_learners(learners, now))
 
+    def regain_vote(self) -> None:
+        """A vote that the others give this node from now on is good."""
+        self._tell(self._core.regain_vote)
+
     def transfer(self, to: NodeId) -> None:
         """Let that voter lead.  Raises TransferRefused."""
         self._tell(lambda now: self._core.transfer(to, now))

@@ -11,8 +11,6 @@ a barrier before a read that must not be stale.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import PurePath
 from typing import Any, TypeVar
 
 import trio
@@ -25,19 +23,20 @@ from meshd.consensus.journal import (
     JournalFailed,
     JournalUnusable,
     Opened,
-    Owner,
     open_journal,
     probe_sync_s,
 )
 from meshd.consensus.kernel import Kernel
-from meshd.consensus.replay import replay
+from meshd.consensus.replay import EMPTY, replay
 from meshd.consensus.voter_list import founding_records
+from meshd.consensus.voters import Wish
 from meshd.errors import DiskFailed, MeshdError
-from meshd.ids import MeshId, NodeId
+from meshd.ids import NodeId
 from meshd.ledger.electorate import Electorate, Machine, Members
 from meshd.ledger.machine import RecordMachine
+from meshd.ledger.place import Place
 from meshd.ledger.session import Session
-from meshd.ports import Disk, Ports
+from meshd.ports import Ports
 from meshd.record import results
 from meshd.record.commands import Entry, encode
 from meshd.record.commands_registry import Adopt, Command, Found
@@ -51,33 +50,12 @@ _T = TypeVar("_T")
 
 REOPEN_S = 30.0
 """After a disk failed: full ones are made room on, by people or by rotation."""
+REGAIN_S = 1.0
+"""Between two looks whether the others have taken a vote that is void."""
 CARE_S = 2.0
 """How often the leader looks whether the record lacks anything."""
 SOON_S = 0.1
 """The same, while there is no record yet."""
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Whose record it is, and where it is kept."""
-
-    me: NodeId
-    mesh: MeshId
-    generation: int
-    """Of this start."""
-    folder: PurePath
-
-    @property
-    def founded_mark(self) -> PurePath:
-        """A file that says that this node has founded the record: it never founds a second one."""
-        return self.folder.with_name(f"{self.folder.name}.founded")
-
-
-def erase(disk: Disk, place: Place) -> None:
-    """Delete the record from this disk: the node leaves its mesh.  Raises DiskFailed."""
-    for name in disk.names(place.folder):
-        disk.delete(place.folder / name)
-    disk.delete(place.founded_mark)
 
 
 class Ledger:
@@ -117,6 +95,7 @@ class Ledger:
         self._driver: Driver | None = None
         self._record = RecordMachine()
         self._applied = trio.Event()
+        self._vote_is_void = False
         self.sync_s = 0.0
         """What making something durable costs here, in seconds; 0: not measured yet."""
         self.problem: str | None = None
@@ -151,7 +130,8 @@ class Ledger:
         """What this node is as a voter."""
         said = self._machine()
         return Machine(
-            wish=said.wish,
+            # Whose vote is void asks the leader to take it; what it wishes counts after that.
+            wish=Wish.NEVER if self._vote_is_void else said.wish,
             on_mains=said.on_mains,
             portable=said.portable,
             uptime_s=said.uptime_s,
@@ -203,6 +183,7 @@ class Ledger:
             nursery.start_soon(self._keep)
             nursery.start_soon(self.electorate.run)
             nursery.start_soon(self._care)
+            nursery.start_soon(self._regain_vote)
 
     async def _keep(self) -> None:
         while True:
@@ -222,6 +203,7 @@ class Ledger:
         opened = await self._blocking(self._open)
         self._say(opened)
         try:
+            await self._look_for_promises(opened)
             stored = await self._founded(opened)
             self._record = RecordMachine()
             kernel = Kernel(
@@ -232,6 +214,7 @@ class Ledger:
                 now=trio.current_time(),
                 eligible=self._eligible,
                 settings=self._settings,
+                vote_is_void=self._vote_is_void,
             )
             driver = Driver(
                 kernel,
@@ -253,8 +236,7 @@ class Ledger:
     def _open(self) -> Opened:
         """Reads the whole journal, and waits for a few syncs."""
         place, disk = self._place, self._ports.disk
-        owner = Owner(place.mesh, place.me)
-        opened = open_journal(disk, place.folder, owner, self._ports.entropy)
+        opened = open_journal(disk, place.folder, place.owner, self._ports.entropy)
         if not disk.is_quick:
             now = lambda: trio.from_thread.run_sync(trio.current_time)  # noqa: E731
             self.sync_s = probe_sync_s(disk, place.folder, now)
@@ -278,12 +260,48 @@ class Ledger:
         stored, disk, mark = opened.stored, self._ports.disk, self._place.founded_mark
         if self._founding() is None or disk.size(mark) is not None:
             return stored
-        if opened.is_new:
+        if stored == EMPTY:
             records: tuple[Record, ...] = founding_records([self._place.me])
             await self._blocking(lambda: opened.journal.write(records))
             stored = replay(stored, records)
         await self._blocking(lambda: disk.write(mark, b"", private=True))
         return stored
+
+    async def _look_for_promises(self, opened: Opened) -> None:
+        """A founder that has no journal has lost one: what it promised is not known any more."""
+        disk, mark = self._ports.disk, self._place.void_mark
+        if opened.stored == EMPTY and disk.size(self._place.founded_mark) is not None:
+            await self._blocking(lambda: disk.write(mark, b"", private=True))
+        self._vote_is_void = disk.size(mark) is not None
+        if self._vote_is_void:
+            log.warning("this node's vote is void until the others have taken it")
+
+    async def _regain_vote(self) -> None:
+        """Let a void vote be good again, once it is one that the others give anew."""
+        while True:
+            await trio.sleep(REGAIN_S)
+            driver = self._driver
+            if self._vote_is_void and driver is not None:
+                try:
+                    await self._regain_from(driver)
+                except MeshdError as error:
+                    log.debug("its vote stays void for now", why=str(error))
+
+    async def _regain_from(self, driver: Driver) -> None:
+        """The record has to have it that this node has no vote, beyond doubt.
+
+        That is so when it is in what is here, all that is here is committed, and all that was
+        acknowledged before now is here (the leader says so, and the majority that it leads).
+        """
+        await driver.read_barrier()
+        status = driver.status()
+        if not status.voters or self._place.me in status.voters or status.commit < status.last:
+            return
+        driver.regain_vote()
+        self._vote_is_void = False
+        disk, mark = self._ports.disk, self._place.void_mark
+        await self._blocking(lambda: disk.delete(mark))
+        log.info("this node may be given a vote again")
 
     def _stepped(self) -> None:
         events = self._record.take_events()

@@ -15,7 +15,8 @@ from meshd.control import RecordReport
 from meshd.errors import ProtocolError
 from meshd.ids import NodeId
 from meshd.ledger.electorate import Machine
-from meshd.ledger.ledger import Ledger, Place, erase
+from meshd.ledger.ledger import Ledger
+from meshd.ledger.place import Place, erase
 from meshd.ledger.report import report
 from meshd.membership.members import State
 from meshd.node.mesh import MeshSide
@@ -39,12 +40,7 @@ class RecordSide:
     def __init__(self, ports: Ports, config: Config, paths: Paths, mesh: MeshSide) -> None:
         self._ports, self._config, self._mesh = ports, config, mesh
         standing = mesh.standing
-        self._place = Place(
-            me=mesh.id,
-            mesh=mesh.registry.mesh,
-            generation=standing.generation,
-            folder=paths.data / "record" / mesh.registry.mesh,
-        )
+        self._place = Place.under(paths.data, mesh.registry.mesh, mesh.id, standing.generation)
         self._on_events: list[Callable[[Sequence[Event]], None]] = []
         self._members = _Members(mesh, ports.clock.wall)
         links = mesh.links

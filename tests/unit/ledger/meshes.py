@@ -12,7 +12,8 @@ from meshd.consensus.voters import Standing
 from meshd.errors import DialFailed
 from meshd.ids import MeshId, NodeId
 from meshd.ledger.electorate import Machine
-from meshd.ledger.ledger import Ledger, Place
+from meshd.ledger.ledger import Ledger
+from meshd.ledger.place import Place
 from meshd.ports import Ports
 from meshd.record.commands_registry import Adopt, Found, NodeFields
 from meshd.record.events import Event
@@ -53,6 +54,15 @@ class LedgerNode:
     def state(self) -> RecordState:
         return self.runs.state
 
+    @property
+    def place(self) -> Place:
+        return Place(self.id, MeshId(CA.mesh), self.generation, FOLDER)
+
+    @property
+    def void(self) -> bool:
+        """Its vote is."""
+        return self.disk.size(self.place.void_mark) is not None
+
     def fields(self) -> NodeFields:
         return NodeFields(key=self.key.der, name=self.name)
 
@@ -70,7 +80,7 @@ class LedgerNode:
         )
         self.ledger = Ledger(
             ports,
-            Place(self.id, MeshId(CA.mesh), self.generation, FOLDER),
+            self.place,
             mesh.members_for(self),
             send=lambda to, data: mesh.send(self, to, data),
             linked=lambda: [n.id for n in mesh.nodes.values() if mesh.is_linked(self, n)],
