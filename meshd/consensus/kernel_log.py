@@ -222,6 +222,11 @@ class Log(Journal):  # type: ignore[misc]
         self._taken = self.last.index
         return records
 
+    @property
+    def has_records(self) -> bool:
+        """Whether something happened that was not taken yet."""
+        return bool(self._records or self._fresh)
+
     def stored(self) -> None:
         """What was taken last is on disk."""
         self._durable = max(self._durable, self._taken)

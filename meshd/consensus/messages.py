@@ -101,7 +101,7 @@ class SnapshotPart(_Message, frozen=True, tag=7):
     voters: Annotated[tuple[Voter, ...], Meta(min_length=1, max_length=limits.RAFT_VOTERS)]
     size: Annotated[int, Meta(ge=0, le=limits.RAFT_SNAPSHOT_BYTES)]
     offset: Count
-    data: Annotated[bytes, Meta(max_length=limits.RAFT_CHUNK_BYTES)]
+    data: Annotated[bytes, Meta(max_length=limits.RAFT_PART_BYTES)]
     crc32: Annotated[int, Meta(ge=0, le=2**32 - 1)]
     """Of `data`."""
 

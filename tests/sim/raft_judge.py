@@ -8,7 +8,7 @@ from meshd.consensus.entries import Stored
 from meshd.consensus.interface import Outgoing
 from meshd.consensus.kernel import Kernel
 from meshd.consensus.messages import AppendAnswer, AppendEntries, AskVote, VoteAnswer
-from meshd.consensus.replay import last_of
+from meshd.consensus.replay import base_of, last_of
 from meshd.ids import NodeId
 
 
@@ -56,6 +56,17 @@ class Judge:
         for peer in status.peers.values():
             if peer.in_flight_bytes > kernel.settings.window_bytes + 1024:
                 self.violation("more in flight than the window", node, peer.in_flight_bytes)
+
+    def same_log(self, node: NodeId, kernel: Kernel, stored: Stored) -> None:
+        """What is on disk is what the kernel has, but for what it has not handed over yet."""
+        waiting = kernel.log.last.index - last_of(stored).index
+        rows = {index: (payload, term) for payload, index, term in kernel.log[:]}
+        kept = {e.index: (bytes([e.kind]) + e.data, e.term) for e in stored.entries}
+        common = kept.keys() & rows.keys()
+        if not kernel.log.has_records and (
+            waiting or any(rows[i] != kept[i] for i in common) or kernel.log.base != base_of(stored)
+        ):
+            self.violation("disk and memory differ", node, kernel.log.last, last_of(stored))
 
     def leaves(self, node: NodeId, out: Outgoing, stored: Stored) -> None:
         """A message leaves: what it promises is on disk."""

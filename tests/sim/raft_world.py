@@ -284,6 +284,8 @@ class World:
         node.disk.write(outbox.records)
         node.syncing = None
         node.kernel.stored()
+        if self.chance.random() < 0.02:
+            self.judge.same_log(node.id, node.kernel, node.disk.stored)
         for out in outbox.late:
             self.post(node, out)
         self.turn(node)

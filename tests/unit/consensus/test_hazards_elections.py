@@ -322,6 +322,20 @@ def test_proposals_wait_while_leadership_is_handed_over() -> None:
     assert number in mesh["a"].outcomes
 
 
+def test_leadership_is_handed_over_only_when_the_heir_has_the_whole_log() -> None:
+    mesh = Mesh()
+    mesh.elect("a")
+    mesh.commit("a", b"one")
+    mesh.propose("a", b"two")
+    mesh["a"].turn()
+    mesh.kernel("a").transfer(node_id("b"), mesh.now)
+    mesh["a"].turn()
+    assert not any(isinstance(m, TimeoutNow) for _, _, m in mesh.log)
+    mesh.deliver()
+    assert mesh.leads("b")
+    assert mesh["b"].machine.commands == [b"one", b"two"]
+
+
 def test_a_handover_that_comes_to_nothing_is_given_up() -> None:
     mesh = Mesh()
     mesh.elect("a")
