@@ -12,7 +12,7 @@ import msgspec
 from meshd import limits
 from meshd.record import commands_jobs as jobs
 from meshd.record import commands_registry as registry
-from meshd.record import table
+from meshd.record import schedule, table
 from meshd.record.commands import Entry, encode
 from meshd.record.commands_registry import Command, NodeFields
 from meshd.record.job_rows import job_id
@@ -34,15 +34,17 @@ class small_bounds:
 
     def __enter__(self) -> None:
         self._before: dict[str, Any] = {name: getattr(limits, name) for name in SMALL_LIMITS}
-        self._fold, self._part = table._FOLD_AT, table.PART_ROWS
+        self._fold, self._slack = table._FOLD_AT, schedule._SLACK
         for name, value in SMALL_LIMITS.items():
             setattr(limits, name, value)
         table._FOLD_AT = SMALL_FOLD  # type: ignore[misc]
+        schedule._SLACK = 0
 
     def __exit__(self, *_: object) -> None:
         for name, value in self._before.items():
             setattr(limits, name, value)
         table._FOLD_AT = self._fold  # type: ignore[misc]
+        schedule._SLACK = self._slack
 
 
 class World:

@@ -274,5 +274,6 @@ def test_a_retry_does_not_take_a_key_that_means_another_job_by_now(log: Log) -> 
     log.by("mini", Retry(job=dead))
     log.state.check()
     log.by("mini", Cancel(job=dead))
+    log.state.check()
     told = log.by("mini", submit(key=key(body="b")))
     assert (told["job"], told["state"]) == (other, JobState.QUEUED)
