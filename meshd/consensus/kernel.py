@@ -133,19 +133,21 @@ class Kernel:
 
     def connected(self, peer: NodeId, now: float) -> None:
         with _Call(self, now):
+            if peer in self.wire.connected:  # then nothing told that the one before is gone
+                self._link_is_gone(self.peer(peer))
             self.wire.connected.add(peer)
-            self._link_changed(self.peer(peer))
+            self.sending.link_changed(self.peer(peer))
 
     def disconnected(self, peer: NodeId, now: float) -> None:
         with _Call(self, now):
-            self.wire.forget(peer)
-            self._link_changed(self.peer(peer))
-            self.elections.link_lost(self.peer(peer))
-            self.reads.link_lost(self.peer(peer))
+            self._link_is_gone(self.peer(peer))
 
-    def _link_changed(self, peer: Peer) -> None:
+    def _link_is_gone(self, peer: Peer) -> None:
+        self.wire.forget(peer.id)
         self.sending.link_changed(peer)
-        self.snapshots.link_changed(peer)
+        self.snapshots.link_lost(peer)
+        self.elections.link_lost(peer)
+        self.reads.link_lost(peer)
 
     def on_message(self, peer: NodeId, message: Message, now: float) -> None:
         with _Call(self, now):

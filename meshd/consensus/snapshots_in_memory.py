@@ -214,7 +214,7 @@ class SnapshotsInMemory:
                 ),
             )
 
-    def link_changed(self, peer: Peer) -> None:
+    def link_lost(self, peer: Peer) -> None:
         if self._arriving is not None and self._arriving.peer == peer:
             self._arriving = None
 

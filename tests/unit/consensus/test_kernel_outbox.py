@@ -6,7 +6,16 @@ import msgspec
 import pytest
 
 from meshd.consensus.entries import Append, Ballot
-from meshd.consensus.interface import LAN, WAN, CallerMistake, Committed, Outbox, Settings
+from meshd.consensus.interface import (
+    LAN,
+    WAN,
+    CallerMistake,
+    Committed,
+    Outbox,
+    Settings,
+    Unknown,
+    Why,
+)
 from meshd.consensus.messages import AppendAnswer, AppendEntries, AskVote, VoteAnswer
 from tests.unit.consensus.kernel_rig import SETTINGS, Mesh, ids, node_id
 
@@ -151,6 +160,18 @@ def test_messages_to_a_node_without_a_link_are_not_kept() -> None:
     mesh.kernel("a").disconnected(node_id("b"), mesh.now)
     box = mesh.kernel("a").take_outbox()
     assert {out.to for out in (*box.early, *box.late)} == {node_id("c")}
+
+
+def test_a_new_link_is_the_end_of_the_one_before() -> None:
+    """Also where nobody told of the end: what was under way over it is lost."""
+    mesh = Mesh()
+    mesh.elect("a")
+    number = mesh.propose("b", b"on its way", timeout_s=60)
+    mesh["b"].turn()
+    mesh.queue.clear()
+    mesh.kernel("b").connected(node_id("a"), mesh.now)
+    mesh["b"].flush()
+    assert mesh["b"].outcomes[number] == Unknown(number, Why.LEADER_LOST)
 
 
 def test_time_does_not_go_back() -> None:
