@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Protocol
 
 import trio
 
@@ -19,7 +20,7 @@ from meshd import limits
 from meshd.api.dialect import AnswerEncoder, Call, DialectError, HeaderPair
 from meshd.backends.control import failed
 from meshd.errors import StreamBroken
-from meshd.http import Responder, Share, Sweeper, Watch
+from meshd.http import Headers, Share, Sweeper, Watch
 from meshd.ids import NodeId, RequestId
 from meshd.inference import Delta, Embedding, Failure, FailureKind, Usage
 from meshd.relay.forwarder import ClientSink, Forwarder
@@ -29,6 +30,26 @@ from meshd.routing.catalogue import Target
 QUEUE_SLACK_S = 1.0
 """After the longest wait in a queue, for "busy" to arrive."""
 
+
+class Client(Protocol):
+    """Whoever gets the answer: a connection's `Responder`, or what stands before it."""
+
+    on_disconnect: Callable[[], None] | None
+
+    @property
+    def started(self) -> bool: ...
+    @property
+    def finished(self) -> bool: ...
+    @property
+    def disconnected(self) -> bool: ...
+    async def send(self, status: int, headers: Headers, body: bytes) -> None: ...
+    async def start(self, status: int, headers: Headers, data: bytes = b"") -> None: ...
+    def start_nowait(self, status: int, headers: Headers, data: bytes = b"") -> bool: ...
+    async def write(self, data: bytes) -> None: ...
+    def write_nowait(self, data: bytes) -> bool: ...
+    async def finish(self, data: bytes = b"") -> None: ...
+
+
 ErrorBody = Callable[[Failure], tuple[int, list[HeaderPair], bytes]]
 NodeName = Callable[[NodeId], str]
 
@@ -36,23 +57,27 @@ NodeName = Callable[[NodeId], str]
 async def answer(
     call: Call,
     request_id: RequestId,
-    responder: Responder,
+    responder: Client,
     forwarder: Forwarder,
     error_body: ErrorBody,
     node_name: NodeName,
     share: Share,
     more_headers: Sequence[HeaderPair] = (),
+    ending: Callable[[], None] = lambda: None,
 ) -> None:
     """Answer one inference request; the response has been completed when this returns.
 
-    What is kept of an answer that is not streamed is held by `share`, which the caller releases.
+    `ending` is called before the first piece of a stream that says that the answer is whole.  What
+    is kept of an answer that is not streamed is held by `share`, which the caller releases.
     """
     # A streaming client's read timeout is between bytes; only a whole answer has it as deadline.
     deadline_s = None if call.stream else call.deadline_s
     exchange = forwarder.open(request_id, call.request, stream=call.stream, deadline_s=deadline_s)
     responder.on_disconnect = exchange.client_gone
     kind = _StreamingSink if call.stream else _WholeSink
-    way = _Way(call.encoder, request_id, responder, error_body, node_name, share, more_headers)
+    way = _Way(
+        call.encoder, request_id, responder, error_body, node_name, share, more_headers, ending
+    )
     sink = kind(way)
     watch = sink.keep_alive(forwarder.sweeper, call.deadline_s)
     try:
@@ -84,11 +109,12 @@ class _Way:
 
     encoder: AnswerEncoder
     request_id: RequestId
-    responder: Responder
+    responder: Client
     error_body: ErrorBody
     node_name: NodeName
     share: Share
     more_headers: Sequence[HeaderPair]
+    ending: Callable[[], None]
 
 
 class _Sink(ClientSink):
@@ -97,6 +123,7 @@ class _Sink(ClientSink):
     def __init__(self, way: _Way) -> None:
         self._encoder = way.encoder
         self._responder = way.responder
+        self._ending = way.ending
         self._error_body = way.error_body
         self._node_name = way.node_name
         self._more_headers = way.more_headers
@@ -195,6 +222,8 @@ class _StreamingSink(_Sink):
         pieces: list[bytes] = []
         for item in items:
             if type(item) is Delta:
+                if item.finish_reason is not None:
+                    self._ending()
                 pieces.append(encode(item))
             elif type(item) is Usage:
                 self._usage = item

@@ -14,16 +14,19 @@ import msgspec
 from meshd import __version__
 from meshd.api import lists, ollama, openai
 from meshd.api.access import Access
-from meshd.api.answering import answer
+from meshd.api.answering import Client, answer
 from meshd.api.dialect import Call, DialectError, HeaderPair, not_found
 from meshd.api.jobs import PREFIX as JOBS
 from meshd.api.jobs import JobsApi
+from meshd.api.keyed import HEADER as KEY_HEADER
+from meshd.api.keyed import answer_keyed
 from meshd.api.routes import Dialect, Match, Route, error_body, find
 from meshd.backends import BackendFailed
 from meshd.errors import MeshdError
 from meshd.http import Headers, Responder, Room, ServerRequest, Share
 from meshd.ids import NodeId, RequestId
 from meshd.inference import Failure, FailureKind
+from meshd.jobs.keyed import KeyedRequests
 from meshd.ports import Clock, Entropy
 from meshd.relay.forwarder import Forwarder
 from meshd.routing.catalogue import Catalogue, Target
@@ -60,6 +63,7 @@ class ClientApi:
         entropy: Entropy,
         room: Room,
         jobs: JobsApi,
+        keyed: KeyedRequests,
     ) -> None:
         """`access` is asked anew for each request, since keys and addresses change.
 
@@ -77,6 +81,7 @@ class ClientApi:
         self._entropy = entropy
         self._room = room
         self._jobs = jobs
+        self._keyed = keyed
         self.counters: Counter[str] = Counter()
 
     def admit(self, request: ServerRequest) -> tuple[int, Headers, bytes] | None:
@@ -154,19 +159,26 @@ class ClientApi:
             self.counters["unknown_model"] += 1
             raise _refused(request.path, self._unknown(call.request.model))
         share = Share(self._room)
+
+        def answering(client: Client, ending: Callable[[], None]) -> Awaitable[None]:
+            forwarder, name_of = self._forwarder, self._node_name
+            return answer(call, request_id, client, forwarder, failed, name_of, share, cors, ending)
+
         try:
-            await answer(
-                call,
-                request_id,
-                responder,
-                self._forwarder,
-                failed,
-                self._node_name,
-                share,
-                cors,
-            )
+            if request.header(KEY_HEADER) is None:
+                await answering(responder, _nothing)
+            else:
+                self.counters["keyed"] += 1
+                headers = [(b"x-request-id", request_id.encode()), *cors]
+                scope = self._scope(request)
+                await answer_keyed(self._keyed, request, scope, call, responder, headers, answering)
         finally:
             share.release()
+
+    def _scope(self, request: ServerRequest) -> str:
+        """Whose idempotency keys a request's are: the API key's that it shows, or everybody's."""
+        access = self._access()
+        return access.check(request.method, request.path, request.header, request.remote)
 
     def _unknown(self, model: str) -> Failure:
         return not_found(model, self._catalogue.near(model))
@@ -233,6 +245,10 @@ class ClientApi:
     def _request_id(self) -> tuple[RequestId, HeaderPair]:
         request_id = RequestId(f"req_{self._entropy.token(REQUEST_ID_BYTES).hex()}")
         return request_id, (b"x-request-id", request_id.encode())
+
+
+def _nothing() -> None:
+    """Nobody waits for the end of a stream."""
 
 
 def _refused(path: str, failure: Failure) -> DialectError:

@@ -125,6 +125,19 @@ class JobService:
         """Until something more is applied here; the caller has the deadline."""
         await self._changed.wait()
 
+    def change(self) -> trio.Event:
+        """Set when something more is applied here.  Take it before looking, then wait for it."""
+        return self._changed
+
+    def end_of(self, job: int) -> JobFinished | None:
+        """How a job ended, if that is not long ago."""
+        return self._recent.get(job)
+
+    async def result_of(self, name: str) -> bytes | None:
+        """The result of a job that ended long ago, if the history here has it."""
+        old = await self._history(name)
+        return getattr(old, "result", None)
+
     async def barrier(self) -> int:
         """Make what is read next hold all that was acknowledged before this call."""
         return await self._ledger.read_barrier()

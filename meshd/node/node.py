@@ -133,6 +133,7 @@ class Node:
             entropy=self._ports.entropy,
             room=self.room,
             jobs=self.jobs.api,
+            keyed=self.jobs.keyed,
         )
         self.jobs.use(api)
         options = ServerOptions(

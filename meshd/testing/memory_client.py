@@ -41,6 +41,8 @@ class MemoryAnswer:
         self.status = 0
         """0 until the head of the answer is there."""
         self.headers: dict[str, str] = {}
+        self.raw = b""
+        """All of the body, as it came."""
         self.text = ""
         self.pieces: list[float] = []
         """When each event or line with text came."""
@@ -131,7 +133,8 @@ class MemoryAnswer:
         elif kind.startswith("application/x-ndjson"):
             separator = b"\n"
         else:
-            self._whole(await response.read(limits.ENGINE_BODY_BYTES))
+            self.raw = await response.read(limits.ENGINE_BODY_BYTES)
+            self._whole(self.raw)
             return
         held = b""
         while True:
@@ -139,6 +142,7 @@ class MemoryAnswer:
             data = await response.read_some()
             if not data:
                 break
+            self.raw += data
             *events, held = (held + data).split(separator)
             for event in events:
                 self._event(event)

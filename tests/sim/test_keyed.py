@@ -1,0 +1,146 @@
+"""Requests with an idempotency key, sent to whole nodes in memory: one answer a key."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from meshd.testing.memory_client import MemoryAnswer
+from meshd.testing.memory_engine import MemoryEngine
+from meshd.testing.world import Machine, World, until
+from tests.sim.meshes import some_text
+from tests.sim.test_jobs import three
+
+SHORT = {"max_tokens": 8}
+
+
+def ask(machine: Machine, key: str, *, stream: bool = True, **more: Any) -> MemoryAnswer:
+    return machine.client.openai("tiny", f"idempotency-key: {key}", stream=stream, **SHORT, **more)
+
+
+async def answered(answer: MemoryAnswer) -> MemoryAnswer:
+    await answer.run()
+    assert answer.how == "whole", (answer.status, answer.error, answer.broken)
+    return answer
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_repeat_at_any_node_gets_the_stored_answer_byte_for_byte(
+    autojump_clock: MockClock, stream: bool
+) -> None:
+    async with World.open() as world:
+        engine = MemoryEngine("tiny")
+        a, b, c = await three(world, engine)
+        first = await answered(ask(a, "k1", stream=stream))
+        for machine in (a, b, c):
+            again = await answered(ask(machine, "k1", stream=stream))
+            assert again.raw == first.raw
+            assert again.headers["x-meshd-replayed"] == "true"
+        assert len(engine.requests) == 1
+
+
+async def test_two_at_once_at_two_nodes_are_one_run(autojump_clock: MockClock) -> None:
+    async with World.open() as world:
+        engine = MemoryEngine("tiny", tokens_per_s=4)
+        a, b, c = await three(world, engine)
+        answers = [ask(machine, "k1") for machine in (a, b, c)]
+        async with trio.open_nursery() as nursery:
+            for answer in answers:
+                nursery.start_soon(answered, answer)
+        assert len({answer.text for answer in answers}) == 1
+        assert len(engine.requests) == 1
+
+
+async def test_the_same_key_with_another_body_is_refused(autojump_clock: MockClock) -> None:
+    async with World.open() as world:
+        a, b, _ = await three(world, MemoryEngine("tiny"))
+        await answered(ask(a, "k1"))
+        other = ask(b, "k1", temperature=0.5)
+        await other.run()
+        assert (other.how, other.status) == ("refused", 422)
+        assert "another request" in other.error
+
+
+async def test_a_client_that_goes_away_finds_its_answer_when_it_comes_back(
+    autojump_clock: MockClock,
+) -> None:
+    async with World.open() as world:
+        engine = MemoryEngine("tiny", tokens_per_s=4)
+        a, b, _ = await three(world, engine)
+        async with trio.open_nursery() as nursery:
+            first = ask(a, "k1")
+            nursery.start_soon(first.run)
+            await some_text(first)
+            first.leave()
+        again = await answered(ask(b, "k1"))
+        assert again.text
+        assert (len(engine.requests), engine.cancelled) == (1, 0)
+
+
+async def test_when_the_entry_dies_the_repeat_is_run_anew_under_another_fence(
+    autojump_clock: MockClock,
+) -> None:
+    async with World.open() as world:
+        engine = MemoryEngine("tiny", tokens_per_s=2)
+        a, b, c = await three(world, engine)
+        async with trio.open_nursery() as nursery:
+            first = ask(c, "k1")
+            nursery.start_soon(first.run)
+            await some_text(first)
+            c.crash()
+            again = await answered(ask(a, "k1"))
+        assert first.how != "whole"
+        assert len(engine.requests) == 2
+        assert (await answered(ask(b, "k1"))).raw == again.raw
+
+
+async def test_without_a_majority_nothing_runs_and_the_client_is_told_to_repeat(
+    autojump_clock: MockClock,
+) -> None:
+    async with World.open() as world:
+        engine = MemoryEngine("tiny")
+        a, b, c = await three(world, engine)
+        a.crash()
+        c.crash()
+        await until(lambda: "cannot be written" in b.running.record.report().problem, within_s=30.0)
+        refused = ask(b, "k1")
+        await refused.run()
+        assert (refused.how, refused.status) == ("refused", 503)
+        assert refused.headers["retry-after"] == "2"
+        assert "repeat the request with the same key" in refused.error
+        assert engine.requests == []
+        unkeyed = b.client.openai("tiny", **SHORT)
+        await answered(unkeyed)
+
+
+async def test_the_last_words_of_a_stream_wait_until_they_are_the_keys_answer(
+    autojump_clock: MockClock,
+) -> None:
+    """The entry is cut off from the others in mid-stream: it may not say that it is whole."""
+    async with World.open() as world:
+        engine = MemoryEngine("tiny", tokens_per_s=2)
+        a, b, c = await three(world, MemoryEngine("other"), engine)
+        async with trio.open_nursery() as nursery:
+            first = ask(c, "k1")
+            nursery.start_soon(first.run)
+            await some_text(first)
+            world.network.isolate("c")
+            await until(lambda: first.over, within_s=60.0)
+        assert first.how != "whole", first.text
+        assert first.finish is None
+        world.network.rejoin("c")
+        again = await answered(ask(a, "k1"))
+        assert (await answered(ask(b, "k1"))).raw == again.raw
+
+
+async def test_what_is_no_key_is_refused(autojump_clock: MockClock) -> None:
+    async with World.open() as world:
+        a, _, _ = await three(world, MemoryEngine("tiny"))
+        for key in ("k" * 256, "k\u00e9"):
+            refused = ask(a, key)
+            await refused.run()
+            assert (refused.how, refused.status) == ("refused", 400)
+            assert "Idempotency-Key must be" in refused.error
