@@ -131,6 +131,12 @@ class Tokens:
         if rows:
             context.emit(TokensChanged(context.index))
 
+    def next_due_unix_ms(self, now_unix_ms: int) -> int | None:
+        """When the next one ends that is good now."""
+        good = [row for row in self._table.rows() if len(row.used_by) < row.uses]
+        ends = [row.expires_unix_ms for row in good if row.expires_unix_ms > now_unix_ms]
+        return min(ends, default=None)
+
     def _oldest_spent(self, now_unix_ms: int) -> str:
         spent = [
             (row.created_unix_ms, row.id)

@@ -57,6 +57,14 @@ class RecordState:
         """The newest version of commands that may be proposed."""
         return self.nodes.mesh.feature if self.nodes.is_founded else VERSION
 
+    def next_due_unix_ms(self) -> int | None:
+        """When the record clock has to move on, for anything here to change by it; None: never."""
+        due = (
+            self.jobs.next_due_unix_ms(),
+            self.tokens.next_due_unix_ms(self.clock.now_unix_ms),
+        )
+        return min((at for at in due if at is not None), default=None)
+
     # --- commands
 
     def apply(self, index: int, command: bytes) -> bytes:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from meshd.record.commands_registry import ConfirmClock, Tick
+from meshd.record.commands_registry import ConfirmClock, CreateToken, Tick
 from meshd.record.events import ClockHeld, ClockMoved
 from meshd.record.results import Code
 from tests.unit.record.logs import HOUR_MS, START_MS, Log, code_of
+from tests.unit.record.made import submit
 
 YEAR_MS = 365 * 24 * HOUR_MS
 
@@ -79,3 +80,16 @@ def test_another_time_than_the_one_that_is_held_is_not_confirmed() -> None:
     tomorrow = ConfirmClock(unix_ms=START_MS + 24 * HOUR_MS)
     assert code_of(log.raw(tomorrow)) is Code.OTHER_TIME
     assert log.state.digest() == before
+
+
+def test_the_clock_is_needed_when_something_is_due() -> None:
+    log = Log()
+    assert log.state.next_due_unix_ms() is None
+    log.by("attic", CreateToken(id="a" * 8, key=bytes(32), ttl_ms=HOUR_MS, uses=1))
+    assert log.state.next_due_unix_ms() == START_MS + HOUR_MS
+    log.by("attic", submit(not_before_unix_ms=START_MS + 5))
+    assert log.state.next_due_unix_ms() == START_MS + 5
+    log.tick(5)
+    assert log.state.next_due_unix_ms() == START_MS + HOUR_MS
+    log.tick(HOUR_MS)
+    assert log.state.next_due_unix_ms() is None
