@@ -59,7 +59,8 @@ class FrozenState:
     """The state at one moment, not packed yet.
 
     Taking one costs next to nothing (see table.py).  `parts` does the work, a millisecond or less
-    between two of its items, on any thread: nothing that it reads is ever changed.
+    between two of its items, on any thread: nothing that it reads is ever changed.  A thread has to
+    let go of the interpreter after each item, or the others' steps take as long as all of it.
     """
 
     def __init__(self, head: Head, tables: Sequence[Capture]) -> None:
