@@ -1,6 +1,6 @@
 """Thousands of seeds of the simulated log.
 
-    python -m tests.sim.raft [--seeds N] [--from SEED] [--seconds S] [--kind NAME]
+    python -m tests.sim.raft [--seeds N] [--from SEED] [--seconds S] [--kind NAME] [--story]
 
 Each seed has its kind: how many voters, whether they change, how bad the weather is.  Prints what
 was broken and how to see it again, and sums; exits 1 if anything was broken.  Every part of a run
@@ -44,10 +44,14 @@ def kind_of(seed: int) -> str:
     return list(KINDS)[seed % len(KINDS)]
 
 
-def simulate(seed: int, kind_name: str, seconds: float | None = None) -> World:
+def simulate(
+    seed: int, kind_name: str, seconds: float | None = None, *, story: bool = False
+) -> World:
     kind = KINDS[kind_name]
     weather = kind.weather if seconds is None else replace(kind.weather, seconds=seconds)
-    return run(World(seed, kind.founders, kind.others), weather)
+    world = World(seed, kind.founders, kind.others)
+    world.story = [] if story else None
+    return run(world, weather)
 
 
 @dataclass
@@ -92,18 +96,23 @@ def main() -> int:
     parser.add_argument("--from", dest="first", type=int, default=0)
     parser.add_argument("--seconds", type=float, default=None, help="of faults in each run")
     parser.add_argument("--kind", choices=list(KINDS), default=None)
+    parser.add_argument("--story", action="store_true", help="print what happened")
     asked = parser.parse_args()
     sums = Sums()
     began = time.perf_counter()
     for seed in range(asked.first, asked.first + asked.seeds):
         kind = asked.kind or kind_of(seed)
-        world = simulate(seed, kind, asked.seconds)
+        world = simulate(seed, kind, asked.seconds, story=asked.story)
         sums.add(world)
+        for line in world.story or ():
+            print(line)
         if world.judge.violations:
             print(f"seed {seed}, {kind}, at {world.now:.3f} s:")
             for violation in world.judge.violations[:3]:
                 print(f"  {violation}")
-            print(f"  again: python -m tests.sim.raft --seeds 1 --from {seed} --kind {kind}")
+            print(
+                f"  again: python -m tests.sim.raft --seeds 1 --from {seed} --kind {kind} --story"
+            )
         if sums.seeds % 100 == 0:
             print(f"{sums} ({time.perf_counter() - began:.0f} s)", flush=True)
             gc.collect()

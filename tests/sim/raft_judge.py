@@ -41,9 +41,13 @@ class Judge:
         if self.results.setdefault(index, result) != result:
             self.violation("two states at one index", index)
 
-    def looked_at(self, node: NodeId, kernel: Kernel) -> None:
-        """After each step: one leader a term, the same committed entries everywhere."""
+    def looked_at(self, node: NodeId, kernel: Kernel) -> bool:
+        """After each step: one leader a term, the same committed entries everywhere.
+
+        Returns whether this is a new leader.
+        """
         status = kernel.status()
+        is_new = status.role == "leader" and status.term not in self.leaders
         if status.role == "leader" and self.leaders.setdefault(status.term, node) != node:
             self.violation("two leaders in a term", status.term, node, self.leaders[status.term])
         life = (node, id(kernel))
@@ -56,6 +60,7 @@ class Judge:
         for peer in status.peers.values():
             if peer.in_flight_bytes > kernel.settings.window_bytes + 1024:
                 self.violation("more in flight than the window", node, peer.in_flight_bytes)
+        return is_new
 
     def same_log(self, node: NodeId, kernel: Kernel, stored: Stored) -> None:
         """What is on disk is what the kernel has, but for what it has not handed over yet."""

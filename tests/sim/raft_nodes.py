@@ -27,6 +27,11 @@ def node_id(number: int) -> NodeId:
     return NodeId(base64.b32encode((number << 6).to_bytes(17, "big")).decode().lower()[:26])
 
 
+def short(node: NodeId) -> str:
+    """What tells one of them from the others."""
+    return node[-1]
+
+
 class Machine:
     """A state machine whose results and state depend on every command and its place."""
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from meshd.consensus.interface import TransferRefused
 from meshd.ids import NodeId
-from tests.sim.raft_nodes import Node
+from tests.sim.raft_nodes import Node, short
 from tests.sim.raft_world import World
 
 
@@ -67,7 +67,7 @@ def _repeat(world: World, weather: Weather, rate: float, what: object, start: fl
 
 
 def make_peace(world: World) -> None:
-    world.calm = True
+    world.say("peace")
     world.cut.clear()
     world.slow_s.clear()
     world.loss = world.doubling = world.strays = 0.0
@@ -119,12 +119,12 @@ def transfer(world: World) -> None:
     node = world.leader()
     if node is None or node.kernel is None:
         return
+    heir = world.chance.choice(node.kernel.status().voters)
     try:
-        node.kernel.transfer(
-            world.chance.choice(node.kernel.status().voters), node.clock(world.now)
-        )
+        node.kernel.transfer(heir, node.clock(world.now))
     except TransferRefused:
         return
+    world.say(f"{short(node.id)} hands over to {short(heir)}")
     world.turn(node)
 
 
@@ -140,6 +140,7 @@ def change(world: World) -> None:
     if removable and len(voters) > 1 and (not outside or world.chance.random() < 0.5):
         gone = world.chance.choice(removable)
         kernel.change_voters([v for v in voters if v != gone], clock, 3.0)
+        world.say(f"{short(node.id)} removes {short(gone)}")
     elif outside:
         new = world.chance.choice(outside)
         kernel.set_learners([new], clock)
@@ -153,6 +154,7 @@ def _try_to_add(world: World, node: Node, life: int, new: NodeId) -> None:
         voters = node.kernel.status().voters
         if new not in voters:
             node.kernel.change_voters([*voters, new], node.clock(world.now), 3.0)
+            world.say(f"{short(node.id)} adds {short(new)}")
             world.turn(node)
 
 
@@ -174,6 +176,7 @@ def fault(world: World) -> None:
     elif kind < 0.45:
         other = chance.choice([n for n in world.ids if n != victim] or [victim])
         world.sever(victim, other)
+        world.say(f"the link of {short(victim)} and {short(other)} breaks")
     elif kind < 0.7:
         side = {victim}
         if len(world.ids) > 3 and chance.random() < 0.5:
@@ -186,6 +189,7 @@ def fault(world: World) -> None:
     else:
         disk = world.nodes[victim].disk
         disk.slow_s = chance.choice([0.02, 0.1, 0.6])
+        world.say(f"the disk of {short(victim)} takes {disk.slow_s} s")
         world.after(chance.uniform(0.2, 2.0), setattr, disk, "slow_s", 0.0)
 
 
@@ -202,6 +206,7 @@ def _cut_off(world: World, side: set[NodeId], one_way: float) -> None:
     if not 0.35 <= one_way < 0.7:
         directions += [(b, a) for a, b in across]
     world.cut.update(directions)
+    world.say("nothing arrives " + ", ".join(f"{short(a)}->{short(b)}" for a, b in directions))
     for a, b in across:
         if world.chance.random() < 0.5:
             world.sever(a, b)

@@ -34,7 +34,7 @@ from meshd.consensus.replay import EMPTY, replay
 from meshd.consensus.voter_list import founding_records
 from meshd.ids import NodeId
 from tests.sim.raft_judge import Judge
-from tests.sim.raft_nodes import SETTINGS, Machine, Node, node_id
+from tests.sim.raft_nodes import SETTINGS, Machine, Node, node_id, short
 
 
 class World:
@@ -65,7 +65,8 @@ class World:
         self.doubling = 0.0
         self.strays = 0.0
         """Probability that a message of an earlier connection still arrives."""
-        self.calm = False
+        self.story: list[str] | None = None
+        """What happened, for a person, if anybody wants to know."""
         self.messages = self.steps = self.proposed = self.asked = self.crashes = self.snapshots = 0
         self._events: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
         self._number = 0
@@ -74,6 +75,10 @@ class World:
         self._trace = hashlib.blake2b(digest_size=16) if trace else None
         for node in self.ids:
             self.start(node)
+
+    def say(self, text: str) -> None:
+        if self.story is not None:
+            self.story.append(f"{self.now:8.3f}  {text}")
 
     # --- time
 
@@ -116,6 +121,7 @@ class World:
         if node.kernel is not None:
             return
         node.lives += 1
+        self.say(f"{short(node.id)} starts, life {node.lives}")
         node.disk.stored = node.disk.reopened()
         node.machine = Machine(self.judge.applied)
         node.syncing = None
@@ -140,6 +146,7 @@ class World:
         if node.kernel is None:
             return
         self.crashes += 1
+        self.say(f"{short(node_id)} loses power{', while it writes' if node.syncing else ''}")
         if node.syncing is not None:
             unfinished = node.syncing
             if unfinished.snapshot is None or self.chance.random() < 0.5:
@@ -253,7 +260,8 @@ class World:
                 if kernel.next_wake() <= clock:
                     self.steps += 1
                     kernel.step(clock)
-                    self.judge.looked_at(node.id, kernel)
+                    if self.judge.looked_at(node.id, kernel):
+                        self.say(f"{short(node.id)} leads term {kernel.stock.term}")
                 if node.syncing is not None:
                     break
                 outbox = kernel.take_outbox()
@@ -359,6 +367,7 @@ class World:
         taken = kernel.take_snapshot() if kernel is not None else None
         if taken is not None:
             self.snapshots += 1
+            self.say(f"{short(node.id)} takes a snapshot at {taken.point.index}")
             self.after(self.chance.uniform(0, 0.3), self._snapshot_stored, node, node.lives, taken)
 
     def _snapshot_stored(self, node: Node, life: int, snapshot: Snapshot) -> None:
