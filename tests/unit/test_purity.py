@@ -49,6 +49,11 @@ FORBIDDEN_TRIO = {
 }  # fmt: skip
 EXCEPTIONS = {
     ("meshd.membership.mdns", "trio.to_thread"): "zeroconf is a blocking library with sockets",
+    ("meshd.consensus.driver", "trio.to_thread"): "calls of the Disk port wait for the disk",
+    ("meshd.ledger.ledger", "trio.to_thread"): "calls of the Disk port wait for the disk",
+    ("meshd.ledger.ledger", "trio.from_thread"): "what measures a disk needs the time in there",
+    ("meshd.jobs.blob_store", "trio.to_thread"): "calls of the Disk port wait for the disk",
+    ("meshd.jobs.blobs", "trio.to_thread"): "hashing 32 MiB would hold up the loop",
 }
 FORBIDDEN_LOWLEVEL = {
     f"trio.lowlevel.{name}" for name in ("wait_readable", "wait_writable", "notify_closing")
