@@ -12,7 +12,7 @@ is no evidence.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -112,6 +112,16 @@ class History(Generic[A, R]):
             returned_ns=self._tick(),
             result=result,
         )
+
+    def returned_for(self, number: int, results: Mapping[str, R]) -> None:
+        """The client is told now, of several subjects at once; of none: it did nothing."""
+        operation = self._operations.pop(number)
+        returned_ns = self._tick()
+        for subject, result in results.items():
+            self._count += 1
+            self._operations[self._count] = msgspec.structs.replace(
+                operation, subject=subject, returned_ns=returned_ns, result=result
+            )
 
     def withdraw(self, number: int) -> None:
         """It is certain that this did nothing, for reasons that no model knows of."""

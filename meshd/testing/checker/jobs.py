@@ -60,8 +60,10 @@ class Submit(_Action, frozen=True):
     """Put it into a queue."""
 
     request: str
-    """What makes it this job and no other: the fingerprint that came with its key, or its dedupe
-    key.  Submitted with another one it is to be refused."""
+    """The fingerprint that came with its key: with another one it is to be refused.  "": it has no
+    key, or may be joined without."""
+    is_meant: bool = False
+    """For a certain node: it is cancelled when that one is let go."""
 
     def __str__(self) -> str:
         return f"submission of {self.request}"
@@ -215,13 +217,6 @@ class Granted(_Result, frozen=True):
         return f"granted under fence {self.fence}"
 
 
-class Joined(_Result, frozen=True):
-    """To a submission or an acceptance: there is that job already, and it is not run for this."""
-
-    def __str__(self) -> str:
-        return "joined"
-
-
 class Refused(_Result, frozen=True):
     """The job is not so that this could be done."""
 
@@ -247,6 +242,16 @@ class Seen(_Result, frozen=True):
         return " ".join([str(self.phase), *more])
 
 
+class Joined(_Result, frozen=True):
+    """To a submission or an acceptance: there is that job already, and it is not run for this."""
+
+    seen: Seen | None = None
+    """As far as it was told of the job."""
+
+    def __str__(self) -> str:
+        return f"joined, {self.seen}" if self.seen else "joined"
+
+
 JobResult = Ok | Granted | Joined | Refused | Seen
 JobOperation = Operation[JobAction, JobResult]
 JobHistory = History[JobAction, JobResult]
@@ -261,6 +266,7 @@ class Job(NamedTuple):
     request: str = ""
     is_keyed: bool = False
     """It was accepted, and is in no queue."""
+    is_meant: bool = False
     node: str = ""
     """Who holds, or last held, it."""
     fence: int = 0
@@ -296,10 +302,13 @@ class JobModel:
                 return self._claimed(job, action, None) + self._changed(job, action)
             case Read(), Seen():
                 return self._look(job, result)
-            case Submit(request) | Accept(request), Joined():
-                return [job] if job.phase is not Phase.ABSENT and request == job.request else []
+            case Submit(request) | Accept(request), Joined(seen):
+                if job.phase is Phase.ABSENT or not _may_be_same(request, job.request):
+                    return []
+                return [job] if seen is None else self._look(job, seen)
             case Submit(request) | Accept(request), Refused():
-                return [job] if job.phase is not Phase.ABSENT and request != job.request else []
+                is_other = request != job.request or not request
+                return [job] if job.phase is not Phase.ABSENT and is_other else []
             case _, Refused():
                 return [] if self._must_work(job, action) else [job]
             case Accept() | Claim(), Granted(fence):
@@ -351,8 +360,8 @@ class JobModel:
     def _changed(self, job: Job, action: JobAction) -> list[Job]:
         """What it can be after that, if it works and grants nothing."""
         match action:
-            case Submit(request) if job.phase is Phase.ABSENT:
-                return [Job(Phase.QUEUED, request)]
+            case Submit(request, is_meant) if job.phase is Phase.ABSENT:
+                return [Job(Phase.QUEUED, request, is_meant=is_meant)]
             case Cancel() if job.phase in (*IDLE, Phase.CLAIMED, Phase.CANCELLED):
                 return job.at(Phase.CANCELLED)
             case Retry() if job.phase is Phase.DEAD and not job.is_keyed:
@@ -361,6 +370,8 @@ class JobModel:
                 return job.at(Phase.DEAD)
             case LetGo(node) if (job.phase, job.node) == (Phase.CLAIMED, node):
                 return job.at(job.idle, Phase.DEAD)
+            case LetGo() if job.is_meant and job.phase is Phase.QUEUED:
+                return job.at(Phase.CANCELLED)
             case Complete(fence, result) if job.phase is Phase.DONE:
                 return [job] if (fence, result) == (job.fence, job.result) else []
             case Renew(fence) | Complete(fence) | Fail(fence) | Release(fence) | Expire(fence):
@@ -387,3 +398,7 @@ class JobModel:
             return []
         found = job if seen.fence is None else job.under(seen.fence)
         return [] if found is None else [found]
+
+
+def _may_be_same(request: str, other: str) -> bool:
+    return request == other or not (request and other)

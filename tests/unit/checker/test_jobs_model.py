@@ -181,6 +181,13 @@ def test_what_a_removed_node_held_goes_on_without_it() -> None:
         assert not holds(*begun, (LetGo("b"), OPEN), (Read(), Seen(idle)))
 
 
+def test_what_was_meant_for_a_removed_node_is_cancelled() -> None:
+    for is_meant in (True, False):
+        begun = ((Submit("q", is_meant), Ok()), (LetGo("a"), OPEN))
+        assert holds(*begun, (Read(), Seen(Phase.CANCELLED))) == is_meant
+        assert holds(*begun, (Read(), Seen(Phase.QUEUED)))
+
+
 def test_a_deadline_kills_what_nobody_runs() -> None:
     assert holds(ACCEPTED, (Lapse(), OPEN), (Read(), Seen(Phase.DEAD)), (Retry(), Ok()))
     assert holds(KEYED, (Expire(5), Ok()), (Lapse(), OPEN), (Read(), Seen(Phase.DEAD)))
