@@ -6,7 +6,8 @@ what ended them; nothing in here knows of other links.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -26,6 +27,10 @@ LINK_SILENT_S = 6.0
 REQUEST_S = 10.0
 """How long an answer may take, unless the asker says otherwise."""
 
+_FRAMES_AT_ONCE = 256
+"""Frames that are put together before they are sent, or wait."""
+_WRITE_BYTES = 64 * 1024
+"""What is given to the stream at a time, unless a single frame is larger."""
 _DOES_NOT_READ = "the other side does not read its control link"
 
 
@@ -100,10 +105,13 @@ class AskingLink(_Link):
         super().__init__(node, stream)
         self._questions: dict[int, _Question] = {}
         self._next_id = 1
-        self._outbox_in, self._outbox_out = trio.open_memory_channel[bytes](
-            limits.CONTROL_LINK_OUTBOX_FRAMES
-        )
+        self._outbox: deque[bytes] = deque()
+        """Frames that could not be sent at once."""
         self._outbox_bytes = 0
+        self._to_write = trio.Event()
+        """Set while the writer has something to do, in the outbox or in the stream."""
+        self._writing = False
+        self._closed = False
 
     async def run(self, hello: Hello, on_hello: Callable[[Hello], None]) -> None:
         """Greet and pump until the other side ends it in order.
@@ -152,40 +160,89 @@ class AskingLink(_Link):
         return question.answer
 
     def tell(self, message: Message) -> None:
-        """Queue a notification.
+        """Queue a notification; it leaves when the loop comes to it, unless the link is cut first.
 
         What no frame can carry is logged and not sent (an inventory of thousands of models).
         """
-        try:
-            self._queue(frame(encode(message)))
-        except (ProtocolError, ValueError) as e:
-            log.warning("not sent", node=short(self.node), why=str(e))
+        if data := self._frames((message,)):
+            self._queue(data)
+
+    def tell_at_once(self, messages: Sequence[Message]) -> None:
+        """The same for several, which leave now if nothing is before them, and together.
+
+        For who is about to keep the loop busy, or has much to say: together they cost little more
+        than one alone.
+        """
+        for first in range(0, len(messages), _FRAMES_AT_ONCE):
+            data = self._frames(messages[first : first + _FRAMES_AT_ONCE])
+            if data and not self._sent_at_once(data):
+                self._queue(data)
+
+    def _frames(self, messages: Sequence[Message]) -> bytes:
+        frames = []
+        for message in messages:
+            try:
+                frames.append(frame(encode(message)))
+            except (ProtocolError, ValueError) as e:
+                log.warning("not sent", node=short(self.node), why=str(e))
+        return b"".join(frames)
 
     def close(self, reason: str) -> None:
         """Close it, and tell whoever waits for an answer."""
         self.stream.abort(reason)
-        self._outbox_out.close()
+        self._closed = True
+        self._outbox.clear()
         failure = DialFailed(f"the link to node {short(self.node)} broke: {reason}")
         for question in self._questions.values():
             question.settle(None, failure)
         self._questions.clear()
 
+    def _sent_at_once(self, data: bytes) -> bool:
+        """Whether these frames are the stream's now, or can be nobody's any more."""
+        if self._closed or self._outbox or self._writing:
+            return self._closed
+        try:
+            taken = self.stream.send_nowait(data)
+        except StreamBroken:
+            return True  # the reader of the link sees it too
+        if self.stream.unsent_bytes:
+            self._to_write.set()
+        return taken
+
     def _queue(self, data: bytes) -> None:
         """A peer that reads so slowly that the queue fills loses its link."""
-        try:
-            if self._outbox_bytes + len(data) > limits.CONTROL_LINK_OUTBOX_BYTES:
-                raise trio.WouldBlock
-            self._outbox_in.send_nowait(data)
-            self._outbox_bytes += len(data)
-        except trio.WouldBlock:
+        if self._closed:
+            return  # whoever waits is told by `close`
+        size = self._outbox_bytes + self.stream.unsent_bytes + len(data)
+        if (
+            len(self._outbox) >= limits.CONTROL_LINK_OUTBOX_FRAMES
+            or size > limits.CONTROL_LINK_OUTBOX_BYTES
+        ):
             self.stream.abort(_DOES_NOT_READ)
-        except trio.BrokenResourceError:
-            pass  # the link is on its way down; whoever waits is told by `close`
+            return
+        self._outbox.append(data)
+        self._outbox_bytes += len(data)
+        self._to_write.set()
 
     async def _write(self) -> None:
-        async for data in self._outbox_out:
-            await self.stream.send_all(data)
-            self._outbox_bytes -= len(data)
+        """Send what could not be sent at once, as much together as there is."""
+        while True:
+            await self._to_write.wait()
+            self._to_write = trio.Event()
+            self._writing = True
+            while self._outbox or self.stream.unsent_bytes:
+                await self.stream.send_all(self._next_bytes())
+            self._writing = False
+
+    def _next_bytes(self) -> bytes:
+        """From the outbox, in order."""
+        parts, size = [], 0
+        while self._outbox and size < _WRITE_BYTES:
+            part = self._outbox.popleft()
+            parts.append(part)
+            size += len(part)
+        self._outbox_bytes -= size
+        return b"".join(parts)
 
 
 class AnsweringLink(_Link):

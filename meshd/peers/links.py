@@ -167,6 +167,11 @@ class ControlLinks:
         if link := self._link(node):
             link.tell(message)
 
+    def notify_at_once(self, node: NodeId, messages: Sequence[Message]) -> None:
+        """Tell a member these, now if its link has room; nothing happens if there is no link."""
+        if link := self._link(node):
+            link.tell_at_once(messages)
+
     def notify_all(self, message: Message) -> None:
         """Tell every linked member."""
         for node in self.up():

@@ -21,6 +21,7 @@ from msgspec import Meta
 from meshd import limits
 from meshd.errors import LimitExceeded, ProtocolError
 from meshd.inference import Inventory, Load
+from meshd.wire import short_form
 from meshd.wire.codec import pack, unpack
 from meshd.wire.fields import (
     INTEGER_MAX,
@@ -312,9 +313,7 @@ class Renewed(Message, frozen=True):
 class RecordMessage(Message, frozen=True):
     """What voters say to each other about the log (proto/log.md), in the order of the link."""
 
-    data: Annotated[
-        bytes, Meta(min_length=1, max_length=limits.CONTROL_FRAME_BYTES - _ENVELOPE_BYTES)
-    ]
+    data: Annotated[bytes, Meta(min_length=1, max_length=short_form.DATA_BYTES)]
 
 
 class MachineRequest(Message, frozen=True):
@@ -428,6 +427,10 @@ def encode(message: Message, request_id: int = 0) -> bytes:
     Raises LimitExceeded if it would not fit into one, ValueError if a field breaks the bounds that
     the other side checks (so that a mistake shows on the side that makes it).
     """
+    if type(message) is RecordMessage and not request_id and not message.extra:
+        short = short_form.write(message.data)
+        if short is not None:
+            return short
     if isinstance(message, Unknown):
         number, body = message.type, message.body
     else:
@@ -458,6 +461,8 @@ def decode(payload: bytes) -> tuple[Message, int]:
 
     Raises ProtocolError that names the message and the field.  `Unknown` is not an error.
     """
+    if (data := short_form.read(payload)) is not None:
+        return RecordMessage(data=data), 0
     value = unpack(payload, max_bytes=limits.CONTROL_FRAME_BYTES)
     match value:
         case [int(number), int(request_id), dict(body)]:

@@ -10,6 +10,7 @@ import pytest
 from meshd import limits
 from meshd.errors import LimitExceeded, ProtocolError
 from meshd.inference import BackendInfo, Inventory, Load, ModelInfo, ModelLoad
+from meshd.wire import short_form
 from meshd.wire.codec import pack
 from meshd.wire.control import (
     MESSAGES,
@@ -25,6 +26,7 @@ from meshd.wire.control import (
     Message,
     PendingReply,
     Ping,
+    RecordMessage,
     Refusal,
     TokenCreate,
     TokenCreated,
@@ -256,3 +258,44 @@ def test_every_message_can_hold_extra_keys() -> None:
     for kind in MESSAGES.values():
         assert issubclass(kind, msgspec.Struct)
         assert "extra" in kind.__struct_fields__
+
+
+RECORD_BYTES = short_form.DATA_BYTES
+
+
+@pytest.mark.parametrize("size", [1, 255, 256, 65535, 65536, RECORD_BYTES])
+def test_what_voters_say_has_the_form_of_every_message(size: int) -> None:
+    message = RecordMessage(data=bytes(size))
+    assert MESSAGES[short_form.RECORD_MESSAGE] is RecordMessage
+    payload = pack([27, 0, {"data": bytes(size)}])
+    assert encode(message) == payload
+    assert decode(payload) == (message, 0)
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        pack([27, 0, {"data": b""}]),
+        pack([27, 0, {"data": "text"}]),
+        pack([27, 0, {"data": bytes(RECORD_BYTES + 1)}]),
+        pack([27, 0, {"data": b"x"}])[:-3],
+        pack([27, 0, {"data": b"x"}])[:-2],
+        pack([27, 0, {"data": b"x"}])[:-1],
+        pack([27, 0, {"data": b"x"}]) + b"x",
+        pack([27, 0, {"data": b"x"}])[:-3] + b"\xc5\x00\x01x",
+        pack([27, 0, {"data": b"x"}])[:-3] + b"\xc6\x00\x00\x00\x01x",
+    ],
+)
+def test_what_voters_say_is_refused_out_of_form(payload: bytes) -> None:
+    with pytest.raises(ProtocolError):
+        decode(payload)
+
+
+def test_what_voters_say_keeps_later_keys() -> None:
+    payload = pack([27, 0, {"data": b"x", "hint": 1}])
+    message, request_id = decode(payload)
+    assert (message, request_id) == (RecordMessage(data=b"x", extra={"hint": 1}), 0)
+    assert encode(message) == payload
+    for empty in (RecordMessage(data=b""), RecordMessage(data=bytes(RECORD_BYTES + 1))):
+        with pytest.raises(ValueError, match="RecordMessage"):
+            encode(empty)
