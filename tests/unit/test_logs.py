@@ -99,10 +99,15 @@ def test_nothing_from_outside_starts_a_line_or_moves_the_cursor() -> None:
 
 
 def test_a_terminal_that_is_gone_ends_nothing() -> None:
-    stream = io.StringIO()
-    stream.close()
-    logs.configure("info", "text", stream, terminal=False)
-    logs.get("http").warning("hello")
+    gone, other = io.StringIO(), io.StringIO()
+    gone.close()
+    logs.configure("info", "text", gone, terminal=False)
+    log = logs.get("http")
+    log.warning("into nothing")
+    logs.configure("info", "text", other, terminal=False)
+    log.warning("to somebody again")
+    assert "to somebody again" in other.getvalue()
+    assert "into nothing" not in other.getvalue()
 
 
 def test_a_source_gets_one_line_a_period_and_then_the_count() -> None:

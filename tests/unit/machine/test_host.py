@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from meshd.machine import host
@@ -63,4 +64,6 @@ def test_without_a_service_manager_nothing_happens(
     address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NOTIFY_SOCKET", address)
+    open_before = psutil.Process().num_fds()
     host.tell_service_manager("READY=1")
+    assert psutil.Process().num_fds() == open_before, "no socket is left behind"

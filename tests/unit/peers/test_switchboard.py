@@ -89,4 +89,8 @@ def test_nobody_is_told_of_a_greeting_that_is_refused() -> None:
 
 @pytest.mark.parametrize(("low", "high"), [(1, 1), (0, 1), (1, 99), (0, 99)])
 def test_one_version_in_common_is_enough(low: int, high: int) -> None:
-    board().greeted(B, hello_of(B, protocol_min=low, protocol_max=high))
+    switchboard = board()
+    told: list[NodeId] = []
+    switchboard.on_greeted(lambda node, hello: told.append(node))
+    switchboard.greeted(B, hello_of(B, protocol_min=low, protocol_max=high))
+    assert told == [B]
