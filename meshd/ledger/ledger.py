@@ -10,7 +10,7 @@ a barrier before a read that must not be stale.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import trio
@@ -67,7 +67,7 @@ class Ledger:
         place: Place,
         members: Members,
         *,
-        send: Callable[[NodeId, bytes], None],
+        send: Callable[[NodeId, Sequence[bytes]], None],
         linked: Callable[[], list[NodeId]],
         eligible: Callable[[NodeId], bool],
         founding: Callable[[], Found | None],
@@ -76,7 +76,7 @@ class Ledger:
         on_events: Callable[[list[Event]], None],
         settings: Settings = LAN,
     ) -> None:
-        """`send` queues bytes for a linked node; `linked` says who can be sent to.
+        """`send` sends messages to a linked node, in order; `linked` says who can be sent to.
 
         `founding` is the first command of a new record, at the one node that may found it; None
         elsewhere.  `missing` says what an older list of members holds that the record does not.

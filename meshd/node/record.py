@@ -48,7 +48,9 @@ class RecordSide:
             ports,
             self._place,
             self._members,
-            send=lambda node, data: links.notify(node, RecordMessage(data=data)),
+            send=lambda node, messages: links.notify_at_once(
+                node, [RecordMessage(data=data) for data in messages]
+            ),
             linked=links.up,
             eligible=lambda node: mesh.registry.get(node) is not None,
             founding=self._founding,

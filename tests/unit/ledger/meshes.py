@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import PurePath
 
@@ -82,7 +82,7 @@ class LedgerNode:
             ports,
             self.place,
             mesh.members_for(self),
-            send=lambda to, data: mesh.send(self, to, data),
+            send=lambda to, messages: mesh.send(self, to, messages),
             linked=lambda: [n.id for n in mesh.nodes.values() if mesh.is_linked(self, n)],
             eligible=lambda node: node in {n.id for n in mesh.nodes.values()},
             founding=lambda: mesh.founding() if self.name == mesh.founder else None,
@@ -193,25 +193,26 @@ class LedgerMesh:
             self.nodes[a].runs.connected(self.nodes[b].id)
         self._up = up
 
-    def send(self, sender: LedgerNode, to: NodeId, data: bytes) -> None:
+    def send(self, sender: LedgerNode, to: NodeId, messages: Sequence[bytes]) -> None:
         receiver = self.by_id(to)
         if self.is_linked(sender, receiver):
             due_at = trio.current_time() + LATENCY_S
             lives = (sender.generation, receiver.generation)
-            self.nursery.start_soon(self._deliver, sender, receiver, data, due_at, lives)
+            self.nursery.start_soon(self._deliver, sender, receiver, messages, due_at, lives)
 
     async def _deliver(
         self,
         sender: LedgerNode,
         receiver: LedgerNode,
-        data: bytes,
+        messages: Sequence[bytes],
         due_at: float,
         lives: tuple[int, int],
     ) -> None:
         await trio.sleep_until(due_at)
         same = lives == (sender.generation, receiver.generation)
         if same and self.is_linked(sender, receiver):
-            receiver.runs.received(sender.id, data)
+            for data in messages:
+                receiver.runs.received(sender.id, data)
 
     # --- looking
 
