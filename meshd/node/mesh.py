@@ -159,9 +159,9 @@ class MeshSide:
 
     async def run(self) -> None:
         """Keep links, take part in gossip, announce, until cancelled."""
-        if self.standing.reached_at is not None:
-            self.addresses.put(self.registry.founder, [self.standing.reached_at], Source.SEEN)
         self._kept.restore()
+        if self.standing.reached is not None:
+            self.addresses.reached(*self.standing.reached)
         self.apply_members()
         try:
             async with trio.open_nursery() as nursery:

@@ -1,8 +1,8 @@
 """Where each member may be found.  Pure.
 
 Where it was last reached comes first, then a node's own signed word (gossip), then what the member
-list says, then where it was seen dialling from (with the mesh port put in, since an outgoing port
-says nothing).  All are dialled in parallel, so order is only a preference.
+list says, then what mDNS showed or was kept from before.  Dialling goes down the list without
+waiting long for anyone, so order is only a preference.
 """
 
 from __future__ import annotations
@@ -22,8 +22,7 @@ class Source(IntEnum):
     REACHED = 0
     ANNOUNCED = 1
     LISTED = 2
-    SEEN = 3
-    SIGHTED = 4
+    SIGHTED = 3
 
 
 class Kept(msgspec.Struct, omit_defaults=True):

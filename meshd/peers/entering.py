@@ -25,7 +25,7 @@ from meshd.identity import (
     parse_token,
     show_digits,
 )
-from meshd.ids import Address, parse_address
+from meshd.ids import Address, NodeId, parse_address
 from meshd.peers.join_client import (
     Joined,
     Newcomer,
@@ -39,6 +39,8 @@ from meshd.screen import Screen, SightedMesh
 
 Browse = Callable[[], Awaitable[Sequence[SightedMesh]]]
 """Look around by mDNS for a few seconds."""
+Reached = tuple[NodeId, Address]
+"""A member, and where it answered."""
 
 
 @dataclass(slots=True)
@@ -52,8 +54,8 @@ class Standing:
     store: IdentityStore
     tokens: TokenStore
     """Empty where this node is not the founder."""
-    reached_at: Address | None = None
-    """Where the member that let us in just now was reached."""
+    reached: Reached | None = None
+    """The member that let us in just now, and where."""
 
 
 class Entrance:
@@ -89,15 +91,15 @@ class Entrance:
         if key is None:
             key = PrivateKey.from_random(self._ports.entropy.token(KEY_SEED_BYTES))
             self._store.save_key(key)
-        reached_at: Address | None = None
+        reached: Reached | None = None
         if identity is None:
             if join:
-                reached_at = await self._join(key, join, token)
+                reached = await self._join(key, join, token)
             else:
                 self._found(key)
         elif join:
-            reached_at = await self._join_again(key, identity, join, token)
-        return self._standing(key, reached_at)
+            reached = await self._join_again(key, identity, join, token)
+        return self._standing(key, reached)
 
     # ---------------------------------------------------------------- founding
 
@@ -139,7 +141,7 @@ class Entrance:
 
     async def _join_again(
         self, key: PrivateKey, identity: MeshIdentity, join: str, token: Token | None
-    ) -> Address | None:
+    ) -> Reached | None:
         """`--join` at a node that is in a mesh: fine from a mesh of one, else only if the same."""
         if token is not None and token.mesh == identity.mesh:
             self._screen.warning(f"this node is in {identity.mesh_name} already; going on")
@@ -161,7 +163,7 @@ class Entrance:
             "`meshd leave`, and start it again with --join."
         )
 
-    async def _join(self, key: PrivateKey, join: str, token: Token | None) -> Address:
+    async def _join(self, key: PrivateKey, join: str, token: Token | None) -> Reached:
         addresses = await self._find(join, token)
         if token is None and not self._screen.can_ask:
             raise Refused(
@@ -176,8 +178,8 @@ class Entrance:
                 self._screen.warning(f"{str(e).rstrip('.')}; trying another member")
         return await self._join_at(addresses[-1], key, token)
 
-    async def _join_at(self, address: Address, key: PrivateKey, token: Token | None) -> Address:
-        """Join through the member there; `address` again."""
+    async def _join_at(self, address: Address, key: PrivateKey, token: Token | None) -> Reached:
+        """Join through the member there."""
         self._screen.joining(address=str(address), with_token=token is not None)
         newcomer = Newcomer(key, self._name, list(self._addresses))
         network, entropy = self._ports.network, self._ports.entropy
@@ -188,7 +190,7 @@ class Entrance:
                 network, entropy, address, newcomer, self._confirm, self._wait
             )
         self._save(joined)
-        return address
+        return joined.member, address
 
     async def _confirm(self, offer: PairingOffer) -> bool:
         return await self._screen.confirm_digits(
@@ -231,7 +233,7 @@ class Entrance:
 
     # ---------------------------------------------------------------- standing
 
-    def _standing(self, key: PrivateKey, reached_at: Address | None) -> Standing:
+    def _standing(self, key: PrivateKey, reached: Reached | None) -> Standing:
         identity = self._store.load_mesh(key)
         assert identity is not None, "whoever entered is in a mesh"
         mesh = identity.mesh
@@ -244,7 +246,7 @@ class Entrance:
             generation=self._store.next_generation(self._ports.clock.wall()),
             store=self._store,
             tokens=self._store.load_tokens(mesh) if founder else TokenStore(mesh),
-            reached_at=reached_at,
+            reached=reached,
         )
 
     def _registry(self, identity: MeshIdentity) -> MemberRegistry:

@@ -76,6 +76,8 @@ class Joined:
 
     identity: MeshIdentity
     members: SignedMembers
+    member: NodeId
+    """Who let this node in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -331,7 +333,7 @@ def _check(admitted: Admitted, met: _Met, newcomer: Newcomer) -> Joined:
         raise ProtocolError("The certificate that came back is for another key.")
     if certificate.mesh != met.ca.mesh or not certificate.is_signed_by(met.ca):
         raise ProtocolError("The certificate that came back is not signed by the mesh.")
-    return Joined(identity=identity, members=signed)
+    return Joined(identity=identity, members=signed, member=met.node)
 
 
 @asynccontextmanager

@@ -33,7 +33,7 @@ def test_a_source_replaces_what_it_said_and_nothing_that_others_said() -> None:
 def test_whatever_is_said_the_book_is_bounded_and_the_best_survive() -> None:
     book = AddressBook()
     flood = [Address("10.9.9.9", port) for port in range(1, 1000)]
-    for source in (Source.SIGHTED, Source.SEEN, Source.LISTED):
+    for source in (Source.SIGHTED, Source.LISTED):
         book.put(A, flood, source)
     book.put(A, [HOME], Source.ANNOUNCED)
     assert len(book.of(A)) == limits.ADDRESSES_PER_NODE
@@ -76,5 +76,5 @@ def test_what_was_kept_on_disk_is_the_weakest_word_but_for_where_it_was_reached(
     later.restore(msgspec.json.decode(msgspec.json.encode(book.export()), type=dict[str, Kept]))
     assert (later.of(A), later.of(B)) == ([HOME, TENT], [TENT, HOME])
     for node in (A, B):
-        later.put(node, [OFFICE], Source.SEEN)
+        later.put(node, [OFFICE], Source.LISTED)
     assert (later.of(A)[0], later.of(B)[0]) == (OFFICE, TENT)

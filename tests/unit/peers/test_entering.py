@@ -64,7 +64,7 @@ async def test_any_member_in_sight_lets_it_in(
         who, screen = entrance(mesh.network(nursery), seen(mesh, *order))
         standing = await who.enter("auto", mesh.token().text())
         assert standing.identity.mesh == mesh.authority.mesh
-        assert standing.reached_at == HOST
+        assert standing.reached == (mesh.key.public.node, HOST)
         joining = [what["address"] for kind, what in screen.shown if kind == "joining"]
         assert joining == [str(a) for a in order[: order.index(HOST) + 1]]
 
