@@ -13,16 +13,16 @@ from typing import Any
 
 import trio
 
-from meshd import logs
+from meshd import limits, logs
 from meshd.consensus.driver import Driver, ProposalRefused, ProposalUnknown
 from meshd.consensus.interface import Role
 from meshd.jobs.leases import Leases
 from meshd.ledger.ledger import Ledger
 from meshd.record import results
 from meshd.record.commands import Entry, encode
-from meshd.record.commands_jobs import Expire
+from meshd.record.commands_jobs import Expire, LetGo
 from meshd.record.commands_registry import Command, Tick
-from meshd.record.events import Event
+from meshd.record.events import ClockMoved, Event, NodeRemoved
 from meshd.record.results import RecordRefused
 
 log = logs.get("jobs")
@@ -36,10 +36,22 @@ BEHIND_MS = 10_000
 class Duties:
     """Runs at every node; works at the leader."""
 
-    def __init__(self, ledger: Ledger, wall_unix_s: Callable[[], float]) -> None:
-        """`wall_unix_s` is the median of the clocks of the nodes that this one hears."""
+    def __init__(
+        self,
+        ledger: Ledger,
+        wall_unix_s: Callable[[], float],
+        steady_s: Callable[[], float],
+    ) -> None:
+        """`wall_unix_s` is the median of the clocks of the nodes that this one hears.
+
+        `steady_s` is a clock of this machine that nobody can set, and that counts its sleep.
+        """
         self._ledger = ledger
         self._wall_unix_s = wall_unix_s
+        self._steady_s = steady_s
+        self._clock_moved_at = steady_s()
+        self._strays: set[str] = set()
+        """Nodes that were removed and may still have jobs."""
         self._leases = Leases()
         self._term = -1
         """That in which this node leads, while it does."""
@@ -52,6 +64,10 @@ class Duties:
         now = trio.current_time()
         for event in events:
             self._leases.happened(event, now)
+            if isinstance(event, ClockMoved):
+                self._clock_moved_at = self._steady_s()
+            elif isinstance(event, NodeRemoved):
+                self._strays.add(event.node)
         self._wake.set()
 
     async def run(self) -> None:
@@ -65,8 +81,7 @@ class Duties:
                 continue
             if status.ready:
                 if status.term != self._term:
-                    self._term = status.term
-                    self._leases.begin(self._ledger.state.jobs.live.claims(), trio.current_time())
+                    self._begin(status.term)
                 await self._work(driver)
             await self._rest()
 
@@ -75,24 +90,41 @@ class Duties:
         for job, fence in self._leases.due(now):
             log.info("a lease is over", job=job, fence=fence)
             await self._propose(driver, Expire(job=job, fence=fence))
-        wanted = self._tick_wanted()
-        while wanted is not None:
-            said = await self._propose(driver, Tick(unix_ms=wanted))
+        for node in sorted(self._strays):
+            said = await self._propose(driver, LetGo(node=node))
+            if said.get("more") is False:
+                self._strays.discard(node)
+        tick = self._tick_wanted()
+        while tick is not None:
+            said = await self._propose(driver, tick)
             self._ticked_index = self._ledger.state.index
             if not said.get("more"):
                 return
 
-    def _tick_wanted(self) -> int | None:
-        """What the record clock should say, if it should move now."""
+    def _begin(self, term: int) -> None:
+        """This node leads from now on."""
+        self._term = term
         state = self._ledger.state
-        if not state.nodes.is_founded or state.clock.row.held_unix_ms:
+        claims = state.jobs.live.claims()
+        self._leases.begin(claims, trio.current_time())
+        holders = {row.claim.node for row in claims if row.claim is not None}
+        self._strays |= {node for node in holders if state.nodes.get(node) is None}
+
+    def _tick_wanted(self) -> Tick | None:
+        """What to move the record clock by, if it should move now."""
+        state = self._ledger.state
+        if not state.nodes.is_founded:
             return None
         wall_ms, record_ms = int(self._wall_unix_s() * 1000), state.clock.now_unix_ms
-        due_ms = state.jobs.next_due_unix_ms()
-        if due_ms is not None and record_ms < due_ms <= wall_ms:
-            return wall_ms
-        written = state.index > self._ticked_index
-        return wall_ms if written and wall_ms - record_ms > BEHIND_MS else None
+        elapsed_ms = max(0, int((self._steady_s() - self._clock_moved_at) * 1000))
+        expected_ms = record_ms + elapsed_ms
+        # Of a leap nobody believes the clock, only the time that was measured here.
+        leapt = wall_ms - expected_ms > limits.CLOCK_STEP_S * 1000
+        then_ms = expected_ms if leapt else wall_ms
+        due_ms = state.next_due_unix_ms()
+        due = due_ms is not None and record_ms < due_ms <= then_ms
+        written = state.index > self._ticked_index and then_ms - record_ms > BEHIND_MS
+        return Tick(unix_ms=wall_ms, elapsed_ms=elapsed_ms) if due or written else None
 
     async def _propose(self, driver: Driver, command: Command) -> dict[str, Any]:
         """The fields of its result; none if it was refused, or is not known to be written."""

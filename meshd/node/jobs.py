@@ -43,7 +43,10 @@ class JobsSide:
         ledger = record.ledger
         self.service = JobService(ledger, mesh.name_of, self._long_ago)
         self.runner = Runner(ledger, self._run, self._free, ports.entropy.random)
-        self.duties = Duties(ledger, record.wall_unix_s)
+        clock = ports.clock
+        self.duties = Duties(
+            ledger, record.wall_unix_s, lambda: clock.monotonic() + clock.suspended_s()
+        )
         self.api = JobsApi(self.service)
         self.keyed = KeyedRequests(ledger, self.service, _NoBodies())
         record.on_events(self._happened)
