@@ -5,7 +5,7 @@ Who may speak is settled by the socket's mode (0600); what may be said is the ta
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, Protocol
 
 import msgspec
@@ -15,6 +15,7 @@ from meshd.errors import DialFailed, MeshdError, Refused
 from meshd.http import Headers, Responder, ServerRequest
 
 JSON = (b"content-type", b"application/json")
+BYTES = (b"content-type", b"application/octet-stream")
 
 
 class Administrator(Protocol):
@@ -24,6 +25,7 @@ class Administrator(Protocol):
     def node_rows(self) -> list[control.NodeRow]: ...
     def model_rows(self) -> list[control.ModelRow]: ...
     def record(self) -> control.RecordReport: ...
+    async def backup(self) -> Iterator[bytes]: ...
     async def findings(self) -> list[control.Finding]: ...
     async def create_token(self, order: control.TokenOrder) -> control.TokenMade: ...
     async def pending(self) -> list[control.PendingRow]: ...
@@ -44,6 +46,7 @@ class AdminApi:
             ("GET", "/control/nodes"): self._now(admin.node_rows),
             ("GET", "/control/models"): self._now(admin.model_rows),
             ("GET", "/control/record"): self._now(admin.record),
+            ("GET", "/control/record/backup"): lambda _: admin.backup(),
             ("GET", "/control/doctor"): lambda _: admin.findings(),
             ("GET", "/control/pending"): lambda _: admin.pending(),
             ("POST", "/control/token"): self._token,
@@ -72,7 +75,10 @@ class AdminApi:
         except MeshdError as e:
             await _problem(responder, 500, str(e))
         else:
-            await responder.send(200, [JSON], msgspec.json.encode(result))
+            if isinstance(result, Iterator):
+                await _stream(responder, result)
+            else:
+                await responder.send(200, [JSON], msgspec.json.encode(result))
 
     @staticmethod
     def _now(ask: Callable[[], Any]) -> Callable[[bytes], Awaitable[Any]]:
@@ -97,6 +103,14 @@ def problem_body(status: int, message: str, path: str) -> tuple[Headers, bytes]:
     """A `Problem` for what went wrong below the handler: `ServerOptions.error_body`."""
     del status, path
     return [JSON], msgspec.json.encode(control.Problem(message))
+
+
+async def _stream(responder: Responder, pieces: Iterator[bytes]) -> None:
+    """Bytes that say themselves whether they are whole."""
+    await responder.start(200, [BYTES])
+    for piece in pieces:
+        await responder.write(piece)
+    await responder.finish()
 
 
 async def _problem(responder: Responder, status: int, sentence: str) -> None:

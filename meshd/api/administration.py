@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -57,6 +57,7 @@ class Sources:
     presence: Callable[[NodeId], Presence]
     own_addresses: Callable[[], Sequence[Address]]
     record: Callable[[], control.RecordReport]
+    backup: Callable[[], Awaitable[Iterator[bytes]]]
     client_url: str
     peer_port: int
     counters: Sequence[Counter[str]] = ()
@@ -113,6 +114,10 @@ class Administration:
     def record(self) -> control.RecordReport:
         """The record that all nodes keep together, as this one has it."""
         return self._sources.record()
+
+    async def backup(self) -> Iterator[bytes]:
+        """All of that record as of now, in pieces."""
+        return await self._sources.backup()
 
     def model_rows(self) -> list[control.ModelRow]:
         catalogue = self._sources.placement.catalogue

@@ -45,6 +45,21 @@ class ControlClient:
         with self._explained():
             return self._read(self._http.post(path, content=body, headers=headers), kind)
 
+    def fetch(self, path: str, max_bytes: int) -> bytes:
+        """Bytes that are no JSON."""
+        with self._explained():
+            parts, size = [], 0
+            with self._http.stream("GET", path) as response:
+                if not response.is_success:
+                    response.read()
+                    self._read(response, Done)
+                for part in response.iter_raw():
+                    parts.append(part)
+                    size += len(part)
+                    if size > max_bytes:
+                        raise MeshdError(f"the daemon sends more than {max_bytes:,} bytes")
+            return b"".join(parts)
+
     def order(self, path: str, order: msgspec.Struct | None = None) -> str:
         """Give an order; what to show."""
         return self.post(path, Done, order).message

@@ -172,6 +172,7 @@ class Node:
             presence=mesh.presence,
             own_addresses=mesh.own_addresses,
             record=self.record.report,
+            backup=self.record.backup,
             client_url=self.client_url,
             peer_port=self._port,
             counters=[

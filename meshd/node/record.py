@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import trio
 
@@ -89,6 +89,10 @@ class RecordSide:
             problem=self.ledger.problem,
             sync_s=self.ledger.sync_s,
         )
+
+    async def backup(self) -> Iterator[bytes]:
+        """A backup in pieces.  Raises Refused."""
+        return await self.ledger.backup()
 
     def erase(self) -> None:
         """Forget it all: this node leaves the mesh.  Raises DiskFailed."""

@@ -9,11 +9,16 @@ from trio.testing import MockClock
 from meshd import limits
 from meshd.consensus.journal import open_journal, set_aside
 from meshd.consensus.voters import Wish
+from meshd.errors import Refused
+from meshd.ledger.backup import read_backup
+from meshd.ledger.remedies import Patient, restore
 from meshd.ledger.session import MaybeWritten, NotWritten
 from meshd.record.commands_registry import SetAlias
 from meshd.record.results import RecordRefused
+from meshd.testing.disk import MemoryDisk
 from meshd.testing.entropy import SeededEntropy
 from meshd.testing.world import until
+from tests.joins import NOW_UNIX_S
 from tests.unit.ledger.meshes import FOLDER, LedgerMesh, LedgerNode, ledgers
 
 
@@ -228,3 +233,74 @@ async def test_a_founder_that_died_before_it_wrote_its_first_record_founds_after
         open_journal(node.disk, FOLDER, node.place.owner, SeededEntropy(1)).journal.close()
         node.start()
         await node.runs.execute(SetAlias(alias="x", model="m"))
+
+
+async def test_a_backup_holds_what_was_acknowledged_anywhere_before_it(
+    autojump_clock: MockClock,
+) -> None:
+    async with ledgers("abc") as mesh:
+        await settled(mesh)
+        leader = mesh.leader()
+        assert leader is not None
+        follower = next(node for node in mesh.nodes.values() if node is not leader)
+        await leader.runs.execute(SetAlias(alias="just now", model="m"))
+        backup = read_backup(b"".join(await follower.runs.backup()), leader.place.mesh)
+        assert backup.state.settings.aliases() == {"just now": "m"}
+        assert backup.voters == tuple(sorted(node.id for node in mesh.nodes.values()))
+
+
+async def test_without_a_majority_there_is_no_backup_and_it_says_why(
+    autojump_clock: MockClock,
+) -> None:
+    async with ledgers("abc") as mesh:
+        await settled(mesh)
+        mesh.cut("c")
+        with pytest.raises(Refused, match="all that was acknowledged"):
+            await mesh["c"].runs.backup()
+
+
+async def test_a_restored_record_is_what_nodes_get_that_have_none(
+    autojump_clock: MockClock,
+) -> None:
+    async with ledgers("abc") as mesh:
+        await settled(mesh)
+        await mesh["b"].runs.execute(SetAlias(alias="kept", model="m"))
+        backup = read_backup(b"".join(await mesh["a"].runs.backup()), mesh["a"].place.mesh)
+        await mesh["b"].runs.execute(SetAlias(alias="later", model="m"))
+        for node in mesh.nodes.values():
+            node.kill()
+            node.disk = MemoryDisk()
+        restore(patient(mesh["a"]), backup, voters_are_gone=True)
+        for node in mesh.nodes.values():
+            node.start()
+        await mesh["c"].runs.execute(SetAlias(alias="new", model="m"), timeout_s=60)
+        await settled(mesh)
+        await agree(mesh)
+        assert set(aliases(mesh, "c")) == {"kept", "new"}
+
+
+async def test_nodes_with_the_former_record_are_never_taken_in_by_the_restored_one(
+    autojump_clock: MockClock,
+) -> None:
+    async with ledgers("ab") as mesh:
+        await until(lambda: mesh["b"].state.nodes.is_founded, within_s=60.0)
+        backup = read_backup(b"".join(await mesh["a"].runs.backup()), mesh["a"].place.mesh)
+        await mesh["b"].runs.execute(SetAlias(alias="later", model="m"), timeout_s=60)
+        await agree(mesh)
+        mesh["a"].kill()
+        mesh["a"].disk = MemoryDisk()
+        restore(patient(mesh["a"]), backup)
+        mesh["a"].start()
+        await mesh["a"].runs.execute(SetAlias(alias="new", model="m"), timeout_s=60)
+        await trio.sleep(30)
+        assert aliases(mesh, "b") == {"later": "m"}
+        mesh["b"].kill()  # as it was told: set aside, and start
+        lose_journal(mesh["b"])
+        mesh["b"].start()
+        await until(lambda: aliases(mesh, "b") == {"new": "m"}, within_s=60.0)
+
+
+def patient(node: LedgerNode) -> Patient:
+    return Patient(
+        node.disk, node.place, SeededEntropy(node.name), now_unix_s=NOW_UNIX_S, founder=True
+    )
