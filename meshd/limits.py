@@ -225,10 +225,12 @@ JOURNAL_HEADER_BYTES: Final = 4 * KIB  # of a segment or a snapshot
 
 # --- the history of finished jobs (jobs/DESIGN.md)
 HISTORY_ROWS: Final = 1_000_000
+HISTORY_BYTES: Final = 2048 * MIB  # in its file: small results are in it
 HISTORY_AGE_S: Final = 90 * 24 * 3600.0
 HISTORY_BATCH_ROWS: Final = 1_000  # in one transaction
 HISTORY_BATCH_S: Final = 1.0  # how long the first of a batch waits for others
 HISTORY_PENDING_ROWS: Final = 20_000  # finished and not yet written: about 20 MB
+HISTORY_PENDING_BYTES: Final = 64 * MIB  # of their results
 HISTORY_TRIM_ROWS: Final = 1_000  # in one transaction, so that writing waits for little
 HISTORY_TRIM_S: Final = 3600.0  # between looks for rows that are too old
 HISTORY_RETRY_S: Final = 60.0  # after a disk that was full

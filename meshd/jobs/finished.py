@@ -34,7 +34,16 @@ class FinishedJob(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     """Whose idempotency key it had; None: it had none."""
     attempts: tuple[Attempt, ...] = ()
     request_digest: str = ""
+    """SHA-256 in hex, as `result_digest`; "" if it is not known, or there is none."""
     result_digest: str = ""
     prompt_tokens: int = 0
     completion_tokens: int = 0
     error: str = ""
+    request_size_bytes: int = 0
+    result: bytes = b""
+    """What came out, if that is no more than `limits.INLINE_BYTES`; more is a blob."""
+    result_size_bytes: int = 0
+    status: int = 0
+    """The HTTP status of the answer; 0: there was none."""
+    run_ms: int = 0
+    """How long it ran at last, by the clock of who ran it."""

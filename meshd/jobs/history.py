@@ -70,6 +70,7 @@ class History:
         now_ms: Callable[[], int],
         max_rows: int = limits.HISTORY_ROWS,
         max_age_s: float = limits.HISTORY_AGE_S,
+        max_bytes: int = limits.HISTORY_BYTES,
     ) -> None:
         """`now_ms` is record time, against which a row's age is measured."""
         self._databases = databases
@@ -77,11 +78,14 @@ class History:
         self._now_ms = now_ms
         self._max_rows = max_rows
         self._max_age_ms = int(max_age_s * 1000)
+        self._max_bytes = max_bytes
         self._database: Database | None = None
         self._state = HistoryState.OPENING
         self._why = ""
         self._rows = 0
         self._pending: deque[Row] = deque()
+        self._pending_bytes = 0
+        """Of their results."""
         self._batch: list[Row] = []
         """Being written."""
         self._batch_start = 0
@@ -104,19 +108,29 @@ class History:
         pending = len(self._batch) + len(self._pending)
         return Standing(self._state, self._why, self._rows, pending, self._dropped, self._set_aside)
 
-    def add(self, index: int, jobs: Sequence[FinishedJob]) -> None:
+    @property
+    def last_index(self) -> int:
+        """Of the last entry that was added in this life; -1: none."""
+        return self._last_index
+
+    def add(self, index: int, jobs: Sequence[FinishedJob | None]) -> None:
         """What the entry at `index` finished, in the order in which it did.
 
         All of an entry at once, and entries in their order: a row is recognised by that after a
-        replay.  Raises ValueError if they are not.
+        replay.  None keeps the place of what cannot be read by this version.  Raises ValueError if
+        they are not in order.
         """
         if index <= self._last_index:
             raise ValueError(f"entry {index} was applied after entry {self._last_index}")
+        rows = [
+            (row_number(index, place), job) for place, job in enumerate(jobs) if job is not None
+        ]
         self._last_index = index
-        self._pending.extend((row_number(index, place), job) for place, job in enumerate(jobs))
-        self._added += len(jobs)
+        self._pending.extend(rows)
+        self._pending_bytes += sum(len(job.result) for _, job in rows)
+        self._added += len(rows)
         self._drop_surplus()
-        if jobs:
+        if rows:
             self._wake.set()
 
     async def settle(self) -> None:
@@ -200,11 +214,12 @@ class History:
     async def _write_batch(self, database: Database) -> None:
         self._batch_start = self._added - len(self._pending)
         size = min(len(self._pending), limits.HISTORY_BATCH_ROWS)
-        batch = self._batch = [self._pending.popleft() for _ in range(size)]
+        batch = self._batch = [self._next_pending() for _ in range(size)]
         try:
             self._rows += await database.write(lambda sql: history_rows.insert(sql, batch))
         except BaseException:
             self._pending.extendleft(reversed(batch))
+            self._pending_bytes += sum(len(job.result) for _, job in batch)
             self._drop_surplus()
             raise
         finally:
@@ -213,8 +228,10 @@ class History:
 
     async def _trim(self, database: Database) -> int:
         surplus = self._rows - self._max_rows
-        before_ms = self._now_ms() - self._max_age_ms
-        gone = await database.write(lambda sql: history_rows.trim(sql, surplus, before_ms))
+        before_ms, max_bytes = self._now_ms() - self._max_age_ms, self._max_bytes
+        gone = await database.write(
+            lambda sql: history_rows.trim(sql, surplus, before_ms, max_bytes)
+        )
         self._rows -= gone
         return gone
 
@@ -273,9 +290,17 @@ class History:
         return self._batch_start if self._batch else self._added - len(self._pending)
 
     def _drop_surplus(self) -> None:
-        while len(self._pending) > limits.HISTORY_PENDING_ROWS:
-            self._pending.popleft()
+        while (
+            len(self._pending) > limits.HISTORY_PENDING_ROWS
+            or self._pending_bytes > limits.HISTORY_PENDING_BYTES
+        ):
+            self._next_pending()
             self._dropped += 1
+
+    def _next_pending(self) -> Row:
+        row = self._pending.popleft()
+        self._pending_bytes -= len(row[1].result)
+        return row
 
     # --- readers
 

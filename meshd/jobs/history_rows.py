@@ -18,8 +18,9 @@ from meshd.errors import Refused
 from meshd.jobs.finished import Attempt, FinishedJob
 from meshd.ports import SqlValue, Transaction
 
-FORM: Final = 1
-"""Of the table; in the file as SQLite's user_version."""
+FORM: Final = 2
+"""Of the table; in the file as SQLite's user_version.  A file of the one before is read and brought
+up to it, which changes no row and so takes no time."""
 
 _PLACE_BITS: Final = 16
 _PLACES: Final = 1 << _PLACE_BITS
@@ -30,13 +31,21 @@ _LARGEST: Final = 2**63 - 1
 _NUMBER: Final = re.compile(r"[0-9]{1,18}")
 
 _COLUMNS: Final = tuple(FinishedJob.__struct_fields__)
-_ATTEMPTS, _ERROR, _PROMPT_TOKENS, _COMPLETION_TOKENS = (
-    _COLUMNS.index(name) for name in ("attempts", "error", "prompt_tokens", "completion_tokens")
-)
+_ATTEMPTS: Final = _COLUMNS.index("attempts")
+_RESULT: Final = _COLUMNS.index("result")
 _FILTERED: Final = ("state", "queue", "node", "model")
 """From the most telling to the least: the first that is asked for is looked up."""
 _COMMON: Final = (("state", "done"), ("queue", ""))
 """What most rows are: of no use to look by."""
+
+_FORM_2: Final = (
+    "ALTER TABLE jobs ADD COLUMN request_size_bytes INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE jobs ADD COLUMN result BLOB NOT NULL DEFAULT x''",
+    "ALTER TABLE jobs ADD COLUMN result_size_bytes INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE jobs ADD COLUMN status INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE jobs ADD COLUMN run_ms INTEGER NOT NULL DEFAULT 0",
+)
+"""What it has more than form 1."""
 
 _SCHEMA: Final = (
     """CREATE TABLE jobs (
@@ -58,11 +67,12 @@ _SCHEMA: Final = (
         completion_tokens INTEGER NOT NULL,
         error TEXT NOT NULL
     )""",
+    *_FORM_2,
     "CREATE INDEX by_id ON jobs (id)",
     "CREATE INDEX by_time ON jobs (finished_ms)",
     *(f"CREATE INDEX by_{column} ON jobs ({column}, finished_ms)" for column in _FILTERED),
-    f"PRAGMA user_version = {FORM}",
 )
+_SET_FORM: Final = f"PRAGMA user_version = {FORM}"
 _INSERT: Final = (
     f"INSERT OR IGNORE INTO jobs (row, {', '.join(_COLUMNS)}) "
     f"VALUES ({', '.join('?' * (1 + len(_COLUMNS)))})"
@@ -99,7 +109,7 @@ def row_number(index: int, place: int) -> int:
 
 
 def prepare(sql: Transaction) -> int:
-    """Make the table if the file is new; how many rows there are.
+    """Make the table if the file is new, or bring it up to date; how many rows there are.
 
     Raises Refused if a later meshd wrote the file.
     """
@@ -109,9 +119,10 @@ def prepare(sql: Transaction) -> int:
             f"The history of finished jobs was written by a later version of meshd (form {form}, "
             f"this one reads {FORM}): start that version, or delete the file."
         )
-    if form == 0:
-        for statement in _SCHEMA:
+    if form < FORM:
+        for statement in _FORM_2 if form else _SCHEMA:
             sql.execute(statement)
+        sql.execute(_SET_FORM)
     ((count,),) = sql.execute("SELECT count(*) FROM jobs")
     return int(count)
 
@@ -121,8 +132,13 @@ def insert(sql: Transaction, rows: Sequence[Row]) -> int:
     return sql.execute_many(_INSERT, (_values(number, job) for number, job in rows))
 
 
-def trim(sql: Transaction, surplus: int, before_ms: int) -> int:
-    """Delete the oldest `surplus` rows, and old ones, a bounded number; how many that were."""
+def trim(sql: Transaction, surplus: int, before_ms: int, max_bytes: int) -> int:
+    """Delete the oldest `surplus` rows, and old ones, a bounded number; how many that were.
+
+    And the oldest if the file has more than `max_bytes` in it; its free pages do not count.
+    """
+    if _used_bytes(sql) > max_bytes:
+        surplus = limits.HISTORY_TRIM_ROWS
     surplus = min(surplus, limits.HISTORY_TRIM_ROWS)
     gone = 0
     if surplus > 0:
@@ -135,6 +151,14 @@ def trim(sql: Transaction, surplus: int, before_ms: int) -> int:
         "WHERE finished_ms < ? ORDER BY finished_ms LIMIT ?)",
         [(before_ms, limits.HISTORY_TRIM_ROWS - gone)],
     )
+
+
+def _used_bytes(sql: Transaction) -> int:
+    numbers = [
+        int(sql.execute(f"PRAGMA {name}")[0][0])
+        for name in ("page_count", "freelist_count", "page_size")
+    ]
+    return (numbers[0] - numbers[1]) * numbers[2]
 
 
 def find(sql: Transaction, where: Filter, cursor: str, count: int) -> Page:
@@ -183,16 +207,28 @@ def _values(number: int, job: FinishedJob) -> list[SqlValue]:
     values = list(msgspec.structs.astuple(job))
     attempts = job.attempts[-limits.HISTORY_ATTEMPTS :]
     values[_ATTEMPTS] = msgspec.json.encode(
-        [Attempt(attempt.node, _text(attempt.reason)) for attempt in attempts]
+        [Attempt(_text(attempt.node), _text(attempt.reason)) for attempt in attempts]
     ).decode()
-    values[_ERROR] = _text(job.error)
-    values[_PROMPT_TOKENS] = min(job.prompt_tokens, _LARGEST)
-    values[_COMPLETION_TOKENS] = min(job.completion_tokens, _LARGEST)
-    return [number, *values]
+    if len(job.result) > limits.INLINE_BYTES:
+        values[_RESULT] = b""
+    return [
+        number,
+        *(_fit(value) if at != _ATTEMPTS else value for at, value in enumerate(values)),
+    ]
+
+
+def _fit(value: SqlValue) -> SqlValue:
+    """What SQLite can take, of whatever another node or an engine said."""
+    match value:
+        case int():
+            return max(-_LARGEST, min(value, _LARGEST))
+        case str():
+            return _text(value)
+    return value
 
 
 def _text(text: str) -> str:
-    """What SQLite can take, of whatever an engine said: no row may stop all others."""
+    """No row may stop all others."""
     text = text[: limits.HISTORY_TEXT_CHARS]
     return text if text.isascii() else text.encode("utf-8", "replace").decode()
 

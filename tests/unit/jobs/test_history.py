@@ -13,7 +13,7 @@ from trio.testing import MockClock
 
 from meshd import limits
 from meshd.errors import Refused
-from meshd.jobs import Filter, FinishedJob, History, HistoryState
+from meshd.jobs import Filter, FinishedJob, History, HistoryState, history_rows
 from meshd.testing.database import MemoryDatabases
 from tests.unit.jobs.samples import finished
 
@@ -227,6 +227,46 @@ async def test_what_waits_for_a_full_disk_is_bounded_and_what_goes_is_counted(
         assert bench.history.standing.rows == limits.HISTORY_PENDING_ROWS
         assert bench.written()[0] == "8"
         assert bench.written()[-1] == str(many)
+
+
+async def test_results_that_wait_for_a_full_disk_are_bounded_too(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "HISTORY_PENDING_BYTES", 1_000_000)
+    async with running() as bench:
+        bench.databases.full = True
+        result = bytes(limits.INLINE_BYTES)
+        room = limits.HISTORY_PENDING_BYTES // len(result)
+        assert room < limits.HISTORY_PENDING_ROWS
+        for number in range(room + 5):
+            bench.add(number, result=result)
+        await trio.sleep(limits.HISTORY_RETRY_S * 3)
+        assert bench.history.standing.dropped == 5
+        bench.databases.full = False
+        await trio.sleep(limits.HISTORY_RETRY_S + 30)
+        assert bench.history.standing.rows == room
+        for number in range(room + 5):
+            bench.add(number, result=result)  # what was written has no part in the bound
+        assert bench.history.standing.dropped == 10
+
+
+async def test_a_place_is_kept_for_what_cannot_be_read(autojump_clock: MockClock) -> None:
+    async with running() as bench:
+        bench.history.add(1, [None, finished(1), None])
+        bench.history.add(2, [None])
+        await bench.history.settle()
+        rows = bench.databases.files[PATH].execute("SELECT row FROM jobs").fetchall()
+        assert rows == [(history_rows.row_number(1, 1),)]
+        assert bench.history.last_index == 2
+
+
+async def test_a_file_that_is_too_large_is_trimmed(autojump_clock: MockClock) -> None:
+    async with running(max_bytes=10_000_000) as bench:
+        result = bytes(limits.INLINE_BYTES)
+        for number in range(3000):
+            bench.add(number, result=result)
+        await trio.sleep(limits.HISTORY_TRIM_S + 10)
+        assert bench.history.standing.rows == 2000
 
 
 async def test_a_file_that_cannot_be_opened_is_tried_again(autojump_clock: MockClock) -> None:

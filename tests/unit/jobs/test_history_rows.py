@@ -16,6 +16,7 @@ from meshd.machine.databases import Sql
 from meshd.ports import Transaction
 from tests.unit.jobs.samples import finished
 
+MUCH = 2**40
 DICE = random.Random(7)
 STATES = ["done", "done", "done", "failed", "cancelled", "dead"]
 
@@ -63,6 +64,11 @@ def test_every_field_comes_back(sql: Transaction) -> None:
         prompt_tokens=4,
         completion_tokens=5,
         error="why",
+        request_size_bytes=6,
+        result=b"\0\xff" + bytes(limits.INLINE_BYTES - 2),
+        result_size_bytes=limits.INLINE_BYTES,
+        status=200,
+        run_ms=7,
     )
     plain = FinishedJob(id="k", state="done", accepted_ms=1, finished_ms=4)
     assert history_rows.insert(sql, [(1, job), (2, plain)]) == 2
@@ -182,7 +188,7 @@ def test_no_look_goes_through_the_whole_table(sql: Transaction) -> None:
 def test_the_oldest_go_when_there_are_too_many(sql: Transaction) -> None:
     rows = many(50)
     history_rows.insert(sql, rows)
-    assert history_rows.trim(sql, 20, before_ms=0) == 20
+    assert history_rows.trim(sql, 20, 0, MUCH) == 20
     left = sql.execute("SELECT row FROM jobs ORDER BY row")
     assert [number for (number,) in left] == [number for number, _ in rows[20:]]
 
@@ -192,8 +198,8 @@ def test_what_is_too_old_goes_whatever_its_number(sql: Transaction) -> None:
     history_rows.insert(sql, rows)
     old = sum(job.finished_ms < 1050 for _, job in rows)
     assert 0 < old < 50
-    assert history_rows.trim(sql, 0, before_ms=1050) == old
-    assert history_rows.trim(sql, 0, before_ms=1050) == 0
+    assert history_rows.trim(sql, 0, 1050, MUCH) == old
+    assert history_rows.trim(sql, 0, 1050, MUCH) == 0
     ((first,),) = sql.execute("SELECT min(finished_ms) FROM jobs")
     assert first >= 1050
 
@@ -201,8 +207,21 @@ def test_what_is_too_old_goes_whatever_its_number(sql: Transaction) -> None:
 def test_a_trim_is_bounded(sql: Transaction) -> None:
     rows = [(i, finished(i, finished_ms=i)) for i in range(limits.HISTORY_TRIM_ROWS + 500)]
     history_rows.insert(sql, rows)
-    assert history_rows.trim(sql, len(rows), before_ms=10**9) == limits.HISTORY_TRIM_ROWS
-    assert history_rows.trim(sql, 100, before_ms=10**9) == 500
+    assert history_rows.trim(sql, len(rows), 10**9, MUCH) == limits.HISTORY_TRIM_ROWS
+    assert history_rows.trim(sql, 100, 10**9, MUCH) == 500
+
+
+def test_the_oldest_go_when_the_file_is_too_large(sql: Transaction) -> None:
+    rows = [
+        (i, finished(i, result=bytes(4000), result_size_bytes=4000))
+        for i in range(limits.HISTORY_TRIM_ROWS + 500)
+    ]
+    history_rows.insert(sql, rows)
+    assert history_rows.trim(sql, 0, 0, 10_000_000) == 0
+    assert history_rows.trim(sql, 0, 0, 4_000_000) == limits.HISTORY_TRIM_ROWS
+    assert history_rows.trim(sql, 0, 0, 4_000_000) == 0
+    ((first,),) = sql.execute("SELECT min(row) FROM jobs")
+    assert first == limits.HISTORY_TRIM_ROWS
 
 
 def test_nothing_that_an_engine_said_keeps_a_row_from_being_written(sql: Transaction) -> None:
@@ -211,6 +230,9 @@ def test_nothing_that_an_engine_said_keeps_a_row_from_being_written(sql: Transac
         error="half a pair: \ud800, and a zero: \0" + "x" * 10_000,
         attempts=tuple(Attempt("a", "y" * 10_000) for _ in range(100)),
         completion_tokens=2**64 - 1,
+        accepted_ms=2**70,
+        result=bytes(limits.INLINE_BYTES + 1),
+        entry="\ud800",
     )
     history_rows.insert(sql, [(1, job)])
     found = history_rows.get(sql, job.id)
@@ -218,7 +240,8 @@ def test_nothing_that_an_engine_said_keeps_a_row_from_being_written(sql: Transac
     assert found.error.startswith("half a pair: ?, and a zero: \0xxx")
     assert len(found.error) == limits.HISTORY_TEXT_CHARS
     assert len(found.attempts) == limits.HISTORY_ATTEMPTS
-    assert found.completion_tokens == 2**63 - 1
+    assert found.completion_tokens == found.accepted_ms == 2**63 - 1
+    assert (found.result, found.entry) == (b"", "?")
 
 
 def test_an_entry_that_finishes_too_many_is_refused() -> None:
@@ -227,7 +250,65 @@ def test_an_entry_that_finishes_too_many_is_refused() -> None:
         row_number(3, 65_536)
 
 
+FORM_1 = (
+    """CREATE TABLE jobs (
+        row INTEGER PRIMARY KEY,
+        id TEXT NOT NULL,
+        state TEXT NOT NULL,
+        accepted_ms INTEGER NOT NULL,
+        finished_ms INTEGER NOT NULL,
+        started_ms INTEGER,
+        queue TEXT NOT NULL,
+        model TEXT NOT NULL,
+        node TEXT NOT NULL,
+        entry TEXT NOT NULL,
+        key_scope TEXT,
+        attempts TEXT NOT NULL,
+        request_digest TEXT NOT NULL,
+        result_digest TEXT NOT NULL,
+        prompt_tokens INTEGER NOT NULL,
+        completion_tokens INTEGER NOT NULL,
+        error TEXT NOT NULL
+    )""",
+    "CREATE INDEX by_id ON jobs (id)",
+    "CREATE INDEX by_time ON jobs (finished_ms)",
+    "CREATE INDEX by_state ON jobs (state, finished_ms)",
+    "CREATE INDEX by_queue ON jobs (queue, finished_ms)",
+    "CREATE INDEX by_node ON jobs (node, finished_ms)",
+    "CREATE INDEX by_model ON jobs (model, finished_ms)",
+    """INSERT INTO jobs VALUES (5, 'j1', 'done', 1, 2, NULL, '', 'tiny', 'a', 'b', NULL, '[]',
+        'aa', 'bb', 3, 4, '')""",
+    "PRAGMA user_version = 1",
+)
+
+
+def test_a_file_of_the_version_before_is_read_and_written_to() -> None:
+    connection = sqlite3.connect(":memory:")
+    for statement in FORM_1:
+        connection.execute(statement)
+    for _ in range(2):
+        assert history_rows.prepare(Sql(connection)) == 1
+    sql = Sql(connection)
+    old = FinishedJob(
+        id="j1", state="done", accepted_ms=1, finished_ms=2, model="tiny", node="a", entry="b",
+        request_digest="aa", result_digest="bb", prompt_tokens=3, completion_tokens=4,
+    )  # fmt: skip
+    new = finished(7, result=b"out", result_size_bytes=3, status=200, run_ms=9)
+    history_rows.insert(sql, [(6, new)])
+    assert history_rows.find(sql, Filter(), "", 10).jobs == (new, old)
+    fresh = sqlite3.connect(":memory:")
+    history_rows.prepare(Sql(fresh))
+    schema = "SELECT name, sql FROM sqlite_schema ORDER BY name"
+    names = [name for name, _ in connection.execute(schema)]
+    assert names == [name for name, _ in fresh.execute(schema)]
+    columns = "SELECT * FROM pragma_table_info('jobs') ORDER BY name"
+    without_place = [row[1:] for row in connection.execute(columns)]
+    assert without_place == [row[1:] for row in fresh.execute(columns)]
+    connection.close()
+    fresh.close()
+
+
 def test_a_file_of_a_later_version_is_left_alone(sql: Transaction) -> None:
-    sql.execute("PRAGMA user_version = 2")
+    sql.execute("PRAGMA user_version = 3")
     with pytest.raises(Refused, match="by a later version of meshd"):
         history_rows.prepare(sql)
