@@ -7,20 +7,14 @@ the entry is committed, so every other node applies it, and a node that does not
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from meshd.consensus.entries import EntryKind
-from meshd.consensus.interface import StateMachine
-
-if TYPE_CHECKING:
-    from meshd.consensus.kernel import Kernel
+from meshd.consensus.interface import CoreStopped, StateMachine
 
 
 class Applying:
     """The state machine of this node, guarded."""
 
-    def __init__(self, kernel: Kernel, machine: StateMachine) -> None:
-        self._kernel = kernel
+    def __init__(self, machine: StateMachine) -> None:
         self._machine = machine
 
     def apply(self, index: int, payload: bytes) -> bytes:
@@ -30,9 +24,8 @@ class Applying:
         try:
             return self._machine.apply(index, payload[1:])
         except Exception as error:
-            raise self._kernel.stop(f"The state machine failed on entry {index}: {error!r}.") from (
-                error
-            )
+            text = f"The state machine failed on entry {index}: {error!r}."
+            raise CoreStopped(text) from error
 
     def freeze(self) -> bytes:
         return self._machine.freeze()
@@ -41,6 +34,5 @@ class Applying:
         try:
             self._machine.restore(state)
         except Exception as error:
-            raise self._kernel.stop(
-                f"The state machine did not take the snapshot at {index}: {error!r}."
-            ) from error
+            text = f"The state machine did not take the snapshot at {index}: {error!r}."
+            raise CoreStopped(text) from error

@@ -110,7 +110,7 @@ class Kernel:
 
         self.log = Log(stored)
         self.wire = Wire()
-        self.applying = Applying(self, machine)
+        self.applying = Applying(machine)
         self.configuration = Configuration(self)
         self.configuration.vote_is_void = vote_is_void
         self.elections = Elections(self)
@@ -340,10 +340,6 @@ class Kernel:
             self.stock.deadline = self.now + self.stock.election_timeout_s()
         if leader != was_leader:
             self.reads.leader_changed()
-
-    def stop(self, text: str) -> CoreStopped:
-        """The error that ends this kernel, for the caller to raise."""
-        return CoreStopped(text)
 
     def _new_id(self) -> int:
         self._last_id += 1

@@ -104,7 +104,7 @@ MUTANTS = {
     "no pre-vote": Mutant(
         Elections, "begin_step", (("self._ask_for_pre_votes()", "self.may_campaign = True"),),
     ),
-    "no stickiness": Mutant(Elections, "on_ask_vote", (("if not sticky:", "if True:"),)),
+    "no stickiness": Mutant(Elections, "on_ask_vote", (("if not sticky and ", "if "),)),
     "pre-votes against a leader that is heard": Mutant(
         Elections, "on_pre_vote", (("and not self._leader_is_well", ""),),
     ),
@@ -166,8 +166,7 @@ MUTANTS = {
     ),
     # --- commands and reads
     "h8: a command that fails is left out": Mutant(
-        Applying, "apply", (("raise self._kernel.stop", "return b'' or self._kernel.stop"),
-                            (" from (", " and ("), (" from error", "")),
+        Applying, "apply", (("raise CoreStopped(text) from error", "return b''"),),
     ),
     "h14: proposals have no deadline": Mutant(
         Proposals, "expire",
@@ -193,14 +192,22 @@ MUTANTS = {
 }  # fmt: skip
 
 
-def apply_mutant(mutant: Mutant) -> None:
-    """Replace the method, in this process, for good."""
+def mutated_source(mutant: Mutant) -> str:
+    """The method with its words replaced, all of which must be there."""
     found: Any = inspect.getattr_static(mutant.owner, mutant.method)
     function: Any = found.fset if isinstance(found, property) else found
     source = textwrap.dedent(inspect.getsource(function))
     for old, new in mutant.words:
         assert old in source, f"{mutant.owner.__name__}.{mutant.method} has no {old!r} any more"
         source = source.replace(old, new)
+    return source
+
+
+def apply_mutant(mutant: Mutant) -> None:
+    """Replace the method, in this process, for good."""
+    found: Any = inspect.getattr_static(mutant.owner, mutant.method)
+    function: Any = found.fset if isinstance(found, property) else found
+    source = mutated_source(mutant)
     source = source[source.index("def ") :]
     space: dict[str, Any] = {}
     source = f"from __future__ import annotations\n{source}"

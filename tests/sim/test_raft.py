@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.sim.raft_mutants import MUTANTS, mutated_source
 from tests.sim.raft_weather import Weather, run
 from tests.sim.raft_world import World
 
@@ -32,3 +33,9 @@ def test_the_same_seed_gives_the_same_trace() -> None:
     ]
     assert traces[0] == traces[1]
     assert run(World(8, 3, trace=True), Weather(seconds=4.0, peace_s=8.0)).trace != traces[0]
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_every_mutant_still_changes_something(name: str) -> None:
+    """They are words of the kernel: when those change, the list has to follow."""
+    compile(mutated_source(MUTANTS[name]), name, "exec")

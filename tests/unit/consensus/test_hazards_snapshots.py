@@ -243,6 +243,7 @@ def test_an_older_snapshot_is_not_installed() -> None:
     mesh.commit("a", b"newer")
     mesh.settle(1)
     applied = mesh.kernel("c").status().applied
+    tried, records = mesh["c"].machine.tried, list(mesh["c"].synced_records)
     mesh.queue.clear()
     mesh.hand("a", "c", SnapshotPart(
         term=mesh.kernel("a").status().term, round=1, index=old.point.index,
@@ -252,6 +253,7 @@ def test_an_older_snapshot_is_not_installed() -> None:
     mesh["c"].turn()
     assert mesh.kernel("c").status().applied == applied
     assert mesh["c"].machine.commands[-1] == b"newer"
+    assert (mesh["c"].machine.tried, mesh["c"].synced_records) == (tried, records)
     [answer] = mesh.take(AppendAnswer, sender="c")
     assert (answer.ok, answer.index) == (True, applied)
 
