@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from meshd.consensus.entries import Append, Ballot, Entry, EntryKind
-from meshd.consensus.interface import Committed, Refused, Why
+from meshd.consensus.interface import CallerMistake, Committed, Refused, Why
 from meshd.consensus.messages import AppendEntries, AskVote, VoteAnswer
 from meshd.consensus.voter_list import pack_voters, parse_voters
 from meshd.errors import ProtocolError
@@ -148,6 +148,17 @@ def test_a_learner_has_no_vote_and_does_not_count() -> None:
     assert mesh.kernel("d").log.last == mesh.kernel("a").log.last  # though they have it
     mesh.settle(30, "de")
     assert mesh.kernel("d").status().role == "follower"
+
+
+def test_learners_are_few_and_no_voters() -> None:
+    mesh = with_learners("d")
+    with pytest.raises(CallerMistake):
+        mesh.kernel("a").set_learners(ids("ghijklmno"), mesh.now)
+    assert mesh.kernel("a").status().learners == ids("d")
+    mesh.kernel("a").set_learners(ids("abd"), mesh.now)
+    assert mesh.kernel("a").status().learners == ids("d")
+    mesh.kernel("a").set_learners((), mesh.now)
+    assert set(mesh.kernel("a").status().peers) == set(ids("bc"))
 
 
 def test_growing_from_one_to_three_serves_all_the_while() -> None:
