@@ -97,7 +97,7 @@ JOIN_SOURCES: Final = 1024
 # --- the replicated log (consensus/DESIGN.md)
 RAFT_COMMAND_BYTES: Final = 32 * KIB  # larger things are blobs; the log holds their digests
 RAFT_VOTERS: Final = 7  # five, and two in passing
-RAFT_LEARNERS: Final = 8
+RAFT_LEARNERS: Final = 32  # that one leader sends the log to
 RAFT_MESSAGE_BYTES: Final = 1 * MIB
 RAFT_BATCH_BYTES: Final = 64 * KIB  # of entries in one message, with the one that passes it
 RAFT_BATCH_ENTRIES: Final = 4096

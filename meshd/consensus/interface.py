@@ -301,7 +301,10 @@ class Core(Protocol):
         """
 
     def set_learners(self, learners: Sequence[NodeId], now: float) -> None:
-        """Who gets the log from this node while it leads, without a vote.  Not in the log."""
+        """Who gets the log from this node while it leads, without a vote.  Not in the log.
+
+        Voters among them are left out, and those beyond `limits.RAFT_LEARNERS`.
+        """
 
     def regain_vote(self, now: float) -> None:
         """A vote that this node gets from here on is good, whatever it promised before."""

@@ -277,9 +277,7 @@ class Kernel:
     def set_learners(self, learners: Sequence[NodeId], now: float) -> None:
         with _Call(self, now):
             wanted = [n for n in learners if n not in self.configuration.voters and n != self.me]
-            if len(wanted) > limits.RAFT_LEARNERS:
-                raise CallerMistake(f"There are at most {limits.RAFT_LEARNERS} learners at a time.")
-            self.learners = tuple(wanted)
+            self.learners = tuple(wanted[: limits.RAFT_LEARNERS])
             if self.stock.role == LEADER:
                 self.sending.refresh_peers()
 

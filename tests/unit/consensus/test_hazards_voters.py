@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from meshd import limits
 from meshd.consensus.entries import Append, Ballot, Entry, EntryKind
-from meshd.consensus.interface import CallerMistake, Committed, Refused, Why
+from meshd.consensus.interface import Committed, Refused, Why
 from meshd.consensus.messages import AppendEntries, AskVote, VoteAnswer
 from meshd.consensus.voter_list import pack_voters, parse_voters
 from meshd.errors import ProtocolError
+from meshd.ids import NodeId
 from tests.unit.consensus.kernel_rig import Mesh, ids, node_id
 from tests.unit.consensus.stock_rig import StockMesh, inside, rows
 
@@ -152,9 +154,9 @@ def test_a_learner_has_no_vote_and_does_not_count() -> None:
 
 def test_learners_are_few_and_no_voters() -> None:
     mesh = with_learners("d")
-    with pytest.raises(CallerMistake):
-        mesh.kernel("a").set_learners(ids("ghijklmno"), mesh.now)
-    assert mesh.kernel("a").status().learners == ids("d")
+    many = [NodeId(f"{chr(97 + n % 26)}{chr(97 + n // 26)}" * 13) for n in range(100)]
+    mesh.kernel("a").set_learners(many, mesh.now)
+    assert mesh.kernel("a").status().learners == tuple(many[: limits.RAFT_LEARNERS])
     mesh.kernel("a").set_learners(ids("abd"), mesh.now)
     assert mesh.kernel("a").status().learners == ids("d")
     mesh.kernel("a").set_learners((), mesh.now)
