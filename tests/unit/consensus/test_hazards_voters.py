@@ -154,7 +154,7 @@ def test_a_learner_has_no_vote_and_does_not_count() -> None:
 
 def test_learners_are_few_and_no_voters() -> None:
     mesh = with_learners("d")
-    many = [NodeId(f"{chr(97 + n % 26)}{chr(97 + n // 26)}" * 13) for n in range(100)]
+    many = [NodeId(f"{chr(97 + n % 26)}{chr(103 + n // 26)}" * 13) for n in range(100)]
     mesh.kernel("a").set_learners(many, mesh.now)
     assert mesh.kernel("a").status().learners == tuple(many[: limits.RAFT_LEARNERS])
     mesh.kernel("a").set_learners(ids("abd"), mesh.now)
