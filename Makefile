@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo test lint bench sim clean
+.PHONY: demo test lint bench bench-record sim clean
 
 $(STAMP): pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -26,6 +26,9 @@ lint: $(STAMP)
 
 bench: $(STAMP)  ## a table of ratios; JSON=1 for JSON
 	$(BIN)/python -m tests.bench $(if $(JSON),--json)
+
+bench-record: $(STAMP)  ## what the record costs; KILLS=100 to lose the leader more often
+	$(BIN)/python -m tests.bench.record $(if $(JSON),--json) $(if $(KILLS),--kills $(KILLS))
 
 sim: $(STAMP)    ## 1,000 simulated members, 60 virtual seconds
 	$(BIN)/python -m tests.sim.thousand
