@@ -188,13 +188,18 @@ def restore(of: Patient, backup: Backup, *, voters_are_gone: bool = False) -> li
     state = backup.state
     return [
         f"The record is as it was at entry {backup.point.index:,} of the former one, with "
-        f"{len(state.nodes.rows())} members and {len(state.jobs.live)} open jobs.",
+        f"{_count(len(state.nodes.rows()), 'member')} and "
+        f"{_count(len(state.jobs.live), 'open job')}.",
         *([f"The journal that was there is now {where}."] if where else []),
         "What was written after the backup is not in it: API keys and tokens that were taken back "
         "since are good again, nodes that were taken out are in again, jobs that are done may be "
         "done again. Bodies and results that were too large for the record are not in a backup.",
         OTHERS_TOO,
     ]
+
+
+def _count(number: int, one: str) -> str:
+    return f"{number:,} {one}{'' if number == 1 else 's'}"
 
 
 def _require_founder(of: Patient) -> None:

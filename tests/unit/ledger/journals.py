@@ -46,8 +46,16 @@ def session(node: PublicKey = ME) -> CommandEntry:
     return CommandEntry(Started(node=node.node, generation=1, boot=bytes(16)))
 
 
-FOUNDING: tuple[Command | CommandEntry, ...] = (found(), session())
-HISTORY = (*FOUNDING, alias("x", 1), alias("y", 2))
+def founding(ca: PublicKey, node: PublicKey) -> tuple[Command | CommandEntry, ...]:
+    return (found(ca, node), session(node))
+
+
+def history(ca: PublicKey, node: PublicKey) -> tuple[Command | CommandEntry, ...]:
+    return (*founding(ca, node), alias("x", 1, node), alias("y", 2, node))
+
+
+FOUNDING = founding(CA, ME)
+HISTORY = history(CA, ME)
 
 
 class Kept:

@@ -169,7 +169,7 @@ def test_a_restored_record_is_gone_on_from() -> None:
     backup = Kept().write(*HISTORY).backup()
     fresh = Kept().write(*FOUNDING)
     done = restore(fresh.patient(), backup)
-    assert "with 1 members and 0 open jobs" in done[0]
+    assert "with 1 member and 0 open jobs" in done[0]
     kernel = started(fresh)
     assert kernel.status().ready
     assert kernel.status().applied > backup.point.index
