@@ -41,7 +41,7 @@ TEND_S: Final = 10.0
 """How often it is looked whether there is something to look at."""
 HEAL_PAUSE_S: Final = 0.05
 """Between two blobs that are missing here, at the least."""
-_TRIES: Final = 3
+_TRIES: Final = 4
 _RETRY_S: Final = 0.1
 _INLINE_BYTES: Final = 256 * limits.KIB
 
