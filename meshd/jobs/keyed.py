@@ -20,7 +20,7 @@ import trio
 from meshd import limits, logs
 from meshd.errors import MeshdError, Refused
 from meshd.jobs.holding import LEASE_MS, keep_lease
-from meshd.jobs.service import JobService
+from meshd.jobs.service import WRITE_S, JobService
 from meshd.ledger.ledger import Ledger
 from meshd.record import commands_jobs as commands
 from meshd.record.commands_registry import Command
@@ -28,9 +28,6 @@ from meshd.record.events import JobFinished
 from meshd.record.job_rows import JobState, job_name
 
 log = logs.get("jobs")
-
-ACCEPT_S = 5.0
-"""For the key to be written down; then the client is told to try again."""
 
 
 class Bodies(Protocol):
@@ -192,7 +189,7 @@ class KeyedRequests:
         while True:
             changed = self._jobs.change()
             asked_at = trio.current_time()
-            told = await self._ledger.execute(command, timeout_s=ACCEPT_S)
+            told = await self._ledger.execute(command, timeout_s=WRITE_S)
             state, job = JobState(told["state"]), told["job"]
             if state is JobState.CLAIMED and "node" not in told:
                 return KeyedRun(self._ledger, self._bodies, job, told["fence"], asked_at)

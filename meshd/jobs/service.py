@@ -30,6 +30,11 @@ from meshd.record.job_rows import JobRow, JobState, job_name, parse_job_name
 
 Seconds = Annotated[float, Meta(ge=0, le=limits.LEASE_MAX_S)]
 
+WRITE_S = 4.0
+"""For something new to be written down; then the client is told to try again.
+
+Longer than it takes to choose a leader, and less than common clients wait for an answer.
+"""
 RUN_QUEUE = "mesh"
 """The queue of inference requests whose sender named none."""
 
@@ -225,7 +230,8 @@ class JobService:
                 to_all=order.to.all,
                 to_label=order.to.label,
                 to_node=order.to.node,
-            )
+            ),
+            timeout_s=WRITE_S,
         )
         return {
             "id": job_name(result["job"]),
