@@ -14,7 +14,7 @@ import trio
 from trio.testing import MockClock
 
 from meshd import limits
-from meshd.errors import DiskFailed
+from meshd.errors import DiskFailed, Refused
 from meshd.jobs.blob_store import BlobStore, NoRoom, erase
 from meshd.machine.disk import FileDisk
 from meshd.testing.disk import MemoryDisk, PowerLost
@@ -195,6 +195,60 @@ async def test_foreign_files_go_and_a_damaged_list_of_times_is_begun_anew(
     assert await store.collect(START_MS + limits.BLOB_KEPT_S * 1000) == 1
     erase(disk, FOLDER)
     assert not disk.files
+
+
+@pytest.mark.parametrize("seed", range(30))
+async def test_whatever_comes_in_whatever_order_the_account_is_right(
+    autojump_clock: MockClock, seed: int
+) -> None:
+    """Parts of a few blobs, right and wrong, from several nodes, with failures in between."""
+    dice = random.Random(seed)
+    blobs = [dice.randbytes(dice.choice([10, 65_536, 65_537, 200_000])) for _ in range(3)]
+    disk = MemoryDisk(chance=random.Random(seed))
+    store = await opened(disk)
+    said: set[bytes] = set()
+
+    def fail_now_and_then(name: str, path: PurePath) -> None:
+        if dice.random() < 0.03:
+            raise DiskFailed(errno.EIO, f"cannot {name} {path}: the disk reports an error")
+
+    for _ in range(150):
+        data = dice.choice(blobs)
+        disk.on_step = fail_now_and_then
+        try:
+            match dice.randrange(12):
+                case 0:
+                    await store.write(sha(data), data)
+                    said.add(sha(data))
+                case 1:
+                    await trio.sleep(limits.BLOB_STALL_S)
+                    await store.forget_stalled()
+                case 2:
+                    size = dice.choice([len(data), len(data) + 1, 5])
+                    offset = dice.choice([0, 5, 65_536])
+                    await store.take_part(A, sha(data), size, offset, dice.randbytes(5))
+                case 3:
+                    disk.on_step = None
+                    disk.lose_power()
+                    store = await opened(disk)
+                case _:
+                    sender = dice.choice([A, B])
+                    coming = store._coming.get((sender, sha(data)))
+                    offset = coming.upto if coming else 0
+                    part = data[offset : offset + limits.BLOB_PART_BYTES]
+                    _, whole = await store.take_part(sender, sha(data), len(data), offset, part)
+                    if whole:
+                        said.add(sha(data))
+        except (DiskFailed, Refused):
+            pass
+        disk.on_step = None
+        assert said <= store.held.keys() <= {sha(blob) for blob in blobs}
+        coming_bytes = sum(coming.size_bytes for coming in store._coming.values())
+        held_bytes = sum(held.size_bytes for held in store.held.values())
+        assert store.size_bytes == held_bytes + coming_bytes
+    assert said
+    for digest in store.held:
+        assert await store.read(digest) is not None
 
 
 # --- a real disk
