@@ -21,7 +21,7 @@ from meshd.wire import answer, control, gossip, join, serve
 from meshd.wire.codec import pack, unpack
 from meshd.wire.envelope import Envelope
 from meshd.wire.framing import FrameReader, frame
-from tests.conformance import journal_forms, record_forms
+from tests.conformance import journal_forms, log_forms, record_forms
 from tests.conformance.jsonform import from_json, to_json
 
 Vector = dict[str, Any]
@@ -385,5 +385,6 @@ FORMS = {
     "segment": Form(journal_forms.read_segment, journal_forms.write_segment),
     "command": Form(record_forms.read_command, record_forms.write_command),
     "state": Form(record_forms.read_state, record_forms.write_state),
+    "log": Form(log_forms.read_log, log_forms.write_log),
     "snapshot": Form(journal_forms.read_snapshot, journal_forms.write_snapshot),
 }

@@ -20,6 +20,7 @@ from meshd.record.frozen import Head
 from meshd.record.table import Row
 from meshd.wire import answer, control, gossip, join, serve
 from tests.conformance.jsonform import SCHEMA, write
+from tests.conformance.log_forms import LOG_MESSAGES
 from tests.conformance.record_forms import ROWS
 
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
@@ -52,6 +53,16 @@ class Maker:
         if required := [f.encode_name for f in fields if f.required]:
             schema["required"] = required
         return schema
+
+    def array(self, kind: type, about: str) -> Schema:
+        """The schema of a message that is an array: its type, then its fields in order."""
+        info = inspect.type_info(kind)
+        assert isinstance(info, inspect.StructType)
+        assert info.array_like
+        items = [{"const": info.tag, "title": "type"}]
+        items += [self.of(field.type) | {"title": field.name} for field in info.fields]
+        return {"$schema": DRAFT, "title": kind.__name__, "description": about, "type": "array",
+                "prefixItems": items, "minItems": len(items), "maxItems": len(items)}  # fmt: skip
 
     def of(self, info: inspect.Type, top: type = object) -> Schema:
         match info:
@@ -227,6 +238,9 @@ def schemas() -> dict[str, Schema]:
         add("answer", kind, about)
     for kind, about in BODIES.items():
         add("serve", kind, about)
+    for number, kind in LOG_MESSAGES.items():
+        about = f"Message {number} about the log (log.md). {first_line(kind)}".rstrip()
+        made[f"log.{kind.__name__}"] = Maker().array(kind, about)
     for number, command in KINDS.items():
         add("command", command, f"Body of command {number} (record.md). {first_line(command)}")
     add("state", Head, "The head of a frozen state.")

@@ -12,6 +12,7 @@ from tests.conformance.samples import (
     derived,
     gossip,
     journal,
+    log,
     members,
     messages,
     record,
@@ -49,6 +50,10 @@ def main() -> None:
         "datagrams": ("Sealed datagrams (gossip.md).", gossip.datagrams, gossip.bad_datagrams),
         "journal": (
             "Files of a journal (journal.md).", journal.journals, journal.bad_journals,
+        ),
+        "log": (
+            "Messages about the log (log.md): data of RecordMessage.",
+            log.log_messages, log.bad_log_messages,
         ),
         "commands": (
             "Commands of the record (record.md).", record.commands, record.bad_commands,

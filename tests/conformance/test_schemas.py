@@ -17,6 +17,7 @@ from meshd.wire.control import MESSAGES
 from meshd.wire.join import JOIN_MESSAGES
 from tests.conformance.forms import Vector
 from tests.conformance.jsonform import INVALID, SCHEMA, VALID, from_json, load, to_json
+from tests.conformance.log_forms import LOG_MESSAGES
 from tests.conformance.make_schemas import GOSSIP, schemas
 from tests.conformance.record_forms import ROWS
 from tests.conformance.test_vectors import label
@@ -55,6 +56,9 @@ def parts(vector: Vector, decoded: Any) -> Iterator[tuple[str, Any]]:
                     yield "gossip.Claim", to_json(claim)
         case "claim":
             yield "gossip.Claim", decoded
+        case "log":
+            array = [decoded["type"], *decoded["body"].values()]
+            yield f"log.{LOG_MESSAGES[decoded['type']].__name__}", array
         case "command":
             yield f"command.{KINDS[decoded['kind']].__name__}", decoded["body"]
         case "state":
@@ -85,6 +89,27 @@ IN_CODE_ONLY = {
     "Tick: a float",
     "SetPolicy: a default that is written",
     "Trace: larger than a command may be",
+    "TimeoutNow: a term as a float",
+    "PreVote: entries of the term that it asks for",
+    "AskVote: entries of a later term",
+    "AppendEntries: terms that fall",
+    "AppendEntries: a term before that of the entry before",
+    "AppendEntries: an entry of a later term than the leader's",
+    "AppendEntries: the entry before is of a later term",
+    "AppendEntries: a term before the first entry",
+    "AppendEntries: an unknown kind",
+    "AppendEntries: an entry without meaning with data",
+    "AppendEntries: voters that are no list",
+    "AppendEntries: no voters",
+    "AppendEntries: voters out of order",
+    "AppendEntries: a voter twice",
+    "AppendEntries: a voter that is no node id",
+    "AppendEntries: too many voters",
+    "AppendEntries: voters and something behind them",
+    "SnapshotPart: voters out of order",
+    "SnapshotPart: data past the end",
+    "SnapshotPart: of no entry",
+    "SnapshotPart: of a later term than the leader's",
 }
 
 
@@ -101,7 +126,7 @@ def test_valid_vectors_satisfy_their_schemas(name: str, body: Any) -> None:
 def malformed_bodies() -> Iterator[Any]:
     for vector in load(INVALID):
         if (
-            vector["type"] not in {"control", "join", "command"}
+            vector["type"] not in {"control", "join", "command", "log"}
             or vector["error"] != "ProtocolError"
         ):
             continue
@@ -110,6 +135,8 @@ def malformed_bodies() -> Iterator[Any]:
         except Exception:
             continue
         match value:
+            case [int(number), *_] if vector["type"] == "log" and number in LOG_MESSAGES:
+                name, body = f"log.{LOG_MESSAGES[number].__name__}", value
             case [int(number), int(), dict(body)] if number in MESSAGES:
                 name = f"control.{MESSAGES[number].__name__}"
             case [1, str(), int(), int(), int(), int(number), dict(body)] if (

@@ -19,6 +19,7 @@ from meshd.wire.gossip import WORD_CONTEXT
 from meshd.wire.join import JOIN_MESSAGES
 from tests.conformance.forms import FORMS, Vector
 from tests.conformance.jsonform import DERIVED, INVALID, VALID, from_json, load, to_json
+from tests.conformance.log_forms import LOG_MESSAGES
 from tests.conformance.samples.derived import DERIVE
 
 VALID_VECTORS = load(VALID)
@@ -60,6 +61,7 @@ def test_the_wire_form_of_messages_is_that_of_the_value() -> None:
         "control": lambda d: [d["type"], d["request_id"], d["body"]],
         "join": lambda d: [d["type"], d["body"]],
         "serve": lambda d: d,
+        "log": lambda d: [d["type"], *d["body"].values()],
         "cancel": lambda d: d,
         "show": lambda d: d,
         "gossip": lambda d: d,
@@ -108,6 +110,7 @@ def test_every_message_and_every_error_has_a_vector() -> None:
 
     assert set(MESSAGES) <= types("control")
     assert set(JOIN_MESSAGES) <= types("join")
+    assert set(LOG_MESSAGES) == types("log")
     kinds = {f["kind"] for v in VALID_VECTORS if v["type"] == "answer" for f in v["decoded"]}
     assert kinds == {int(kind) for kind in FrameKind}
     gossip = {m[0] for v in VALID_VECTORS if v["type"] == "gossip" for m in v["decoded"]}
