@@ -89,10 +89,12 @@ def test_a_leader_that_has_committed_nothing_of_its_own_answers_no_read() -> Non
         mesh.deliver(lambda sender, to, message: isinstance(message, AppendEntries))
     assert mesh.leads("a")
     number = ask(mesh, "a")
-    mesh.hand("b", "a", AppendAnswer(
-        term=mesh.kernel("a").status().term, round=1, ok=True, index=1, rejected=0
+    mesh.hand("b", "a", AppendAnswer(  # it is followed, and its no-op is not stored anywhere else
+        term=mesh.kernel("a").status().term, round=mesh.kernel("a").sending.round, ok=True,
+        index=1, rejected=0,
     ))  # fmt: skip
     mesh["a"].turn()
+    assert not mesh.kernel("a").status().ready
     assert number not in mesh["a"].outcomes
     mesh.settle(3)
     assert isinstance(mesh["a"].outcomes[number], Readable)
