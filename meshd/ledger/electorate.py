@@ -86,6 +86,7 @@ class Electorate:
         self._members = members
         self._own = own
         self._changed_at = -math.inf
+        self._nudge = trio.Event()
         self.last_step: str = ""
         """What was done last, for a person."""
 
@@ -98,7 +99,15 @@ class Electorate:
                 status = driver.status()
                 if status.role is Role.LEADER and status.ready:
                     busy = await self._look(driver)
-            await trio.sleep(LOOK_S if busy else REST_S)
+            await trio.sleep(LOOK_S)  # links that come and go cause no more looks than this
+            if not busy:
+                with trio.move_on_after(REST_S - LOOK_S):
+                    await self._nudge.wait()
+            self._nudge = trio.Event()
+
+    def nudge(self) -> None:
+        """Somebody can be reached anew: look before the rest is over."""
+        self._nudge.set()
 
     async def _look(self, driver: Driver) -> bool:
         """One look; whether it should soon be followed by another."""

@@ -194,6 +194,7 @@ class Ledger:
 
     def connected(self, node: NodeId) -> None:
         """Our link to that node is up."""
+        self.electorate.nudge()
         if self._driver is not None:
             self._driver.connected(node)
 

@@ -247,7 +247,7 @@ class Keeper:
         await self.ledger.execute(_of_size(self._me, self._generation), timeout_s=30)
         return {"at": time.monotonic()}
 
-    async def write_jobs(self, prefix: str, writers: int) -> dict[str, Any]:
+    async def write_jobs(self, prefix: str, writers: int, pause_s: float) -> dict[str, Any]:
         """Submit jobs without end; each is told of on standard output when it is acknowledged."""
 
         async def one(writer: int) -> None:
@@ -259,9 +259,9 @@ class Keeper:
                     await self.ledger.execute(_job(mark), timeout_s=20)
                 except MeshdError as error:
                     say({"refused": mark, "why": str(error)})
-                    await trio.sleep(0.01)
                 else:
                     say({"acknowledged": mark})
+                await trio.sleep(pause_s)
 
         async with trio.open_nursery() as nursery:
             for writer in range(writers):

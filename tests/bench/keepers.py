@@ -156,6 +156,9 @@ class Keepers:
     folder: Path
     specs: dict[str, Spec]
     running: dict[str, Process] = field(default_factory=dict)
+    """The last start of each."""
+    started: list[Process] = field(default_factory=list)
+    """All starts, for what they said before they died."""
     _generation: int = 1
     """Of the last start; 1 was before there was any."""
 
@@ -178,6 +181,7 @@ class Keepers:
             )  # fmt: skip
             process.start()
             self.running[name] = process
+            self.started.append(process)
         self.introduce()
 
     def introduce(self) -> None:
