@@ -21,17 +21,17 @@ from tests.bench.keepers import Keepers, keepers
 
 WITHIN_S = 30.0
 KILLS = 4
-WRITERS = 2
-PAUSE_S = 0.01
-ACKNOWLEDGED_BETWEEN = 30
+WRITERS = 40
+PAUSE_S = 0.3
+ACKNOWLEDGED_BETWEEN = 100
 
 
-def until(is_so: Callable[[], bool], what: str, within_s: float = WITHIN_S) -> None:
-    """Wait for real processes; nothing depends on how often is looked."""
-    give_up_at = time.monotonic() + within_s
+def until(is_so: Callable[[], bool], what: str, poll_s: float = 0.03) -> None:
+    """Wait for real processes; whether a test passes does not depend on how often is looked."""
+    give_up_at = time.monotonic() + WITHIN_S
     while not is_so():
-        assert time.monotonic() < give_up_at, f"not within {within_s:.0f} s: {what}"
-        time.sleep(0.03)
+        assert time.monotonic() < give_up_at, f"not within {WITHIN_S:.0f} s: {what}"
+        time.sleep(poll_s)
 
 
 # --- daemons
@@ -120,8 +120,13 @@ def acknowledged(made: Keepers) -> list[str]:
     return [mark for process in made.started for mark in process.acknowledged]
 
 
+def until_more(made: Keepers, count: int) -> None:
+    enough = len(acknowledged(made)) + count
+    until(lambda: len(acknowledged(made)) >= enough, f"{count} more are written", poll_s=0.001)
+
+
 def write(made: Keepers, name: str) -> None:
-    """Let that node write without end, under marks that no other start uses."""
+    """Let that node write without end, in bursts, under marks that no other start uses."""
     prefix = f"{name}{len(made.started)}"
     made[name].order("write_jobs", prefix=prefix, writers=WRITERS, pause_s=PAUSE_S)
 
@@ -134,9 +139,9 @@ def test_nothing_acknowledged_is_lost_or_doubled_when_leaders_are_killed_under_l
         for name in "abc":
             write(made, name)
         for _ in range(KILLS):
-            enough = len(acknowledged(made)) + ACKNOWLEDGED_BETWEEN
-            until(lambda enough=enough: len(acknowledged(made)) >= enough, "it is written")  # type: ignore[misc]
+            until_more(made, ACKNOWLEDGED_BETWEEN)
             leader = made.leader()
+            until_more(made, 1)  # a burst is under way: much of it is written, and not answered
             made[leader].kill()
             made.start(leader)
             write(made, leader)
