@@ -85,7 +85,7 @@ def test_a_page_names_only_commands_flags_and_files_that_there_are(page: Path) -
         first = words.split()[0]
         shown = help_of(first)
         assert "No such command" not in shown, words
-        if first in ("token", "key", "config"):
+        if first in ("token", "key", "config", "record"):
             shown = help_of(*words.split())
             assert "No such command" not in shown, words
         for flag in re.findall(r"--[a-z-]+", rest):
