@@ -224,7 +224,7 @@ class ClientApi:
         return 200, [JSON], msgspec.json.encode(shown)
 
     async def _shown(self, path: str, holders: list[Target]) -> dict[str, Any]:
-        """What the first holder that answers says of its copy; this node's own comes first."""
+        """What the first of at most three holders that answers says of its copy."""
         last = "no node that has it answers"
         for target in holders[:3]:
             try:

@@ -53,7 +53,7 @@ class Catalogue:
         return True
 
     def drop(self, node: NodeId) -> None:
-        """Forget a node that has left or failed."""
+        """Forget a node that is no member any more; one that is away keeps its inventory."""
         if self._inventories.pop(node, None) is not None:
             self._index()
 
