@@ -47,6 +47,11 @@ OTHERS_TOO: Final = (
     "`meshd record repair --set-aside` there, and start it."
 )
 
+_AT_THE_FOUNDER: Final = (
+    "Only the node that founded the mesh begins a record anew: there, set the journal aside and "
+    "restore a backup (`meshd record restore`). Start this node after that."
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Patient:
@@ -95,9 +100,7 @@ def put_aside(of: Patient, *, lose_the_record: bool = False) -> list[str]:
             "--lose-the-record (the journal is kept, under another name); a backup can be "
             "restored after that (`meshd record restore`)"
         )
-    # The mark first: a journal that is gone without it would be one that never promised anything.
-    of.disk.write(of.place.void_mark, b"", private=True)
-    done = [f"The journal is now {set_aside(of.disk, of.place.folder)}."]
+    done = [_aside_and_void(of)]
     if others:
         names = ", ".join(of.name_of(node) for node in others)
         done.append(
@@ -114,6 +117,12 @@ def put_aside(of: Patient, *, lose_the_record: bool = False) -> list[str]:
     else:
         done.append("Start this node: it gets the record from the others.")
     return done
+
+
+def _aside_and_void(of: Patient) -> str:
+    """The mark first: a journal that is gone without one is as if it had never promised a thing."""
+    of.disk.write(of.place.void_mark, b"", private=True)
+    return f"The journal is now {set_aside(of.disk, of.place.folder)}."
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,13 +152,16 @@ def _known(of: Patient, verdict: Verdict) -> _Known:
 
 
 def _lose(of: Patient, verdict: Verdict, known: _Known, others: list[NodeId]) -> list[str]:
-    _require_founder(of)
     if others:
         names = ", ".join(of.name_of(node) for node in others)
         raise Refused(
             f"{names} have a vote as well, so the record is not lost with this journal: leave "
             "--lose-the-record out, and this node gets it from them"
         )
+    if not of.founder:
+        if verdict is Verdict.NONE:
+            raise Refused(f"There is no journal in {of.place.folder}: nothing to set aside")
+        return [_aside_and_void(of), _AT_THE_FOUNDER]
     first = Entry(1, _fresh_term(of, known.term), EntryKind.VOTERS, pack_voters([of.place.me]))
     where = _begin(of, None, (Ballot(first.term), Append((first,))))
     kept = [f"The journal is now {where}."] if where else []

@@ -38,8 +38,9 @@ class JournalForeign(JournalUnusable):
     """It is the journal of another node, or of another mesh."""
 
     advice = (
-        "What one node has promised counts for no other. Put this node's own journal back, or move "
-        "this folder away, and the node gets a fresh copy of the record from the others."
+        "What one node has promised counts for no other. Put this node's own journal back, or set "
+        "this one aside (`meshd record repair --set-aside`), and the node gets a fresh copy of the "
+        "record from the others."
     )
 
 

@@ -124,9 +124,22 @@ def test_a_record_that_others_have_votes_in_is_not_given_up() -> None:
     refused(kept, "leave --lose", put_aside, kept.patient(), lose_the_record=True)
 
 
-def test_only_the_founder_gives_it_up() -> None:
-    kept = Kept().write(*HISTORY)
-    refused(kept, "founded", put_aside, kept.patient(founder=False), lose_the_record=True)
+def test_a_sole_voter_that_is_not_the_founder_begins_nothing_when_it_gives_the_record_up() -> None:
+    kept = Kept(node=OTHERS[0]).write(found(), voters=(OTHERS[0],), founded=False)
+    done = put_aside(kept.patient(founder=False), lose_the_record=True)
+    assert "Only the node that founded the mesh" in done[1]
+    assert verdict(kept) is Verdict.NONE
+    assert kept.disk.size(kept.place.void_mark) is not None
+    refused(kept, "nothing to set", put_aside, kept.patient(founder=False), lose_the_record=True)
+
+
+def test_the_founder_restores_when_the_only_vote_was_with_another_node() -> None:
+    backup = Kept().write(*HISTORY).backup((OTHERS[0],))
+    kept = Kept().write(*HISTORY, voters=(OTHERS[0],))
+    put_aside(kept.patient())
+    refused(kept, "--voters-are-gone", restore, kept.patient(), backup)
+    restore(kept.patient(), backup, voters_are_gone=True)
+    assert started(kept).status().ready
 
 
 def test_where_nobody_can_tell_who_votes_it_says_what_that_means() -> None:
