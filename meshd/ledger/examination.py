@@ -196,12 +196,12 @@ def _carried_out(stored: Stored, until: int, place: Place, about: Examination) -
         for entry in stored.entries:
             if entry.index > until or entry.kind is not EntryKind.COMMAND:
                 continue
+            result = state.apply(entry.index, entry.data)
             try:
                 kinds[type(decode(entry.data).body).__name__] += 1
+                results.read(result)
             except Malformed:
                 malformed += 1
-            try:
-                results.read(state.apply(entry.index, entry.data))
             except RecordRefused:
                 refused += 1
         state.check()
@@ -213,7 +213,9 @@ def _carried_out(stored: Stored, until: int, place: Place, about: Examination) -
             f"please report it ({error or 'no details'})."
         )
     if malformed:
-        about.notes.append(f"{malformed} commands are not in form; every node refuses them alike.")
+        about.notes.append(
+            f"Of the entries {malformed} hold no command in form, which every node refuses alike."
+        )
     _judge(state, place, about)
     return msgspec.structs.replace(
         about,

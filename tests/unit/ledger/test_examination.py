@@ -46,7 +46,7 @@ def test_commands_that_the_record_refused_are_no_fault() -> None:
 
 def test_bytes_that_are_no_command_are_counted() -> None:
     report = examined(Kept().write(*FOUNDING, b"\x97\x01nonsense"))
-    assert "1 commands are not in form" in report.notes[0]
+    assert "1 hold no command in form" in report.notes[0]
 
 
 def test_a_command_of_a_later_version_cannot_be_judged_here() -> None:
