@@ -61,10 +61,13 @@ class Session:
         self._boot = boot
         self._random = random
         self._next = 1
-        self._open: set[int] = set()
-        """Numbers whose results somebody here still wants."""
-        self._opening = trio.Lock()
+        self._wanted: dict[int, None] = {}
+        """Numbers whose results somebody here still wants, in order."""
+        self._confirmed = trio.Event()
+        """Set when the oldest of them is wanted no more."""
         self._is_open = False
+        self._opening: trio.Event | None = None
+        """While one command opens the session: set when it is through with that."""
 
     async def execute(
         self, command: Command, timeout_s: float = limits.COMMAND_S
@@ -74,8 +77,7 @@ class Session:
         Raises RecordRefused (the record's own no, with its code), NotWritten, MaybeWritten.
         """
         deadline = trio.current_time() + timeout_s
-        number, self._next = self._next, self._next + 1
-        self._open.add(number)
+        number = await self._new_number(deadline)
         try:
             while True:
                 try:
@@ -85,7 +87,29 @@ class Session:
                         raise
                     self._is_open = False
         finally:
-            self._open.discard(number)
+            was_oldest = number == self._oldest()
+            del self._wanted[number]
+            if was_oldest:
+                self._confirmed.set()
+                self._confirmed = trio.Event()
+
+    async def _new_number(self, deadline: float) -> int:
+        """The next one, once it is less than `limits.SESSION_RESULTS` after the oldest wanted.
+
+        The record keeps no more results of one client, and one slow command must not be the reason
+        for which it refuses all that come after it.
+        """
+        while self._wanted and self._next - self._oldest() >= limits.SESSION_RESULTS:
+            with trio.move_on_at(deadline) as scope:
+                await self._confirmed.wait()
+            if scope.cancelled_caught:
+                raise NotWritten("Too many commands of this node wait to be written down.")
+        number, self._next = self._next, self._next + 1
+        self._wanted[number] = None
+        return number
+
+    def _oldest(self) -> int:
+        return next(iter(self._wanted))
 
     async def _try(self, command: Command, number: int, deadline: float) -> dict[str, Any]:
         await self._be_open(deadline)
@@ -95,29 +119,46 @@ class Session:
                 client=self._node,
                 epoch=self._generation,
                 seq=number,
-                ack_below=min(self._open),
+                ack_below=self._oldest(),
             )
         )
         return results.read(await self._committed(data, deadline))
 
     async def _be_open(self, deadline: float) -> None:
-        if self._is_open:
-            return
+        """Open the session if it is not; one command does, and the others wait for that.
+
+        All at once afterwards: behind a lock they would come one by one, a turn of the loop each,
+        and the last would be hundreds of numbers late.
+        """
+        while not self._is_open:
+            if self._opening is None:
+                self._opening = trio.Event()
+                try:
+                    await self._open(deadline)
+                finally:
+                    self._opening.set()
+                    self._opening = None
+            else:
+                with trio.move_on_at(deadline) as scope:
+                    await self._opening.wait()
+                if scope.cancelled_caught:
+                    raise NotWritten("That could not be written: the record did not answer.")
+
+    async def _open(self, deadline: float) -> None:
         started = encode(
             Entry(Started(node=self._node, generation=self._generation, boot=self._boot))
         )
-        async with self._opening:
-            while not self._is_open:
-                try:
-                    results.read(await self._committed(started, deadline))
-                except RecordRefused as refusal:
-                    if refusal.code not in _NOT_YET:
-                        raise
-                    if trio.current_time() + NOT_YET_PAUSE_S >= deadline:
-                        raise NotWritten(f"That could not be written: {refusal}") from refusal
-                    await trio.sleep(NOT_YET_PAUSE_S)
-                else:
-                    self._is_open = True
+        while not self._is_open:
+            try:
+                results.read(await self._committed(started, deadline))
+            except RecordRefused as refusal:
+                if refusal.code not in _NOT_YET:
+                    raise
+                if trio.current_time() + NOT_YET_PAUSE_S >= deadline:
+                    raise NotWritten(f"That could not be written: {refusal}") from refusal
+                await trio.sleep(NOT_YET_PAUSE_S)
+            else:
+                self._is_open = True
 
     async def _committed(self, data: bytes, deadline: float) -> bytes:
         """Send it until it is committed; the result as it is in the log."""

@@ -304,3 +304,20 @@ def patient(node: LedgerNode) -> Patient:
     return Patient(
         node.disk, node.place, SeededEntropy(node.name), now_unix_s=NOW_UNIX_S, founder=True
     )
+
+
+async def test_more_commands_at_once_than_the_record_keeps_results_for_all_get_through(
+    autojump_clock: MockClock,
+) -> None:
+    count = limits.SESSION_RESULTS + 200
+    written = []
+    async with ledgers("a") as mesh:
+
+        async def write(number: int) -> None:
+            await mesh["a"].runs.execute(SetAlias(alias="best", model=f"m{number}"))
+            written.append(number)
+
+        async with trio.open_nursery() as nursery:
+            for number in range(count):
+                nursery.start_soon(write, number)
+    assert sorted(written) == list(range(count))
