@@ -17,7 +17,8 @@ import trio
 from meshd import limits
 from meshd.errors import ProtocolError, Refused
 from meshd.ids import NodeId, short
-from meshd.wire.control import BlobData, BlobHeld, BlobPart, BlobRequest, Message
+from meshd.wire.control import Message
+from meshd.wire.control_record import BlobData, BlobHeld, BlobPart, BlobRequest
 
 Ask = Callable[[NodeId, Message, float], Awaitable[Message]]
 """`ControlLinks.request`: (node, question, timeout_s); raises MeshdError."""

@@ -29,7 +29,8 @@ from meshd.jobs.blob_store import BlobStore
 from meshd.ledger.ledger import Ledger
 from meshd.peers.switchboard import Switchboard
 from meshd.ports import Disk
-from meshd.wire.control import BlobData, BlobHeld, BlobPart, BlobRequest, Message
+from meshd.wire.control import Message
+from meshd.wire.control_record import BlobData, BlobHeld, BlobPart, BlobRequest
 
 __all__ = ["BlobNotStored", "BlobStanding", "Blobs", "Record", "record_of"]
 

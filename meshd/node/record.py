@@ -26,7 +26,8 @@ from meshd.record.commands_registry import Adopt, Found, NodeFields
 from meshd.record.events import Event
 from meshd.record.members import Member
 from meshd.record.state import RecordState
-from meshd.wire.control import MachineReply, MachineRequest, Message, RecordMessage
+from meshd.wire.control import Message
+from meshd.wire.control_record import MachineReply, MachineRequest, RecordMessage
 
 log = logs.get("record")
 

@@ -18,7 +18,8 @@ from meshd.peers.links import ControlLinks
 from meshd.peers.switchboard import Switchboard
 from meshd.ports import Entropy
 from meshd.record import MemberRegistry, RegistryChange
-from meshd.wire.control import KeyringPush, KeyringRequest, Message
+from meshd.wire.control import Message
+from meshd.wire.control_mesh import KeyringPush, KeyringRequest
 
 log = logs.get("keys")
 

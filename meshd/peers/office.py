@@ -24,14 +24,13 @@ from meshd.peers.join_server import JoinServer, Waiting
 from meshd.peers.links import ControlLinks
 from meshd.peers.switchboard import Switchboard
 from meshd.record import MemberRegistry
-from meshd.wire.control import (
+from meshd.wire.control import Done, Message
+from meshd.wire.control_mesh import (
     AdmitReply,
     AdmitRequest,
     Approve,
-    Done,
     Drain,
     Leave,
-    Message,
     PendingReply,
     PendingRequest,
     Renewed,

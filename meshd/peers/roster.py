@@ -18,7 +18,8 @@ from meshd.peers.links import ControlLinks
 from meshd.peers.switchboard import Switchboard
 from meshd.record.members import SignedMembers
 from meshd.record.registry import MemberRegistry, RegistryChange
-from meshd.wire.control import Done, Hello, MemberListPush, MemberListRequest, Message
+from meshd.wire.control import Done, Hello, Message
+from meshd.wire.control_mesh import MemberListPush, MemberListRequest
 
 log = logs.get("roster")
 

@@ -23,47 +23,48 @@ from meshd.errors import LimitExceeded, ProtocolError
 from meshd.inference import Inventory, Load
 from meshd.wire import short_form
 from meshd.wire.codec import pack, unpack
+from meshd.wire.control_mesh import (
+    AdmitReply,
+    AdmitRequest,
+    Approve,
+    Drain,
+    KeyringPush,
+    KeyringRequest,
+    Leave,
+    MemberListPush,
+    MemberListRequest,
+    PendingReply,
+    PendingRequest,
+    Renewed,
+    RenewRequest,
+    TokenCreate,
+    TokenCreated,
+)
+from meshd.wire.control_record import (
+    BlobData,
+    BlobHeld,
+    BlobPart,
+    BlobRequest,
+    MachineReply,
+    MachineRequest,
+    RecordMessage,
+)
 from meshd.wire.fields import (
     INTEGER_MAX,
     AttemptId,
-    BlobOffset,
-    BlobSize,
     Count,
-    Digest,
     KeyId,
     Line,
     Name,
-    Secret,
     ShortLine,
-    SmallBytes,
     one_line,
 )
+from meshd.wire.message import Message as Message
 
 PROTOCOL_MIN: Final = 1
 PROTOCOL_MAX: Final = 1
 """The versions of the peer protocol that this node speaks (proto/README.md says what a version
 promises)."""
-
-
-_ENVELOPE_BYTES: Final = 64
-"""Around the one large field of a message."""
-
-
-class Message(msgspec.Struct, frozen=True, kw_only=True):
-    """What all messages have.  Their other fields are the keys of the body map.
-
-    A field with a default is a key that may be missing; None is not written.
-    """
-
-    extra: dict[str, Any] = {}
-    """Keys of the body that this version does not know, kept as they came."""
-
-
-class _Secretive(Message, frozen=True):
-    """A message whose contents must not end up in a log or a traceback."""
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}(<secret>)"
 
 
 class Unknown(Message, frozen=True):
@@ -180,19 +181,6 @@ class InventoryRequest(Message, frozen=True):
     """Asks for `InventoryPush`."""
 
 
-class MemberListPush(Message, frozen=True):
-    """The signed member list (proto/join.md): told when it changes, and asked for."""
-
-    members: Annotated[bytes, Meta(max_length=limits.MEMBER_LIST_BYTES + 256)]
-    """With its signature around it."""
-
-
-class MemberListRequest(Message, frozen=True):
-    """Asks for `MemberListPush`; answered by `Done` if there is none newer than `have_version`."""
-
-    have_version: Count
-
-
 class PushPull(Message, frozen=True):
     """Membership's full state (proto/gossip.md); answered by `PushPullReply`."""
 
@@ -205,169 +193,10 @@ class PushPullReply(Message, frozen=True):
     state: Annotated[bytes, Meta(max_length=limits.GOSSIP_STATE_BYTES)]
 
 
-class AdmitRequest(_Secretive, frozen=True):
-    """A newcomer's request, passed on to the node that can admit (proto/join.md)."""
-
-    request: dict[str, Any]
-
-
-class AdmitReply(_Secretive, frozen=True):
-    """That node's word: exactly one of the two."""
-
-    admitted: dict[str, Any] | None = None
-    refusal: dict[str, Any] | None = None
-
-
-class TokenCreate(Message, frozen=True):
-    """Make a token for newcomers."""
-
-    ttl_s: Annotated[float, Meta(gt=0)]
-    uses: Annotated[int, Meta(ge=1, le=INTEGER_MAX)]
-
-
-class TokenCreated(_Secretive, frozen=True):
-    """The token, whole: whoever holds it can join."""
-
-    token: Secret
-    expires_unix_s: float
-    uses: Count
-
-
-class PendingRequest(Message, frozen=True):
-    """Who waits for consent?"""
-
-
-class PendingRow(msgspec.Struct):
-    """What a row of `PendingReply` must have at least: all of it is shown to a person."""
-
-    digits: ShortLine
-    name: Name
-    address: Line
-    waiting_s: Annotated[float, Meta(ge=0)]
-
-
-class PendingReply(Message, frozen=True):
-    """Those who wait, each as a map of `meshd.control.PendingRow`'s fields."""
-
-    rows: Annotated[list[dict[str, Any]], Meta(max_length=limits.PAIRINGS_PENDING)]
-    begun: Count | None = None
-    """How many pairings were begun there within `limits.PAIRING_S`, however they ended."""
-
-    def __post_init__(self) -> None:
-        try:
-            msgspec.convert(self.rows, list[PendingRow])
-        except msgspec.ValidationError as error:
-            raise ValueError(f"rows: {error}") from error
-
-
-class Approve(Message, frozen=True):
-    """Consent to the newcomer whose screen shows these digits; answered by `Done`."""
-
-    digits: ShortLine
-    refuse: bool | None = None
-    """No consent: the digits fit nobody, so all that wait are sent away."""
-
-
-class Drain(Message, frozen=True):
-    """Give that node no new work (`on`), or again; answered by `Done`."""
-
-    node: KeyId
-    on: bool
-
-
-class Leave(Message, frozen=True):
-    """Take that node off the member list for good; answered by `Done`."""
-
-    node: KeyId
-
-
-class KeyringRequest(Message, frozen=True):
-    """Asks for `KeyringPush`."""
-
-
-class KeyringPush(_Secretive, frozen=True):
-    """The keys of the mesh's datagrams, the primary first: on each rotation, and asked for."""
-
-    version: Count
-    secrets: Annotated[list[SmallBytes], Meta(min_length=1, max_length=limits.KEYRING_KEYS)]
-
-
 class Cancel(Message, frozen=True):
     """Nobody waits for that forwarded request any more: stop it."""
 
     request: AttemptId
-
-
-class RenewRequest(Message, frozen=True):
-    """Asks for a new certificate, for a key that the member list already has."""
-
-    public_key: SmallBytes
-
-
-class Renewed(Message, frozen=True):
-    """The new certificate, DER."""
-
-    certificate: Annotated[bytes, Meta(max_length=limits.CERTIFICATE_BYTES)]
-
-
-class RecordMessage(Message, frozen=True):
-    """What voters say to each other about the log (proto/log.md), in the order of the link."""
-
-    data: Annotated[bytes, Meta(min_length=1, max_length=short_form.DATA_BYTES)]
-
-
-class MachineRequest(Message, frozen=True):
-    """A leader asks what kind of voter this machine would be; answered by `MachineReply`."""
-
-
-class MachineReply(Message, frozen=True):
-    """What the answering machine is."""
-
-    wish: ShortLine
-    """`auto`, `always` or `never`, as set by its owner."""
-    on_mains: bool
-    portable: bool
-    uptime_s: Annotated[float, Meta(ge=0)]
-    sync_s: Annotated[float, Meta(ge=0)]
-    """What making something durable costs there; 0: not known."""
-    runs: bool
-    """Its journal is in order and its part of the log runs."""
-    unix_s: Annotated[float, Meta(ge=0)] = 0.0
-    """What time it has; 0: it does not say."""
-
-
-class BlobPart(Message, frozen=True):
-    """Keep this part of a blob; answered by `BlobHeld`."""
-
-    digest: Digest
-    size_bytes: BlobSize
-    """Of the whole."""
-    offset: BlobOffset
-    data: Annotated[bytes, Meta(min_length=1, max_length=limits.BLOB_PART_BYTES)]
-
-
-class BlobHeld(Message, frozen=True):
-    """How much of it is held."""
-
-    upto: BlobOffset
-    """All before this is; the sender goes on from here."""
-    whole: bool
-    """All of it, checked against the digest, and it survives a power loss."""
-
-
-class BlobRequest(Message, frozen=True):
-    """Asks for `BlobData`: a part of a blob."""
-
-    digest: Digest
-    offset: BlobOffset
-
-
-class BlobData(Message, frozen=True):
-    """That part; nothing and a size of 0 if the blob is not held here."""
-
-    size_bytes: BlobOffset
-    """Of the whole."""
-    data: Annotated[bytes, Meta(max_length=limits.BLOB_PART_BYTES)]
 
 
 MESSAGES: Final = MappingProxyType[int, type[Message]](

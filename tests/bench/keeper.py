@@ -38,7 +38,8 @@ from meshd.record.commands import Entry, encode
 from meshd.record.commands_jobs import RequestFields, Submit
 from meshd.record.commands_registry import Adopt, Command, Found, NodeFields, Trace
 from meshd.record.state import RecordState
-from meshd.wire.control import Hello, MachineReply, MachineRequest, Message, RecordMessage
+from meshd.wire.control import Hello, Message
+from meshd.wire.control_record import MachineReply, MachineRequest, RecordMessage
 from tests.bench.bare import node_of
 
 COMMAND_BYTES = 200

@@ -18,7 +18,7 @@ from meshd.record.commands import KINDS
 from meshd.record.commands_registry import Command
 from meshd.record.frozen import Head
 from meshd.record.table import Row
-from meshd.wire import answer, control, gossip, join, serve
+from meshd.wire import answer, control, control_mesh, gossip, join, serve
 from tests.conformance.jsonform import SCHEMA, write
 from tests.conformance.log_forms import LOG_MESSAGES
 from tests.conformance.record_forms import ROWS
@@ -37,8 +37,10 @@ class Maker:
         info = inspect.type_info(kind)
         assert isinstance(info, inspect.StructType)
         body = self.fields(info)
-        if kind is control.PendingReply:  # rows stay maps, so that their unknown keys are kept
-            body["properties"]["rows"]["items"] = self.of(inspect.type_info(control.PendingRow))
+        if kind is control_mesh.PendingReply:  # rows stay maps, so that their unknown keys are kept
+            body["properties"]["rows"]["items"] = self.of(
+                inspect.type_info(control_mesh.PendingRow)
+            )
         schema: Schema = {"$schema": DRAFT, "title": kind.__name__, "description": about, **body}
         return schema | ({"$defs": self.defs} if self.defs else {})
 

@@ -14,26 +14,28 @@ from meshd.wire import short_form
 from meshd.wire.codec import pack
 from meshd.wire.control import (
     MESSAGES,
-    AdmitReply,
-    Approve,
     Cancel,
     Done,
-    Drain,
     Hello,
     InventoryPush,
-    KeyringPush,
     LoadPush,
     Message,
-    PendingReply,
     Ping,
-    RecordMessage,
     Refusal,
-    TokenCreate,
-    TokenCreated,
     Unknown,
     decode,
     encode,
 )
+from meshd.wire.control_mesh import (
+    AdmitReply,
+    Approve,
+    Drain,
+    KeyringPush,
+    PendingReply,
+    TokenCreate,
+    TokenCreated,
+)
+from meshd.wire.control_record import RecordMessage
 
 NODE = "a" * 26
 

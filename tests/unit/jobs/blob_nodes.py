@@ -14,7 +14,8 @@ from meshd.ids import NodeId
 from meshd.jobs.blobs import Blobs, Record
 from meshd.testing.disk import MemoryDisk
 from meshd.wire import control
-from meshd.wire.control import BlobPart, BlobRequest, Message
+from meshd.wire.control import Message
+from meshd.wire.control_record import BlobPart, BlobRequest
 
 LATENCY_S = 0.001
 FOLDER = PurePath("/data/record/mesh.blobs")

@@ -14,7 +14,8 @@ from meshd.errors import LimitExceeded
 from meshd.jobs.blob_store import BlobStore
 from meshd.jobs.blobs import BlobNotStored
 from meshd.testing.world import until
-from meshd.wire.control import BlobData, BlobHeld, BlobPart, BlobRequest, Message, Pong
+from meshd.wire.control import Message, Pong
+from meshd.wire.control_record import BlobData, BlobHeld, BlobPart, BlobRequest
 from tests.unit.jobs.blob_nodes import FOLDER, HOUR_MS, BlobTown, blob_nodes, node_id
 
 SMALL = b"small " * 1000

@@ -18,7 +18,8 @@ from meshd.peers.switchboard import Switchboard
 from meshd.record.commands_jobs import RequestFields, Submit
 from meshd.testing.disk import MemoryDisk
 from meshd.testing.world import until
-from meshd.wire.control import BlobPart, BlobRequest, Message
+from meshd.wire.control import Message
+from meshd.wire.control_record import BlobPart, BlobRequest
 from tests.unit.ledger.meshes import LedgerMesh, ledgers
 from tests.unit.peers.rig import A, B, C, Town, hello_of
 

@@ -16,7 +16,8 @@ from meshd.peers.links import ControlLinks, LinkHandler
 from meshd.ports import Alpn
 from meshd.testing.entropy import SeededEntropy
 from meshd.testing.network import MemoryHost, MemoryNetwork, memory_credentials
-from meshd.wire.control import Hello, Message, RecordMessage
+from meshd.wire.control import Hello, Message
+from meshd.wire.control_record import RecordMessage
 from tests.control_link import Raw
 
 MESH = MeshId("m" * 26)

@@ -8,7 +8,7 @@ from trio.testing import MockClock
 
 from meshd import limits
 from meshd.identity import GOSSIP_KEY_BYTES, Keyring
-from meshd.wire.control import KeyringPush, KeyringRequest
+from meshd.wire.control_mesh import KeyringPush, KeyringRequest
 from tests.unit.peers.mesh import Mesh, settle, until
 from tests.unit.peers.test_roster import raw_link
 

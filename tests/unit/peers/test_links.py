@@ -13,15 +13,9 @@ from meshd import limits
 from meshd.errors import DialFailed, Refused
 from meshd.ids import Address, NodeId
 from meshd.peers.links import MOVED, OWN_DOING, REDIAL_MAX_S
-from meshd.wire.control import (
-    Done,
-    InventoryRequest,
-    Leave,
-    Message,
-    Ping,
-    RecordMessage,
-    TokenCreate,
-)
+from meshd.wire.control import Done, InventoryRequest, Message, Ping
+from meshd.wire.control_mesh import Leave, TokenCreate
+from meshd.wire.control_record import RecordMessage
 from tests.unit.peers.rig import A, B, C, Peer, Town, until
 
 

@@ -15,18 +15,8 @@ from meshd.ids import MeshId, NodeId
 from meshd.peers.link import LINK_SILENT_S
 from meshd.peers.switchboard import Switchboard
 from meshd.ports import Alpn, ByteStream
-from meshd.wire.control import (
-    Done,
-    Hello,
-    InventoryRequest,
-    MemberListPush,
-    MemberListRequest,
-    Message,
-    Ping,
-    Pong,
-    Refusal,
-    Unknown,
-)
+from meshd.wire.control import Done, Hello, InventoryRequest, Message, Ping, Pong, Refusal, Unknown
+from meshd.wire.control_mesh import MemberListPush, MemberListRequest
 from meshd.wire.framing import frame
 from tests.control_link import Raw
 from tests.unit.peers.rig import MESH, A, B, C, Peer, Town, hello_of, until

@@ -12,7 +12,14 @@ from meshd.identity import parse_token, read_certificate
 from meshd.ids import NodeId
 from meshd.peers.join_admit import Admitter
 from meshd.peers.join_server import Waiting
-from meshd.wire.control import Drain, Leave, PendingReply, PendingRequest, RenewRequest, TokenCreate
+from meshd.wire.control_mesh import (
+    Drain,
+    Leave,
+    PendingReply,
+    PendingRequest,
+    RenewRequest,
+    TokenCreate,
+)
 from meshd.wire.join import Admitted, JoinRefusal, JoinRequest, Reason
 from tests.joins import make_key
 from tests.unit.peers.mesh import Member, Mesh, settle, until

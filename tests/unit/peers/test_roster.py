@@ -11,7 +11,8 @@ from meshd.identity import PrivateKey
 from meshd.ports import ByteStream
 from meshd.record import RegistryChange, SignedMembers, remove, set_drained, sign
 from meshd.record.members import SIGNATURE_CONTEXT
-from meshd.wire.control import Done, MemberListPush, MemberListRequest
+from meshd.wire.control import Done
+from meshd.wire.control_mesh import MemberListPush, MemberListRequest
 from tests.control_link import Raw
 from tests.joins import NOW_UNIX_S, make_authority
 from tests.unit.peers.mesh import Member, Mesh, settle, until

@@ -7,15 +7,8 @@ import pytest
 from meshd.errors import Refused
 from meshd.ids import NodeId
 from meshd.peers.switchboard import Switchboard
-from meshd.wire.control import (
-    Done,
-    Hello,
-    InventoryRequest,
-    LoadPush,
-    Message,
-    RecordMessage,
-    Unknown,
-)
+from meshd.wire.control import Done, Hello, InventoryRequest, LoadPush, Message, Unknown
+from meshd.wire.control_record import RecordMessage
 from tests.unit.peers.rig import MESH, A, B, hello_of
 
 
