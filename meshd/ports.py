@@ -479,3 +479,4 @@ class Ports:
     entropy: Entropy
     engines: Engines
     host: Host
+    databases: Databases

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -98,12 +98,14 @@ class Driver:
         sync_s: float,
         threads: bool = True,
         stepped: Callable[[], None] = lambda: None,
+        settle: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint,
     ) -> None:
         """`send` sends messages to a node over its link, at once if it can, and may drop them.
 
         `sync_s` is what making something durable costs (`journal.probe_sync_s`); `threads` False
         says that nothing the store does takes any time (`Disk.is_quick`).  `stepped` is called
-        after each turn: commands may have been applied in it.
+        after each turn: commands may have been applied in it.  `settle` is awaited before a part
+        of the log goes: until what `stepped` has told of it is needed no more.
         """
         self._core = core
         self._store = store
@@ -111,6 +113,7 @@ class Driver:
         self._threads = threads
         self._inline = sync_s < INLINE_SYNC_S or not threads
         self._stepped = stepped
+        self._settle = settle
         self._waiters: dict[int, _Waiter] = {}
         self._kick = trio.Event()
         self._snapshot_index = core.status().first
@@ -252,6 +255,9 @@ class Driver:
         snapshot = self._core.take_snapshot()
         if snapshot is None:
             return
+        # What was applied is told, and kept by whoever needs it, before the log of it goes.
+        self._stepped()
+        await self._settle()
         # In a thread however quick the disk is: this is as large as the state.
         await self._blocking(lambda: self._store.save(snapshot), inline=False)
         self._core.compact(snapshot, trio.current_time())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol
 
 import trio
 
@@ -16,6 +17,14 @@ from meshd.record.results import RecordRefused
 LEASE_MS = int(limits.JOB_LEASE_S * 1000)
 _RENEWALS = 3
 """So many within a lease."""
+
+
+class Bodies(Protocol):
+    """Where what is too large for the log is kept (`blobs.Blobs`)."""
+
+    async def put(self, data: bytes) -> bytes: ...
+
+    async def get(self, digest: bytes) -> bytes | None: ...
 
 
 async def keep_lease(

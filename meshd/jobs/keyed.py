@@ -12,14 +12,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from typing import Protocol
 
 import msgspec
 import trio
 
 from meshd import limits, logs
 from meshd.errors import MeshdError, Refused
-from meshd.jobs.holding import LEASE_MS, keep_lease
+from meshd.jobs.holding import LEASE_MS, Bodies, keep_lease
 from meshd.jobs.service import WRITE_S, JobService
 from meshd.ledger.ledger import Ledger
 from meshd.record import commands_jobs as commands
@@ -28,14 +27,6 @@ from meshd.record.events import JobFinished
 from meshd.record.job_rows import JobState, job_name
 
 log = logs.get("jobs")
-
-
-class Bodies(Protocol):
-    """Where what is too large for the log is kept (`blobs.Blobs`)."""
-
-    async def put(self, data: bytes) -> bytes: ...
-
-    async def get(self, digest: bytes) -> bytes | None: ...
 
 
 class Key(msgspec.Struct, frozen=True):

@@ -16,7 +16,7 @@ import trio
 
 from meshd import limits, logs
 from meshd.errors import MeshdError
-from meshd.jobs.holding import LEASE_MS, keep_lease
+from meshd.jobs.holding import LEASE_MS, Bodies, keep_lease
 from meshd.ledger.ledger import Ledger
 from meshd.record import commands_jobs as commands
 from meshd.record.commands_registry import Command
@@ -56,12 +56,14 @@ class Runner:
         run: Run,
         free: Callable[[], Sequence[str]],
         random: Callable[[], float],
+        bodies: Bodies,
     ) -> None:
         """`free` names the models (normalised) for which this node has a free slot now."""
         self._ledger = ledger
         self._run = run
         self._free = free
         self._random = random
+        self._bodies = bodies
         self._attempts: dict[tuple[int, int], _Attempt] = {}
         self._changed = trio.Event()
 
@@ -156,14 +158,13 @@ class Runner:
         run_ms = int((trio.current_time() - began) * 1000)
         if status in _AGAIN:
             return self._failed(attempt, row, f"status {status}")
+        digest, inline = hashlib.sha256(body).digest(), body
         if len(body) > limits.INLINE_BYTES:
-            return commands.Fail(
-                job=attempt.job,
-                fence=attempt.fence,
-                reason=f"the answer has {len(body)} bytes, over {limits.INLINE_BYTES}",
-                final=True,
-            )
-        digest = hashlib.sha256(body).digest()
+            inline = b""
+            try:
+                digest = await self._bodies.put(body)
+            except MeshdError as error:
+                return self._failed(attempt, row, str(error))
         if status >= 400:
             return commands.Fail(
                 job=attempt.job,
@@ -173,7 +174,7 @@ class Runner:
                 status=status,
                 digest=digest,
                 size_bytes=len(body),
-                inline=body,
+                inline=inline,
                 run_ms=run_ms,
             )
         return commands.Complete(
@@ -181,7 +182,7 @@ class Runner:
             fence=attempt.fence,
             digest=digest,
             size_bytes=len(body),
-            inline=body,
+            inline=inline,
             status=status,
             run_ms=run_ms,
         )

@@ -10,7 +10,7 @@ a barrier before a read that must not be stale.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import trio
@@ -77,6 +77,7 @@ class Ledger:
         missing: Callable[[RecordState], Adopt | None],
         machine: Callable[[], Machine],
         on_events: Callable[[list[Event]], None],
+        settle: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint,
         settings: Settings = LAN,
     ) -> None:
         """`send` sends messages to a linked node, in order; `linked` says who can be sent to.
@@ -94,6 +95,7 @@ class Ledger:
         self._missing = missing
         self._machine = machine
         self._on_events = on_events
+        self._settle = settle
         self._settings = settings
         self._driver: Driver | None = None
         self._record = RecordMachine()
@@ -251,6 +253,7 @@ class Ledger:
                 sync_s=self.sync_s,
                 threads=not self._ports.disk.is_quick,
                 stepped=self._stepped,
+                settle=self._settle,
             )
             for node in self._linked():
                 driver.connected(node)

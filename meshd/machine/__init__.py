@@ -38,6 +38,7 @@ def paths_for(
 def real_ports() -> Ports:
     """One of each real port."""
     from meshd.machine.clock import SystemClock
+    from meshd.machine.databases import RealDatabases
     from meshd.machine.disk import FileDisk
     from meshd.machine.engines import RealEngines
     from meshd.machine.entropy import SystemEntropy
@@ -52,4 +53,5 @@ def real_ports() -> Ports:
         entropy=SystemEntropy(),
         engines=RealEngines(),
         host=RealHost(),
+        databases=RealDatabases(),
     )

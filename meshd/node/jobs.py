@@ -6,12 +6,14 @@ from collections.abc import Sequence
 
 import trio
 
+from meshd.api.job_orders import JobOrders
 from meshd.api.job_run import run_job
 from meshd.api.jobs import JobsApi
 from meshd.api.server import ClientApi
-from meshd.errors import Refused
+from meshd.jobs.blobs import Blobs, record_of
 from meshd.jobs.duties import Duties
-from meshd.jobs.finished import FinishedJob
+from meshd.jobs.finishing import Finishing
+from meshd.jobs.history import History
 from meshd.jobs.keyed import KeyedRequests
 from meshd.jobs.runner import Runner
 from meshd.jobs.service import JobService
@@ -23,17 +25,6 @@ from meshd.ports import Ports
 from meshd.record.events import Event
 
 
-class _NoBodies:
-    """Until blobs are wired in: only what fits into the log is kept."""
-
-    async def put(self, data: bytes) -> bytes:
-        raise Refused(f"an answer of {len(data)} bytes cannot be kept yet")
-
-    async def get(self, digest: bytes) -> bytes | None:
-        del digest
-        return None
-
-
 class JobsSide:
     """What jobs need of the rest of the node."""
 
@@ -41,19 +32,40 @@ class JobsSide:
         self._mesh, self._data = mesh, data
         self._api: ClientApi | None = None
         ledger = record.ledger
-        self.service = JobService(ledger, mesh.name_of, self._long_ago)
-        self.runner = Runner(ledger, self._run, self._free, ports.entropy.random)
+        links = mesh.links
+        self.history = History(
+            ports.databases,
+            record.beside("history.db"),
+            now_ms=lambda: ledger.state.clock.now_unix_ms,
+        )
+        self.finishing = Finishing(self.history)
+        self.blobs = Blobs(
+            ports.disk,
+            record.beside("blobs"),
+            mesh.id,
+            record_of(ledger),
+            linked=links.up,
+            ask=links.request,
+            choose=ports.entropy.randrange,
+        )
+        self.blobs.answer(mesh.switchboard)
+        self.service = JobService(ledger, mesh.name_of, self.history.get)
+        self.runner = Runner(ledger, self._run, self._free, ports.entropy.random, self.blobs)
         clock = ports.clock
         self.duties = Duties(
             ledger, record.wall_unix_s, lambda: clock.monotonic() + clock.suspended_s()
         )
         self.api = JobsApi(self.service)
-        self.keyed = KeyedRequests(ledger, self.service, _NoBodies())
+        self.orders = JobOrders(self.service)
+        self.keyed = KeyedRequests(ledger, self.service, self.blobs)
         record.on_events(self._happened)
+        record.before_compaction(self.finishing.settle)
 
     async def run(self) -> None:
         """Until cancelled."""
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.history.run)
+            nursery.start_soon(self.blobs.run)
             nursery.start_soon(self.runner.run)
             nursery.start_soon(self.duties.run)
 
@@ -62,6 +74,7 @@ class JobsSide:
         self._api = api
 
     def _happened(self, events: Sequence[Event]) -> None:
+        self.finishing.happened(events)
         self.service.happened(events)
         self.runner.happened(events)
         self.duties.happened(events)
@@ -85,8 +98,3 @@ class JobsSide:
         aliases = self._data.placement.catalogue.aliases()
         names |= {normalise(a) for a, model in aliases.items() if normalise(model) in names}
         return sorted(names)
-
-    async def _long_ago(self, name: str) -> FinishedJob | None:
-        del name
-        await trio.lowlevel.checkpoint()
-        return None

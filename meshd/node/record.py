@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from pathlib import PurePath
 
 import trio
 
@@ -14,6 +15,7 @@ from meshd.consensus.voters import Wish
 from meshd.control import RecordReport
 from meshd.errors import ProtocolError
 from meshd.ids import NodeId
+from meshd.jobs.blob_store import erase as erase_blobs
 from meshd.ledger.electorate import Machine
 from meshd.ledger.ledger import Ledger
 from meshd.ledger.place import Place, erase
@@ -42,6 +44,7 @@ class RecordSide:
         self._ports, self._config, self._mesh = ports, config, mesh
         standing = mesh.standing
         self._place = Place.under(paths.data, mesh.registry.mesh, mesh.id, standing.generation)
+        self._settle: list[Callable[[], Awaitable[None]]] = []
         self._on_events: list[Callable[[Sequence[Event]], None]] = []
         self._members = _Members(mesh, ports.clock.wall)
         links = mesh.links
@@ -58,6 +61,7 @@ class RecordSide:
             missing=self._missing,
             machine=self._machine,
             on_events=self._happened,
+            settle=self._settled,
         )
         board = mesh.switchboard
         board.take_in_order(RecordMessage, lambda node, m: self.ledger.received(node, m.data))
@@ -69,6 +73,14 @@ class RecordSide:
         """Keep the record, until cancelled."""
         await self.ledger.run()
 
+    def before_compaction(self, settle: Callable[[], Awaitable[None]]) -> None:
+        """Be awaited before entries of the log go whose events were told."""
+        self._settle.append(settle)
+
+    async def _settled(self) -> None:
+        for settle in self._settle:
+            await settle()
+
     def on_events(self, call: Callable[[Sequence[Event]], None]) -> None:
         """Be told what applied commands brought about, in order, as soon as they are applied."""
         self._on_events.append(call)
@@ -76,6 +88,11 @@ class RecordSide:
     def wall_unix_s(self) -> float:
         """What time it is, by the median of the clocks of this node and those it asked."""
         return self._ports.clock.wall() + self._members.median_offset_s()
+
+    def beside(self, what: str) -> PurePath:
+        """Where something is kept that belongs to this record: beside its journal."""
+        folder = self._place.folder
+        return folder.with_name(f"{folder.name}.{what}")
 
     def report(self) -> RecordReport:
         """The record as this node has it, for people."""
@@ -98,6 +115,7 @@ class RecordSide:
     def erase(self) -> None:
         """Forget it all: this node leaves the mesh.  Raises DiskFailed."""
         erase(self._ports.disk, self._place)
+        erase_blobs(self._ports.disk, self.beside("blobs"))
 
     # ---------------------------------------------------------------- what the ledger asks
 

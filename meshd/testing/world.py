@@ -29,6 +29,7 @@ from meshd.paths import Paths
 from meshd.ports import Ports
 from meshd.screen import SightedMesh
 from meshd.testing.clock import SimClock
+from meshd.testing.database import MemoryDatabases
 from meshd.testing.disk import MemoryDisk
 from meshd.testing.entropy import SeededEntropy
 from meshd.testing.machine import SimHost
@@ -126,6 +127,7 @@ class Machine:
         self.engines = list(engines)
         self.host: MemoryHost = world.network.host(name)
         self.disk = MemoryDisk()
+        self.databases = MemoryDatabases()
         self.clock = SimClock()
         self.screen = MemoryScreen()
         self.config = config
@@ -213,7 +215,15 @@ class Machine:
                 async with trio.open_nursery() as nursery:
                     entropy = SeededEntropy(f"{self.world.seed} {self.name} {self._starts}")
                     bundled = MemoryEngines(self.host, nursery)
-                    ports = Ports(self._process, self.clock, self.disk, entropy, bundled, SimHost())
+                    ports = Ports(
+                        self._process,
+                        self.clock,
+                        self.disk,
+                        entropy,
+                        bundled,
+                        SimHost(),
+                        self.databases,
+                    )
                     await self._run(ports, join, token)
                     nursery.cancel_scope.cancel()
         except Exception as error:

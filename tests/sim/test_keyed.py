@@ -8,6 +8,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from meshd import limits
 from meshd.testing.memory_client import MemoryAnswer
 from meshd.testing.memory_engine import MemoryEngine
 from meshd.testing.world import Machine, World, until
@@ -39,6 +40,27 @@ async def test_a_repeat_at_any_node_gets_the_stored_answer_byte_for_byte(
             again = await answered(ask(machine, "k1", stream=stream))
             assert again.raw == first.raw
             assert again.headers["x-meshd-replayed"] == "true"
+        assert len(engine.requests) == 1
+
+
+async def test_a_long_answer_is_kept_too_and_outlives_all_nodes(
+    autojump_clock: MockClock,
+) -> None:
+    async with World.open() as world:
+        engine = MemoryEngine("tiny")
+        a, b, c = await three(world, engine)
+        first = await answered(a.client.openai("tiny", "idempotency-key: k1"))
+        assert len(first.raw) > limits.INLINE_BYTES
+        for machine in (a, b, c):
+            machine.kill()
+            await machine.until_over()
+        for machine in (a, b, c):
+            await machine.start()
+        await world.settled()
+        await until(lambda: a.running.record.report().problem == "", within_s=30.0)
+        for machine in (a, b, c):
+            again = await answered(machine.client.openai("tiny", "idempotency-key: k1"))
+            assert again.raw == first.raw
         assert len(engine.requests) == 1
 
 

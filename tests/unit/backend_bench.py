@@ -15,6 +15,7 @@ from meshd.http import Sweeper
 from meshd.inference import Delta, Kind, Message, Request, Usage
 from meshd.ports import Ports
 from meshd.testing.clock import SimClock
+from meshd.testing.database import MemoryDatabases
 from meshd.testing.disk import MemoryDisk
 from meshd.testing.entropy import SeededEntropy
 from meshd.testing.machine import SimHost
@@ -38,7 +39,15 @@ class Bench:
 
     def backends(self, *urls: str | BackendConfig, detect: bool = False) -> Backends:
         configured = [u if isinstance(u, BackendConfig) else BackendConfig(u) for u in urls]
-        ports = Ports(self.host, SimClock(), self.disk, SeededEntropy(1), self.engines, SimHost())
+        ports = Ports(
+            self.host,
+            SimClock(),
+            self.disk,
+            SeededEntropy(1),
+            self.engines,
+            SimHost(),
+            MemoryDatabases(),
+        )
         return Backends(
             ports,
             sweeper=self.sweeper,

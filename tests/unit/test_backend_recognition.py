@@ -15,6 +15,7 @@ from meshd.http import HttpServer, Responder, ServerRequest, Sweeper
 from meshd.inference import Delta, Kind, Message, Request, Usage
 from meshd.ports import ByteStream, Network, Ports
 from meshd.testing.clock import SimClock
+from meshd.testing.database import MemoryDatabases
 from meshd.testing.disk import MemoryDisk
 from meshd.testing.entropy import SeededEntropy
 from meshd.testing.machine import SimHost
@@ -65,6 +66,7 @@ async def watched(
             SeededEntropy(1),
             MemoryEngines(network, nursery),
             SimHost(),
+            MemoryDatabases(),
         ),
         sweeper=sweeper,
         node="n" * 26,

@@ -19,6 +19,7 @@ from meshd.record.commands_registry import Adopt, Found, NodeFields
 from meshd.record.events import Event
 from meshd.record.state import RecordState
 from meshd.testing.clock import SimClock
+from meshd.testing.database import MemoryDatabases
 from meshd.testing.disk import MemoryDisk
 from meshd.testing.entropy import SeededEntropy
 from meshd.testing.machine import SimHost
@@ -77,6 +78,7 @@ class LedgerNode:
             SeededEntropy(f"{mesh.seed} {self.name} {self.generation}"),
             None,  # type: ignore[arg-type]
             SimHost(),
+            MemoryDatabases(),
         )
         self.ledger = Ledger(
             ports,

@@ -17,6 +17,7 @@ from meshd.peers.join_talk import JoinRefused
 from meshd.ports import Ports
 from meshd.screen import Screen, SightedMesh
 from meshd.testing.clock import SimClock
+from meshd.testing.database import MemoryDatabases
 from meshd.testing.disk import MemoryDisk
 from meshd.testing.entropy import SeededEntropy
 from meshd.testing.machine import SimHost
@@ -39,6 +40,7 @@ def entrance(network: JoinNetwork, sighted: Sequence[SightedMesh]) -> tuple[Entr
         SeededEntropy("newcomer"),
         None,  # type: ignore[arg-type]
         SimHost(),
+        MemoryDatabases(),
     )
     made = Entrance(
         ports,
