@@ -14,7 +14,7 @@ import msgspec
 from meshd.ids import NodeId
 from meshd.inference import Load, ModelLoad
 from meshd.routing.catalogue import Catalogue, Target
-from meshd.routing.cost import Candidate, Prediction, fitting, predict
+from meshd.routing.cost import Candidate, fitting
 from meshd.routing.demand import Demand
 from meshd.routing.policies import Policy
 
@@ -49,7 +49,6 @@ class Choice(msgspec.Struct, frozen=True, gc=False):
     """The next holder to ask."""
 
     target: Target
-    prediction: Prediction
     local: bool
     others: int
     """How many more could be asked after this one."""
@@ -148,7 +147,7 @@ class Placement:
             return None
         trusted = [c for c in able if not self._is_avoided(c.target, now)] or able
         best = self._policy.order(trusted, demand)[0]
-        return Choice(best.target, predict(best, demand), best.local, len(able) - 1)
+        return Choice(best.target, best.local, len(able) - 1)
 
     def _candidate(self, target: Target) -> Candidate:
         if target.node == self._self_id and self.own_load is not None:
