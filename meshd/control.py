@@ -17,6 +17,11 @@ HTTP/1.1 over a UNIX socket (0600), JSON bodies of these structs.  `meshd status
     POST /control/leave             -> Done              (then the daemon stops)
     POST /control/stop              -> Done
     POST /control/keys/reload       -> Done
+    POST /control/jobs        JobsQuery -> jobs.views.JobsPage
+    POST /control/jobs/show   JobQuery  -> jobs.views.JobView
+    POST /control/jobs/cancel JobQuery  -> jobs.views.JobView
+    POST /control/jobs/retry  JobQuery  -> jobs.views.JobView
+    POST /control/jobs/submit jobs.orders.Order -> JobMade
 An error is a 4xx/5xx with `Problem`.
 """
 
@@ -55,6 +60,33 @@ class TokenMade(msgspec.Struct, frozen=True):
 
 class ApproveOrder(msgspec.Struct, frozen=True):
     digits: str
+
+
+class JobsQuery(msgspec.Struct, frozen=True):
+    """Which jobs; empty: any.  Without a state, those that are not over."""
+
+    state: str = ""
+    queue: str = ""
+    model: str = ""
+    limit: int = 100
+
+
+class JobQuery(msgspec.Struct, frozen=True):
+    """Which job."""
+
+    id: str
+    wait_s: float = 0.0
+    """So long to wait until it is over, before it is shown as it is."""
+
+
+class JobMade(msgspec.Struct, frozen=True):
+    """A job was put in, or was there already (by its dedupe key)."""
+
+    id: str
+    jobs: int
+    """A broadcast is one for each node; `id` is the first."""
+    state: str
+    new: bool
 
 
 class NodeOrder(msgspec.Struct, frozen=True):

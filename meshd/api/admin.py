@@ -5,7 +5,7 @@ Who may speak is settled by the socket's mode (0600); what may be said is the ta
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any, Protocol
 
 import msgspec
@@ -16,6 +16,11 @@ from meshd.http import Headers, Responder, ServerRequest
 
 JSON = (b"content-type", b"application/json")
 BYTES = (b"content-type", b"application/octet-stream")
+
+Order = tuple[str, str]
+"""Method and path."""
+Route = Callable[[bytes], Awaitable[Any]]
+"""Body to what is sent as JSON."""
 
 
 class Administrator(Protocol):
@@ -39,9 +44,10 @@ class Administrator(Protocol):
 class AdminApi:
     """Carries out `GET` and `POST /control/...`."""
 
-    def __init__(self, admin: Administrator) -> None:
+    def __init__(self, admin: Administrator, more: Mapping[Order, Route] | None = None) -> None:
+        """`more` are orders that others carry out."""
         self._admin = admin
-        self._routes: dict[tuple[str, str], Callable[[bytes], Awaitable[Any]]] = {
+        self._routes: dict[Order, Route] = {
             ("GET", "/control/status"): self._now(admin.status),
             ("GET", "/control/nodes"): self._now(admin.node_rows),
             ("GET", "/control/models"): self._now(admin.model_rows),
@@ -56,6 +62,7 @@ class AdminApi:
             ("POST", "/control/leave"): lambda _: admin.leave(),
             ("POST", "/control/stop"): self._now(admin.stop),
             ("POST", "/control/keys/reload"): self._now(admin.reload_keys),
+            **(more or {}),
         }
 
     async def handle(self, request: ServerRequest, responder: Responder) -> None:
@@ -81,7 +88,7 @@ class AdminApi:
                 await responder.send(200, [JSON], msgspec.json.encode(result))
 
     @staticmethod
-    def _now(ask: Callable[[], Any]) -> Callable[[bytes], Awaitable[Any]]:
+    def _now(ask: Callable[[], Any]) -> Route:
         async def route(_body: bytes) -> Any:
             return ask()
 

@@ -25,14 +25,14 @@ from meshd import limits
 from meshd.api.dialect import DialectError, HeaderPair
 from meshd.errors import MeshdError, Refused, StreamBroken
 from meshd.http import Responder, ServerRequest
-from meshd.jobs.service import ClaimOrder, Held, JobService, NoSuchJob, Order
-from meshd.jobs.views import BodyTooLarge, JobView
+from meshd.jobs.orders import ClaimOrder, Held, Order
+from meshd.jobs.service import JobService, NoSuchJob
+from meshd.jobs.views import OVER, BodyTooLarge, JobView
 from meshd.record.commands import Malformed
 from meshd.record.results import Code, RecordRefused
 
 PREFIX: Final = "/mesh/v1/"
 _JSON: Final = (b"content-type", b"application/json; charset=utf-8")
-_OVER: Final = frozenset({"done", "failed", "cancelled", "dead"})
 _EVENTS_S: Final = 15.0
 """Between two signs of life of a stream of events."""
 
@@ -137,8 +137,7 @@ class JobsApi:
             after=query.get("after", ""),
             most=most,
         )
-        cursor = page[-1].id if len(page) == most else ""
-        await self._send(responder, {"jobs": page, "after": cursor}, headers)
+        await self._send(responder, page, headers)
 
     async def _get(
         self, request: ServerRequest, responder: Responder, headers: list[HeaderPair]
@@ -194,7 +193,7 @@ class JobsApi:
             if view != last:
                 await responder.write(b"data: " + msgspec.json.encode(view) + b"\n\n")
                 last = view
-            if view.state in _OVER:
+            if view.state in OVER:
                 break
             with trio.move_on_after(_EVENTS_S) as scope:
                 await self._jobs.until_changed()

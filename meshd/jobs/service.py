@@ -10,25 +10,31 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import msgspec
 import trio
-from msgspec import Meta
 
 from meshd import limits
-from meshd.errors import Refused
+from meshd.errors import MeshdError, Refused
 from meshd.ids import NodeId
 from meshd.jobs.finished import FinishedJob
-from meshd.jobs.views import JobView, as_json, request_of, state_named, view_of
+from meshd.jobs.orders import ClaimOrder, Held, Order
+from meshd.jobs.views import (
+    OVER,
+    JobsPage,
+    JobView,
+    as_json,
+    request_of,
+    state_named,
+    view_of,
+)
 from meshd.ledger.ledger import Ledger
 from meshd.modelnames import normalise
 from meshd.record import commands_jobs as commands
 from meshd.record.events import Event, JobFinished
-from meshd.record.fields import DedupeKey, LabelOrNone, NodeOrNone, QueueName, ShortLine, Small
+from meshd.record.fields import QueueName
 from meshd.record.job_rows import JobRow, JobState, job_name, parse_job_name
-
-Seconds = Annotated[float, Meta(ge=0, le=limits.LEASE_MAX_S)]
 
 WRITE_S = 4.0
 """For something new to be written down; then the client is told to try again.
@@ -43,58 +49,8 @@ class NoSuchJob(Refused):
     """There is none, or none any more."""
 
 
-class Inference(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A request to run when there is room."""
-
-    path: Literal["/v1/chat/completions", "/v1/completions", "/v1/embeddings",
-                  "/api/chat", "/api/generate", "/api/embed"]  # fmt: skip
-    body: dict[str, Any]
-
-
-class To(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Whom a job is for, where it is not for anybody: one job for each."""
-
-    all: bool = False
-    label: LabelOrNone = ""
-    node: NodeOrNone = ""
-
-
-class Order(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """POST /mesh/v1/jobs."""
-
-    request: Inference | None = None
-    payload: Any = msgspec.UNSET
-    """For workers outside; anything JSON.  One of the two."""
-    queue: str = ""
-    priority: Small = 0
-    delay_s: Annotated[float, Meta(ge=0, le=365 * 86_400)] = 0.0
-    deadline_s: Annotated[float, Meta(ge=0, le=365 * 86_400)] = 0.0
-    """From now; 0: none."""
-    max_attempts: Annotated[int, Meta(ge=1, le=limits.JOB_ATTEMPTS)] = 3
-    dedupe_key: DedupeKey = ""
-    to: To = To()
-
-
-class ClaimOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """POST /mesh/v1/queues/{queue}/claim."""
-
-    worker: ShortLine = ""
-    lease_s: Annotated[float, Meta(ge=limits.LEASE_MIN_S, le=limits.LEASE_MAX_S)] = 30.0
-    wait_s: Annotated[float, Meta(ge=0, le=limits.CLAIM_WAIT_S)] = 0.0
-    """How long to wait for a job if there is none."""
-    most: Annotated[int, Meta(ge=1, le=limits.CLAIMS_PER_COMMAND)] = 1
-
-
-class Held(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a worker says of a job that it has."""
-
-    job: str
-    fence: int
-    lease_s: Annotated[float, Meta(ge=limits.LEASE_MIN_S, le=limits.LEASE_MAX_S)] = 30.0
-    result: Any = None
-    reason: str = ""
-    final: bool = False
-    pause_s: Seconds = 0.0
+class NotRead(MeshdError):
+    """This node has just started, and does not know yet what the record holds."""
 
 
 class JobService:
@@ -155,7 +111,7 @@ class JobService:
         return self._ledger.state.index
 
     async def get(self, name: str) -> JobView:
-        """One job, living or over.  Raises NoSuchJob."""
+        """One job, living or over.  Raises NoSuchJob, NotRead."""
         job = parse_job_name(name)
         if job is None:
             raise NoSuchJob(f"{name[:64]!r} is no id of a job")
@@ -163,6 +119,8 @@ class JobService:
         if view is not None:
             return view
         old = await self._history(name)
+        if old is None and not self._ledger.state.nodes.is_founded:
+            raise NotRead("this node has not heard yet what the record holds; ask again soon")
         if old is None:
             raise NoSuchJob(f"there is no job {name}, or it is not remembered any more")
         return _view_of_old(old, self._name_of)
@@ -178,8 +136,24 @@ class JobService:
             return view_of(row, self._name_of, state=JobState.DEAD)
         return None
 
-    def page(self, *, state: str, queue: str, model: str, after: str, most: int) -> list[JobView]:
-        """Jobs that live, and dead ones that are kept, in the order of their ids."""
+    async def until_over(self, name: str, wait_s: float) -> JobView:
+        """One job, when it is over or that time has passed.  Raises as `get`."""
+        give_up_at = trio.current_time() + wait_s
+        while True:
+            changed = self._changed
+            view = await self.get(name)
+            if view.state in OVER:
+                return view
+            with trio.move_on_at(give_up_at) as scope:
+                await changed.wait()
+            if scope.cancelled_caught:
+                return view
+
+    def page(self, *, state: str, queue: str, model: str, after: str, most: int) -> JobsPage:
+        """Jobs that live, or those in that state, in the order of their ids.
+
+        Of those that are over, the ones that memory still has.
+        """
         jobs = self._ledger.state.jobs
         wanted = state_named(state) if state else None
         start = parse_job_name(after) if after else 0
@@ -192,9 +166,17 @@ class JobService:
 
         if wanted is JobState.DEAD:
             dead = [row for row in jobs.dead.rows() if row.id > start and fits(row)]
-            return [view_of(row, self._name_of, state=JobState.DEAD) for row in dead[:most]]
-        living = jobs.live.page(start, most, lambda row: fits(row) and wanted in (None, row.state))
-        return [view_of(row, self._name_of) for row in living]
+            found = [view_of(row, self._name_of, state=JobState.DEAD) for row in dead[:most]]
+        elif wanted is not None and wanted.name.lower() in OVER:
+            ends = [self._recent[job] for job in sorted(self._recent) if job > start]
+            ends = [end for end in ends if end.state is wanted and fits(end.row)]
+            found = [self._view_of_end(end) for end in ends[:most]]
+        else:
+            living = jobs.live.page(
+                start, most, lambda row: fits(row) and wanted in (None, row.state)
+            )
+            found = [view_of(row, self._name_of) for row in living]
+        return JobsPage(found, found[-1].id if len(found) == most else "")
 
     # ---------------------------------------------------------------- putting in
 

@@ -56,6 +56,18 @@ class JobView(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     result: Any = None
 
 
+class JobsPage(msgspec.Struct, frozen=True):
+    """Jobs in the order of their ids."""
+
+    jobs: list[JobView]
+    after: str
+    """From where the next page goes on; empty: this is the last one."""
+
+
+OVER = frozenset({"done", "failed", "cancelled", "dead"})
+"""States of a job to which nothing happens any more, unless a dead one is tried again."""
+
+
 def request_of(path: str, model: str, body: bytes) -> RequestFields:
     """The form in the record.  Raises BodyTooLarge."""
     if len(body) > limits.INLINE_BYTES:

@@ -199,7 +199,8 @@ class Node:
         options = ServerOptions(
             error_body=problem_body, on_error=log_bug, on_refused=self._bad_orders.note
         )
-        server = HttpServer(AdminApi(administration).handle, self.sweeper, options=options)
+        orders = AdminApi(administration, self.jobs.orders.routes())
+        server = HttpServer(orders.handle, self.sweeper, options=options)
         listener = await self._ports.network.listen_control(self._paths.socket)
         nursery.start_soon(server.serve, listener)
 

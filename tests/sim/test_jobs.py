@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+import pytest
 import trio
 from trio.testing import MockClock
 
+from meshd.errors import Refused
 from meshd.record.job_rows import job_name
 from meshd.testing.memory_engine import MemoryEngine
 from meshd.testing.world import Machine, World, until
@@ -248,3 +251,74 @@ async def test_bad_requests_are_refused_with_what_is_wrong(autojump_clock: MockC
         assert (await refused("GET", f"{JOBS}?state=green"))[0] == 400
         lease = {"job": job_name(1024), "fence": 1, "lease_s": -1}
         assert (await refused("POST", "/mesh/v1/queues/chat/renew", lease))[0] == 400
+
+
+async def test_the_command_lines_orders_are_those_of_the_api(autojump_clock: MockClock) -> None:
+    async with World.open() as world:
+        a, b, _ = await three(world, MemoryEngine("tiny", tokens_per_s=20))
+        routes = a.running.jobs.orders.routes()
+
+        async def order(name: str, **fields: Any) -> Any:
+            answer = await routes["POST", f"/control/jobs{name}"](msgspec.json.encode(fields))
+            return msgspec.to_builtins(answer)
+
+        made = await order("/submit", request=CHAT)
+        assert (made["jobs"], made["state"], made["new"]) == (1, "queued", True)
+        [row] = (await order(""))["jobs"]
+        assert row["id"] == made["id"]
+        before = trio.current_time()
+        assert (await order("/show", id=made["id"], wait_s=0.5))["state"] == "claimed"
+        assert trio.current_time() - before == pytest.approx(0.5)
+        view = await order("/show", id=made["id"], wait_s=30.0)
+        assert view["state"] == "done"
+        assert view == await until_state(b, made["id"], "done")
+        assert (await order(""))["jobs"] == []
+        assert [row["id"] for row in (await order("", state="done"))["jobs"]] == [made["id"]]
+        other = await order("/submit", queue="chat", payload=1)
+        assert (await order("/cancel", id=other["id"]))["state"] == "cancelled"
+        for path, fields, words in (
+            ("/cancel", {"id": other["id"]}, "no such job, or it is over"),
+            ("/retry", {"id": other["id"]}, "No dead job"),
+            ("/show", {"id": "nonsense"}, "no id of a job"),
+            ("", {"limit": 0}, "limit"),
+            ("", {"state": "green"}, "no state of a job"),
+        ):
+            with pytest.raises(Refused, match=words):
+                await order(path, **fields)
+
+
+async def test_finished_jobs_are_listed_by_their_state(autojump_clock: MockClock) -> None:
+    async with World.open() as world:
+        a, b, _ = await three(world, MemoryEngine("tiny"))
+        done = [await submit(a, request=CHAT) for _ in range(3)]
+        for job in done:
+            await until_state(b, job, "done")
+        gone = await submit(a, queue="chat", payload=1)
+        await a.client.call("DELETE", f"{JOBS}/{gone}")
+        await until_state(b, gone, "cancelled")
+
+        async def ids(query: str) -> list[str]:
+            _, page = await b.client.call("GET", f"{JOBS}?{query}")
+            return [view["id"] for view in page["jobs"]]
+
+        assert await ids("state=done") == done
+        assert await ids(f"state=done&after={done[0]}&limit=1") == done[1:2]
+        assert await ids("state=done&model=other") == []
+        assert await ids("state=cancelled") == [gone]
+        assert await ids("state=failed") == []
+
+
+async def test_a_node_that_has_just_started_does_not_deny_a_job_that_there_is(
+    autojump_clock: MockClock,
+) -> None:
+    async with World.open() as world:
+        a, b, c = await three(world)
+        job = await submit(a, queue="chat", payload=1)
+        for machine in (a, b, c):
+            machine.crash()
+            await machine.until_over()
+        await a.start()
+        status, error = await a.client.call("GET", f"{JOBS}/{job}")
+        assert (status, error["error"]["code"]) == (503, "record_not_available")
+        await b.start()
+        await until_state(a, job, "queued")
