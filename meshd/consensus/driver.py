@@ -140,12 +140,17 @@ class Driver:
 
     def received(self, peer: NodeId, data: bytes) -> None:
         """A message from that node.  Nonsense is counted and changes nothing."""
+        if self.stopped is not None:
+            return
         try:
-            message = decode(data)
-            self._tell(lambda now: self._core.on_message(peer, message, now))
+            self._core.on_message(peer, decode(data), trio.current_time())
+        except CoreStopped as error:
+            self.stopped = str(error)
         except ProtocolError as error:
             self.counters["record_refused"] += 1
             log.debug("a message about the record was refused", node=short(peer), why=str(error))
+            return
+        self._kick.set()
 
     async def propose(self, command: bytes, timeout_s: float = limits.PROPOSE_S) -> Committed:
         """Have a command committed and applied here.

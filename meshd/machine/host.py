@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import platform
 import resource
@@ -56,6 +57,18 @@ def raise_open_files_limit(wanted: int = OPEN_FILES_WANTED) -> int:
 
 def _shown(limit: int) -> int:
     return OPEN_FILES_WANTED if limit == resource.RLIM_INFINITY else limit
+
+
+def collect_garbage_seldom() -> None:
+    """Let Python look for garbage in cycles after 50,000 new objects instead of 700.
+
+    What a daemon makes by the thousand (requests, entries of the log) holds no cycles, and the
+    looks took a tenth of its time under load.  What is there when this is called, modules above
+    all, is never looked at again.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
 
 
 def wait_until_gone(pid: int, timeout_s: float) -> bool:

@@ -67,3 +67,22 @@ def test_without_a_service_manager_nothing_happens(
     open_before = psutil.Process().num_fds()
     host.tell_service_manager("READY=1")
     assert psutil.Process().num_fds() == open_before, "no socket is left behind"
+
+
+def test_garbage_in_cycles_is_collected_seldom_but_is_collected() -> None:
+    code = (
+        "import gc, weakref\n"
+        "from meshd.machine.host import collect_garbage_seldom\n"
+        "class Cycle: pass\n"
+        "collect_garbage_seldom()\n"
+        "cycle = Cycle(); cycle.own = cycle; gone = weakref.ref(cycle); del cycle\n"
+        "made = 0\n"
+        "keep = []\n"
+        "while gone() and made < 1_000_000:\n"
+        "    keep.append([]); made += 1\n"
+        "print(made, gc.get_freeze_count() > 1000)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    made, frozen = done.stdout.split()
+    assert 10_000 < int(made) < 1_000_000
+    assert frozen == "True"
