@@ -37,7 +37,7 @@ class JobOrders:
         query = msgspec.json.decode(body or b"{}", type=control.JobsQuery)
         if not 0 < query.limit <= limits.JOBS_PAGE:
             raise Refused(f"the limit must be from 1 to {limits.JOBS_PAGE}")
-        return self._jobs.page(
+        return await self._jobs.page(
             state=query.state, queue=query.queue, model=query.model, after="", most=query.limit
         )
 

@@ -130,7 +130,7 @@ class JobsApi:
         query = _query(request)
         await self._barrier_if_wanted(query)
         most = _whole(query.get("limit", "100"), "limit", limits.JOBS_PAGE)
-        page = self._jobs.page(
+        page = await self._jobs.page(
             state=query.get("state", ""),
             queue=query.get("queue", ""),
             model=query.get("model", ""),

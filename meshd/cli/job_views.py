@@ -73,6 +73,9 @@ def show_job(paper: Paper, job: JobView, now_unix_s: float) -> None:
         for attempt in job.attempts:
             reason = f": {attempt.reason}" if attempt.reason else ""
             paper.item("-", f"{attempt.node}, {_ENDED.get(attempt.ended, attempt.ended)}{reason}")
+    if job.result_is_away:
+        paper.line()
+        paper.line("There is a result; the nodes that keep it are away.", "warn")
     for title, value in (("Asked:", job.request), ("Result:", job.result)):
         if value is not None:
             paper.line()

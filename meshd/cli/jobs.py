@@ -186,6 +186,9 @@ def _follow(asked: ControlClient, job: str, as_json: bool) -> None:
             break
     if as_json:
         print_json(view)
+    elif view.result_is_away:
+        complain(f"{view.id} is done, and the nodes that keep its answer are away")
+        raise typer.Exit(FAILED)
     elif view.state == "done":
         tell(answer_text(view.result))
     if view.state != "done":

@@ -30,6 +30,8 @@ _ENDS: Final = {
     AttemptEnd.RELEASED: "given back",
     AttemptEnd.NODE_REMOVED: "node removed",
 }
+ENDED: Final = {reason: end.name.lower() for end, reason in _ENDS.items() if reason != "failed"}
+"""From an attempt's reason as it is kept to how it ended, where that was no failure."""
 _encoder = msgspec.msgpack.Encoder(order="sorted")
 _decoder = msgspec.msgpack.Decoder(FinishedJob)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -18,10 +18,16 @@ import trio
 from meshd import limits
 from meshd.errors import MeshdError, Refused
 from meshd.ids import NodeId
+from meshd.jobs.blob_plan import is_blob
 from meshd.jobs.finished import FinishedJob
+from meshd.jobs.finishing import ENDED
+from meshd.jobs.history import History
+from meshd.jobs.history_rows import Filter
+from meshd.jobs.holding import Bodies
 from meshd.jobs.orders import ClaimOrder, Held, Order
 from meshd.jobs.views import (
     OVER,
+    Attempt,
     JobsPage,
     JobView,
     as_json,
@@ -60,12 +66,14 @@ class JobService:
         self,
         ledger: Ledger,
         name_of: Callable[[NodeId], str],
-        finished: Callable[[str], Awaitable[FinishedJob | None]],
+        history: History,
+        bodies: Bodies,
     ) -> None:
-        """`finished` looks into this node's history of jobs that are over."""
+        """`history` is this node's, of jobs that are over; `bodies` has their larger results."""
         self._ledger = ledger
         self._name_of = name_of
-        self._history = finished
+        self._history = history
+        self._bodies = bodies
         self._recent: OrderedDict[int, JobFinished] = OrderedDict()
         self._changed = trio.Event()
 
@@ -96,8 +104,8 @@ class JobService:
 
     async def result_of(self, name: str) -> bytes | None:
         """The result of a job that ended long ago, if the history here has it."""
-        old = await self._history(name)
-        return getattr(old, "result", None)
+        old = await self._history.get(name)
+        return None if old is None else old.result
 
     async def barrier(self) -> int:
         """Make what is read next hold all that was acknowledged before this call."""
@@ -115,15 +123,30 @@ class JobService:
         job = parse_job_name(name)
         if job is None:
             raise NoSuchJob(f"{name[:64]!r} is no id of a job")
-        view = self.now(job)
-        if view is not None:
-            return view
-        old = await self._history(name)
+        event, lives = self._recent.get(job), self._ledger.state.jobs.live.get(job) is not None
+        if event is not None and not lives:
+            view = self._view_of_end(event)
+            return await self._with_result(view, event.size_bytes, event.digest)
+        if (known := self.now(job)) is not None:
+            return known
+        old = await self._history.get(name)
         if old is None and not self._ledger.state.nodes.is_founded:
             raise NotRead("this node has not heard yet what the record holds; ask again soon")
         if old is None:
             raise NoSuchJob(f"there is no job {name}, or it is not remembered any more")
-        return _view_of_old(old, self._name_of)
+        view = _view_of_old(old, self._name_of)
+        return await self._with_result(
+            view, old.result_size_bytes, bytes.fromhex(old.result_digest)
+        )
+
+    async def _with_result(self, view: JobView, size_bytes: int, digest: bytes) -> JobView:
+        """With a result that is not in the log, if anybody who keeps it can be asked now."""
+        if not is_blob(size_bytes):
+            return view
+        data = await self._bodies.get(digest)
+        if data is None:
+            return msgspec.structs.replace(view, result_is_away=True)
+        return msgspec.structs.replace(view, result=as_json(data))
 
     def now(self, job: int) -> JobView | None:
         """One job, as far as memory knows."""
@@ -149,17 +172,22 @@ class JobService:
             if scope.cancelled_caught:
                 return view
 
-    def page(self, *, state: str, queue: str, model: str, after: str, most: int) -> JobsPage:
-        """Jobs that live, or those in that state, in the order of their ids.
+    async def page(self, *, state: str, queue: str, model: str, after: str, most: int) -> JobsPage:
+        """Jobs that live, or those in that state.
 
-        Of those that are over, the ones that memory still has.
+        What lives or is kept as dead, in the order of the ids; what is over, the newest first, as
+        far as the history here goes, and without results that are not in the log.
         """
-        jobs = self._ledger.state.jobs
         wanted = state_named(state) if state else None
+        model = normalise(model) if model else ""
+        if wanted in (JobState.DONE, JobState.FAILED, JobState.CANCELLED):
+            where = Filter(state=state.lower(), queue=queue or None, model=model or None)
+            page = await self._history.find(where, cursor=after, count=most)
+            return JobsPage([_view_of_old(old, self._name_of) for old in page.jobs], page.next)
+        jobs = self._ledger.state.jobs
         start = parse_job_name(after) if after else 0
         if start is None:
             raise NoSuchJob(f"{after[:64]!r} is no id of a job")
-        model = normalise(model) if model else ""
 
         def fits(row: JobRow) -> bool:
             return (not queue or row.queue == queue) and (not model or row.request.model == model)
@@ -167,10 +195,6 @@ class JobService:
         if wanted is JobState.DEAD:
             dead = [row for row in jobs.dead.rows() if row.id > start and fits(row)]
             found = [view_of(row, self._name_of, state=JobState.DEAD) for row in dead[:most]]
-        elif wanted is not None and wanted.name.lower() in OVER:
-            ends = [self._recent[job] for job in sorted(self._recent) if job > start]
-            ends = [end for end in ends if end.state is wanted and fits(end.row)]
-            found = [self._view_of_end(end) for end in ends[:most]]
         else:
             living = jobs.live.page(
                 start, most, lambda row: fits(row) and wanted in (None, row.state)
@@ -351,5 +375,12 @@ def _view_of_old(old: FinishedJob, name_of: Callable[[NodeId], str]) -> JobView:
         model=old.model,
         node=name_of(NodeId(old.node)) if old.node else "",
         finished_unix_s=old.finished_ms / 1000,
+        # The last one is how the job itself ended.
+        attempts=[
+            Attempt(name_of(NodeId(tried.node)), ENDED.get(tried.reason, "failed"), tried.reason)
+            for tried in old.attempts[:-1]
+        ],
+        status=old.status,
         reason=old.error,
+        result=as_json(old.result),
     )

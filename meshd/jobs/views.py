@@ -54,10 +54,12 @@ class JobView(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     request: Any = None
     """Of a job that lives, if it is small: the body, or the payload."""
     result: Any = None
+    result_is_away: bool = False
+    """There is one, and the nodes that keep it cannot be asked now."""
 
 
 class JobsPage(msgspec.Struct, frozen=True):
-    """Jobs in the order of their ids."""
+    """Some jobs."""
 
     jobs: list[JobView]
     after: str

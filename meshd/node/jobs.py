@@ -49,7 +49,7 @@ class JobsSide:
             choose=ports.entropy.randrange,
         )
         self.blobs.answer(mesh.switchboard)
-        self.service = JobService(ledger, mesh.name_of, self.history.get)
+        self.service = JobService(ledger, mesh.name_of, self.history, self.blobs)
         self.runner = Runner(ledger, self._run, self._free, ports.entropy.random, self.blobs)
         clock = ports.clock
         self.duties = Duties(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -121,7 +123,7 @@ def test_one_key_at_two_nodes_is_one_answer_to_the_byte(
             made = client.chat.completions.with_raw_response.create(
                 model="counter",
                 messages=[{"role": "user", "content": "Count."}],
-                max_tokens=8,
+                max_tokens=200,  # streamed, that is too large for the log
                 temperature=0.9,
                 stream=stream,
                 extra_headers={"Idempotency-Key": f"one-{stream}"},
@@ -132,6 +134,29 @@ def test_one_key_at_two_nodes_is_one_answer_to_the_byte(
     assert (ran, replayed) == (None, "true")
 
 
+def test_the_command_line_puts_in_waits_lists_and_cancels(trio_of_daemons: list[Daemon]) -> None:
+    a, b, _ = trio_of_daemons
+
+    def meshd(daemon: Daemon, *words: str) -> str:
+        command = [sys.executable, "-m", "meshd.cli.main", "jobs", *words]
+        done = subprocess.run(
+            [*command, "--data-dir", str(daemon.folder)],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        )
+        return done.stdout
+
+    whole = meshd(a, "submit", "--model", "counter", "--prompt", "Count, please.", "--wait")
+    assert whole.strip() == expected_text().strip()
+    job = submit(a, queue="mine", payload={"n": 1})
+    known(b, job)
+    [row] = msgspec.json.decode(meshd(b, "--queue", "mine", "--json"))
+    assert (row["id"], row["state"], row["request"]) == (job, "queued", {"n": 1})
+    assert meshd(b, "cancel", job) == f"{job} is cancelled\n"
+
+
 def test_what_was_acknowledged_outlives_a_kill_of_all_and_is_run_when_they_are_back(
     trio_of_daemons: list[Daemon],
 ) -> None:
@@ -139,6 +164,8 @@ def test_what_was_acknowledged_outlives_a_kill_of_all_and_is_run_when_they_are_b
     a, b, c = trio_of_daemons
     # For a model that nobody has yet: it waits, however slow this machine is.
     job = submit(a, request=chat("later"))
+    answered = submit(a, request=chat())
+    was = until_state(a, answered, "done")
     b.kill()
     c.kill()
     url, body = f"{a.api_url}/v1/chat/completions", chat()["body"]
@@ -164,3 +191,6 @@ def test_what_was_acknowledged_outlives_a_kill_of_all_and_is_run_when_they_are_b
     view = until_state(c, job, "done")
     assert view["node"] == "b"
     assert view["result"]["choices"][0]["message"]["content"].strip() == COUNTED
+    known(a, answered)
+    again = httpx.get(f"{a.api_url}{JOBS}/{answered}", timeout=30).json()
+    assert (again["state"], again["result"]) == ("done", was["result"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import msgspec
@@ -9,8 +10,9 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from meshd import limits
 from meshd.errors import Refused
-from meshd.record.job_rows import job_name
+from meshd.record.job_rows import job_name, parse_job_name
 from meshd.testing.memory_engine import MemoryEngine
 from meshd.testing.world import Machine, World, until
 from tests.sim.meshes import WHOLE
@@ -301,11 +303,45 @@ async def test_finished_jobs_are_listed_by_their_state(autojump_clock: MockClock
             _, page = await b.client.call("GET", f"{JOBS}?{query}")
             return [view["id"] for view in page["jobs"]]
 
-        assert await ids("state=done") == done
-        assert await ids(f"state=done&after={done[0]}&limit=1") == done[1:2]
+        assert await ids("state=done") == done[::-1], "the newest first"
+        _, first = await b.client.call("GET", f"{JOBS}?state=done&limit=2")
+        assert await ids(f"state=done&after={first['after']}") == done[:1]
         assert await ids("state=done&model=other") == []
         assert await ids("state=cancelled") == [gone]
         assert await ids("state=failed") == []
+
+
+async def test_what_is_long_over_is_told_as_it_was(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the history, once memory has let it go; and large results by who keeps them."""
+    monkeypatch.setattr(limits, "INLINE_BYTES", 2048)
+    async with World.open() as world:
+        a, b, _ = await three(world, MemoryEngine("tiny"))
+        job = await submit(a, queue="chat", payload=1)
+        for end in ("fail", "complete"):
+            claim = {"worker": "bot", "wait_s": 30}
+            _, answer = await a.client.call("POST", "/mesh/v1/queues/chat/claim", claim)
+            held = {"job": job, "fence": answer["jobs"][0]["fence"], "reason": "no luck"}
+            held |= {"result": {"posted": True}} if end == "complete" else {}
+            assert (await a.client.call("POST", f"/mesh/v1/queues/chat/{end}", held))[0] == 200
+        large = await submit(a, request=CHAT)
+        was = [await until_state(b, name, "done") for name in (job, large)]
+        assert len(json.dumps(was[1]["result"])) > limits.INLINE_BYTES
+        monkeypatch.setattr(limits, "JOBS_RECENT", 0)
+        other = await submit(a, queue="chat", payload=2)
+        await a.client.call("DELETE", f"{JOBS}/{other}")
+        await until_state(b, other, "cancelled")
+        for view in was:
+            assert b.running.jobs.service.end_of(parse_job_name(view["id"]) or 0) is None
+            _, now = await b.client.call("GET", f"{JOBS}/{view['id']}")
+            for field in ("state", "queue", "node", "accepted_unix_s", "finished_unix_s", "result"):
+                assert now[field] == view[field], field
+            assert tries_of(now) == tries_of(view)
+
+
+def tries_of(view: Any) -> list[Any]:
+    return [(tried["node"], tried["ended"], tried["reason"]) for tried in view.get("attempts", ())]
 
 
 async def test_a_node_that_has_just_started_does_not_deny_a_job_that_there_is(
