@@ -7,6 +7,7 @@ HTTP/1.1 over a UNIX socket (0600), JSON bodies of these structs.  `meshd status
     GET  /control/nodes             -> list[NodeRow]
     GET  /control/models            -> list[ModelRow]
     GET  /control/record            -> RecordReport
+    POST /control/record/clock      -> Done              (the machines' clocks are right)
     GET  /control/record/backup     -> a snapshot file (proto/journal.md)
     GET  /control/doctor            -> list[Finding]     (the daemon's own view)
     POST /control/token    TokenOrder   -> TokenMade

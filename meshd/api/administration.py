@@ -57,6 +57,7 @@ class Sources:
     presence: Callable[[NodeId], Presence]
     own_addresses: Callable[[], Sequence[Address]]
     record: Callable[[], control.RecordReport]
+    confirm_clock: Callable[[], Awaitable[control.Done]]
     backup: Callable[[], Awaitable[Iterator[bytes]]]
     client_url: str
     peer_port: int
@@ -110,6 +111,10 @@ class Administration:
 
     def node_rows(self) -> list[control.NodeRow]:
         return [self._node_row(member) for member in self._sources.registry.members()]
+
+    async def confirm_clock(self) -> control.Done:
+        """A person says that the machines' clocks are right."""
+        return await self._sources.confirm_clock()
 
     def record(self) -> control.RecordReport:
         """The record that all nodes keep together, as this one has it."""

@@ -25,7 +25,7 @@ from meshd.cli.shell import (
     to_type,
 )
 from meshd.cli.words import count
-from meshd.control import RecordReport
+from meshd.control import Done, RecordReport
 from meshd.errors import MeshdError, Refused
 from meshd.ids import MeshId, NodeId, short
 from meshd.machine.disk import FileDisk
@@ -53,6 +53,12 @@ def record_status(data_dir: DataDir = None, as_json: AsJson = False) -> None:
     show(report, as_json, views.show_record)
     if report.problem:
         raise typer.Exit(FAILED)
+
+
+@command
+def record_confirm_clock(data_dir: DataDir = None) -> None:
+    """Say that the machines' clocks are right, when the record's is more than an hour behind."""
+    tell(client(data_dir).post("/control/record/clock", Done).message)
 
 
 @command

@@ -186,7 +186,8 @@ class Node:
                 data.bad_peers.counters,
             ],
             gauges=self._gauges,
-            problems=mesh.problems,
+            problems=lambda: [*mesh.problems(), *self.record.problems()],
+            confirm_clock=self.record.confirm_clock,
             findings=[mesh.findings],
         )
         administration = Administration(

@@ -12,8 +12,8 @@ from meshd import limits, logs
 from meshd.config import Config
 from meshd.consensus.voters import Standing as VoterStanding
 from meshd.consensus.voters import Wish
-from meshd.control import RecordReport
-from meshd.errors import ProtocolError
+from meshd.control import Done, RecordReport
+from meshd.errors import ProtocolError, Refused
 from meshd.ids import NodeId
 from meshd.jobs.blob_store import erase as erase_blobs
 from meshd.ledger.electorate import Machine
@@ -24,9 +24,11 @@ from meshd.membership.members import State
 from meshd.node.mesh import MeshSide
 from meshd.paths import Paths
 from meshd.ports import Ports
-from meshd.record.commands_registry import Adopt, Found, NodeFields
+from meshd.record.commands import Entry, encode
+from meshd.record.commands_registry import Adopt, ConfirmClock, Found, NodeFields
 from meshd.record.events import Event
 from meshd.record.members import Member
+from meshd.record.results import read as read_result
 from meshd.record.state import RecordState
 from meshd.wire.control import Message
 from meshd.wire.control_record import MachineReply, MachineRequest, RecordMessage
@@ -107,6 +109,28 @@ class RecordSide:
             problem=self.ledger.problem,
             sync_s=self.ledger.sync_s,
         )
+
+    def problems(self) -> list[str]:
+        """What a person should look at."""
+        state = self.ledger.state
+        held_ms = state.clock.row.held_unix_ms
+        if not held_ms:
+            return []
+        behind_min = (held_ms - state.clock.now_unix_ms) // 60_000
+        return [
+            f"the machines' clocks are {behind_min} min ahead of the record's, as after a pause of "
+            "all of them; if they are right: meshd record confirm-clock"
+        ]
+
+    async def confirm_clock(self) -> Done:
+        """Let the record's clock follow the machines' over a leap.  Raises Refused and the like."""
+        driver = self.ledger.driver
+        if driver is None:
+            raise Refused(self.ledger.problem or "the record does not run here yet")
+        command = ConfirmClock(unix_ms=int(self.wall_unix_s() * 1000))
+        outcome = await driver.propose(encode(Entry(command)))
+        read_result(outcome.result)
+        return Done("the record's clock goes with the machines' again")
 
     async def backup(self) -> Iterator[bytes]:
         """A backup in pieces.  Raises Refused."""

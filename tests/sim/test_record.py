@@ -68,3 +68,25 @@ async def test_without_a_majority_it_says_who_is_missing_and_writes_nothing(
         await b.start()
         await a.running.record.ledger.execute(SetAlias(alias="y", model="m"), timeout_s=30.0)
         assert report(a).problem == ""
+
+
+async def test_a_leap_of_the_clocks_is_held_until_a_person_confirms_it(
+    autojump_clock: MockClock,
+) -> None:
+    async with World.open() as world:
+        a, b, c = await three(world)
+        for machine in (a, b, c):  # all off for a day
+            machine.kill()
+            await machine.until_over()
+            machine.clock.jump_wall(86_400.0)
+        for machine in (a, b, c):
+            await machine.start()
+        await world.settled()
+        record = a.running.record
+        await record.ledger.execute(SetAlias(alias="x", model="m"), timeout_s=30.0)
+        await until(lambda: record.problems() != [], within_s=60.0)
+        assert "confirm-clock" in record.problems()[0]
+        before_ms = record.ledger.state.clock.now_unix_ms
+        await b.running.record.confirm_clock()
+        await until(lambda: record.problems() == [], within_s=10.0)
+        assert record.ledger.state.clock.now_unix_ms - before_ms > 86_000_000
