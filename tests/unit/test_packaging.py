@@ -78,14 +78,14 @@ def test_the_launch_daemon_starts_meshd_and_lets_it_drain() -> None:
 def test_a_page_names_only_commands_flags_and_files_that_there_are(page: Path) -> None:
     text = page.read_text()
     commands = re.findall(
-        r"(?:^|`|sudo |-u meshd )meshd ([a-z]+(?: [a-z]+)?)([^`\n#]*)", text, re.M
+        r"(?:^|`|sudo |-u meshd )meshd ([a-z]+(?: [a-z][a-z-]+)?)([^`\n#]*)", text, re.M
     )
     assert commands or page.name == "config.md"
     for words, rest in commands:
         first = words.split()[0]
         shown = help_of(first)
         assert "No such command" not in shown, words
-        if first in ("token", "key", "config", "record"):
+        if first in ("token", "key", "config", "record", "jobs"):
             shown = help_of(*words.split())
             assert "No such command" not in shown, words
         for flag in re.findall(r"--[a-z-]+", rest):
