@@ -117,6 +117,10 @@ class Driver:
         self._waiters: dict[int, _Waiter] = {}
         self._kick = trio.Event()
         self._snapshot_index = core.status().first
+        self._is_saving = False
+        self._saved: Snapshot | None = None
+        """On disk, and not yet told to the core."""
+        self._one_save = trio.Lock()
         self._turns_until_look = 0
         self._alarm = trio.CancelScope()
         self._alarm_at = math.inf
@@ -199,7 +203,7 @@ class Driver:
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._ring)
-                await self._take_turns()
+                await self._take_turns(nursery)
                 nursery.cancel_scope.cancel()
         finally:
             self.stopped = self.stopped or "this node stops"
@@ -207,13 +211,15 @@ class Driver:
                 waiter.done.set()
             self._waiters.clear()
 
-    async def _take_turns(self) -> None:
+    async def _take_turns(self, nursery: trio.Nursery) -> None:
         try:
             while True:
                 self._core.step(trio.current_time())
                 await self._carry_out(self._core.take_outbox())
-                await self._snapshot_if_due()
                 self._stepped()
+                if (snapshot := self._snapshot_if_due()) is not None:
+                    nursery.start_soon(self._save, snapshot)
+                await self._compact_if_saved()
                 await self._until_there_is_something_to_do()
         except (CoreStopped, JournalFailed, DiskFailed) as error:
             self.stopped = str(error)
@@ -221,8 +227,10 @@ class Driver:
     async def _carry_out(self, outbox: Outbox) -> None:
         self._send_all(outbox.early)
         if outbox.must_sync:
-            inline = self._inline and outbox.snapshot is None
-            await self._blocking(lambda: self._make_durable(outbox), inline=inline)
+            if (snapshot := outbox.snapshot) is not None:
+                async with self._one_save:
+                    await self._blocking(lambda: self._store.save(snapshot), inline=False)
+            await self._blocking(lambda: self._store.write(outbox.records), inline=self._inline)
             self._core.stored()
         self._send_all(outbox.late)
         for outcome in outbox.outcomes:
@@ -240,31 +248,40 @@ class Driver:
         for node, messages in by_node.items():
             self._send(node, messages)
 
-    def _make_durable(self, outbox: Outbox) -> None:
-        if outbox.snapshot is not None:
-            self._store.save(outbox.snapshot)
-        self._store.write(outbox.records)
-
-    async def _snapshot_if_due(self) -> None:
-        """Let a snapshot stand for the log once that has grown long enough."""
+    def _snapshot_if_due(self) -> Snapshot | None:
+        """What is to stand for the log, once that has grown long enough."""
         self._turns_until_look -= 1
-        if self._turns_until_look > 0:
-            return  # a status is a dozen times the price of a turn's own work
+        if self._turns_until_look > 0 or self._is_saving:
+            return None  # a status is a dozen times the price of a turn's own work
         status = self._core.status()
         since = status.applied - max(self._snapshot_index, status.first)
         if since < limits.RECORD_SNAPSHOT_EVERY:
             missing = limits.RECORD_SNAPSHOT_EVERY - since
             self._turns_until_look = max(1, missing // limits.RAFT_PER_STEP)
-            return
+            return None
         self._snapshot_index = status.applied
-        snapshot = self._core.take_snapshot()
+        return self._core.take_snapshot()
+
+    async def _save(self, snapshot: Snapshot) -> None:
+        """Beside the turns: a leader that waited for it would send no heartbeats meanwhile."""
+        self._is_saving = True
+        try:
+            # What was applied was told, and is kept by whoever needs it before the log of it goes.
+            await self._settle()
+            async with self._one_save:
+                await self._blocking(lambda: self._store.save(snapshot), inline=False)
+            self._saved = snapshot
+        except DiskFailed as error:
+            log.warning("the log is not shortened for now", why=str(error))
+        finally:
+            self._is_saving = False
+            self._kick.set()
+
+    async def _compact_if_saved(self) -> None:
+        """Let the snapshot that is on disk stand for the log up to its place."""
+        snapshot, self._saved = self._saved, None
         if snapshot is None:
             return
-        # What was applied is told, and kept by whoever needs it, before the log of it goes.
-        self._stepped()
-        await self._settle()
-        # In a thread however quick the disk is: this is as large as the state.
-        await self._blocking(lambda: self._store.save(snapshot), inline=False)
         self._core.compact(snapshot, trio.current_time())
         await self._carry_out(self._core.take_outbox())
         await self._blocking(self._store.compact, inline=False)

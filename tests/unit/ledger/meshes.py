@@ -8,6 +8,7 @@ from pathlib import PurePath
 
 import trio
 
+from meshd.consensus.interface import LAN, Settings
 from meshd.consensus.voters import Standing
 from meshd.errors import DialFailed
 from meshd.ids import MeshId, NodeId
@@ -91,6 +92,7 @@ class LedgerNode:
             missing=mesh.missing,
             machine=lambda: self.machine,
             on_events=self.events.extend,
+            settings=mesh.settings,
         )
         self.standing = Standing.ALIVE
         mesh.nursery.start_soon(self._live)
@@ -134,8 +136,16 @@ class _Members:
 class LedgerMesh:
     """All of them."""
 
-    def __init__(self, nursery: trio.Nursery, names: str, founder: str, seed: int) -> None:
+    def __init__(
+        self,
+        nursery: trio.Nursery,
+        names: str,
+        founder: str,
+        seed: int,
+        settings: Settings = LAN,
+    ) -> None:
         self.nursery, self.founder, self.seed = nursery, founder, seed
+        self.settings = settings
         self.nodes = {name: LedgerNode(self, name) for name in names}
         self._cut: set[frozenset[str]] = set()
         self._up: set[tuple[str, str]] = set()
@@ -236,11 +246,11 @@ class LedgerMesh:
 
 @asynccontextmanager
 async def ledgers(
-    names: str = "abc", *, founder: str = "a", seed: int = 1
+    names: str = "abc", *, founder: str = "a", seed: int = 1, settings: Settings = LAN
 ) -> AsyncIterator[LedgerMesh]:
     """A mesh of ledgers, all started."""
     async with trio.open_nursery() as nursery:
-        mesh = LedgerMesh(nursery, names, founder, seed)
+        mesh = LedgerMesh(nursery, names, founder, seed, settings)
         for node in mesh.nodes.values():
             node.start()
         yield mesh

@@ -7,6 +7,7 @@ import trio
 from trio.testing import MockClock
 
 from meshd import limits
+from meshd.consensus.interface import Settings
 from meshd.consensus.journal import open_journal, set_aside
 from meshd.consensus.voters import Wish
 from meshd.errors import Refused
@@ -321,3 +322,30 @@ async def test_more_commands_at_once_than_the_record_keeps_results_for_all_get_t
             for number in range(count):
                 nursery.start_soon(write, number)
     assert sorted(written) == list(range(count))
+
+
+async def test_the_log_is_shortened_and_who_was_away_gets_the_snapshot(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "RECORD_SNAPSHOT_EVERY", 40)
+    monkeypatch.setattr(limits, "RAFT_PER_STEP", 8)
+    async with ledgers("abc", settings=Settings(trailing=0)) as mesh:
+        await settled(mesh)
+        away = next(n for n in mesh.nodes.values() if n is not mesh.leader())
+        away.kill()
+        for n in range(200):
+            other = next(m for m in mesh.nodes.values() if m.ledger is not None)
+            await other.runs.execute(SetAlias(alias=f"x{n % 7}", model=f"m{n}"), timeout_s=30)
+        leader = mesh.leader()
+        assert leader is not None
+        await until(lambda: any("snap" in p.name for p in leader.disk.files))
+        away.start()
+        await agree(mesh)
+        for node in mesh.nodes.values():  # and all come back from what they keep
+            node.kill(power=True)
+        await trio.sleep(1)
+        for node in mesh.nodes.values():
+            node.start()
+        await until(lambda: mesh.leader() is not None, within_s=30.0)
+        await agree(mesh)
+        assert aliases(mesh, away.name)["x3"] == "m199"
