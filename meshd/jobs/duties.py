@@ -31,6 +31,13 @@ LOOK_S = 1.0
 """How often a node looks whether it leads, and the leader whether time is due, at most."""
 BEHIND_MS = 10_000
 """The clock follows what is written at this distance."""
+STALE_MS = 60_000
+"""A clock that is further behind has stood still."""
+WRITE_S = 4.0
+"""For something new to be written down; then the client is told to try again.
+
+Longer than it takes to choose a leader, and less than common clients wait for an answer.
+"""
 
 
 class Duties:
@@ -69,6 +76,22 @@ class Duties:
             elif isinstance(event, NodeRemoved):
                 self._strays.add(event.node)
         self._wake.set()
+
+    async def now_unix_ms(self) -> int:
+        """What time it is, for a command that counts from now (at any node).
+
+        The record clock stands still while nothing is written, and what counts from a time long
+        past would be over as soon as it moves: so it is moved first.  Raises as Ledger.execute.
+        """
+        clock = self._ledger.state.clock
+        wall_ms = int(self._wall_unix_s() * 1000)
+        if wall_ms - clock.now_unix_ms > STALE_MS and not clock.row.held_unix_ms:
+            tick = Tick(unix_ms=wall_ms, elapsed_ms=self._elapsed_ms())
+            await self._ledger.execute(tick, timeout_s=WRITE_S)
+            clock = self._ledger.state.clock
+        if clock.row.held_unix_ms:  # the nodes' clocks are not believed
+            return clock.now_unix_ms
+        return max(clock.now_unix_ms, wall_ms)
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -116,7 +139,7 @@ class Duties:
         if not state.nodes.is_founded:
             return None
         wall_ms, record_ms = int(self._wall_unix_s() * 1000), state.clock.now_unix_ms
-        elapsed_ms = max(0, int((self._steady_s() - self._clock_moved_at) * 1000))
+        elapsed_ms = self._elapsed_ms()
         expected_ms = record_ms + elapsed_ms
         # Of a leap nobody believes the clock, only the time that was measured here.
         leapt = wall_ms - expected_ms > limits.CLOCK_STEP_S * 1000
@@ -125,6 +148,10 @@ class Duties:
         due = due_ms is not None and record_ms < due_ms <= then_ms
         written = state.index > self._ticked_index and then_ms - record_ms > BEHIND_MS
         return Tick(unix_ms=wall_ms, elapsed_ms=elapsed_ms) if due or written else None
+
+    def _elapsed_ms(self) -> int:
+        """Since the record clock moved, as measured here."""
+        return max(0, int((self._steady_s() - self._clock_moved_at) * 1000))
 
     async def _propose(self, driver: Driver, command: Command) -> dict[str, Any]:
         """The fields of its result; none if it was refused, or is not known to be written."""

@@ -18,8 +18,9 @@ import trio
 
 from meshd import limits, logs
 from meshd.errors import MeshdError, Refused
+from meshd.jobs.duties import WRITE_S
 from meshd.jobs.holding import LEASE_MS, Bodies, keep_lease
-from meshd.jobs.service import WRITE_S, JobService
+from meshd.jobs.service import JobService
 from meshd.ledger.ledger import Ledger
 from meshd.record import commands_jobs as commands
 from meshd.record.commands_registry import Command
@@ -177,6 +178,8 @@ class KeyedRequests:
             lease_ms=LEASE_MS,
             max_attempts=limits.JOB_ATTEMPTS,
         )
+        # A key's time counts from the record clock, which may have stood still for days.
+        await self._jobs.now_unix_ms()
         while True:
             changed = self._jobs.change()
             asked_at = trio.current_time()

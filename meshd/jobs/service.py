@@ -19,6 +19,7 @@ from meshd import limits
 from meshd.errors import MeshdError, Refused
 from meshd.ids import NodeId
 from meshd.jobs.blob_plan import is_blob
+from meshd.jobs.duties import WRITE_S, Duties
 from meshd.jobs.finished import FinishedJob
 from meshd.jobs.finishing import ENDED
 from meshd.jobs.history import History
@@ -42,11 +43,6 @@ from meshd.record.events import Event, JobFinished
 from meshd.record.fields import QueueName
 from meshd.record.job_rows import JobRow, JobState, job_name, parse_job_name
 
-WRITE_S = 4.0
-"""For something new to be written down; then the client is told to try again.
-
-Longer than it takes to choose a leader, and less than common clients wait for an answer.
-"""
 RUN_QUEUE = "mesh"
 """The queue of inference requests whose sender named none."""
 
@@ -68,12 +64,14 @@ class JobService:
         name_of: Callable[[NodeId], str],
         history: History,
         bodies: Bodies,
+        duties: Duties,
     ) -> None:
         """`history` is this node's, of jobs that are over; `bodies` has their larger results."""
         self._ledger = ledger
         self._name_of = name_of
         self._history = history
         self._bodies = bodies
+        self._duties = duties
         self._recent: OrderedDict[int, JobFinished] = OrderedDict()
         self._changed = trio.Event()
 
@@ -110,6 +108,10 @@ class JobService:
     async def barrier(self) -> int:
         """Make what is read next hold all that was acknowledged before this call."""
         return await self._ledger.read_barrier()
+
+    async def now_unix_ms(self) -> int:
+        """For what counts from now: see `Duties.now_unix_ms`."""
+        return await self._duties.now_unix_ms()
 
     # ---------------------------------------------------------------- reading
 
@@ -211,7 +213,6 @@ class JobService:
         """
         if (order.request is None) == (order.payload is msgspec.UNSET):
             raise Refused("a job has either a request (for a model) or a payload (for workers)")
-        now_ms = self._ledger.state.clock.now_unix_ms
         if order.request is not None:
             model = order.request.body.get("model")
             if not isinstance(model, str) or not model:
@@ -224,6 +225,7 @@ class JobService:
             request = request_of("", "", _pack(order.payload))
         if order.queue:
             _check_queue(order.queue)
+        now_ms = await self.now_unix_ms()
         result = await self._ledger.execute(
             commands.Submit(
                 queue=order.queue or RUN_QUEUE,

@@ -49,12 +49,12 @@ class JobsSide:
             choose=ports.entropy.randrange,
         )
         self.blobs.answer(mesh.switchboard)
-        self.service = JobService(ledger, mesh.name_of, self.history, self.blobs)
-        self.runner = Runner(ledger, self._run, self._free, ports.entropy.random, self.blobs)
         clock = ports.clock
         self.duties = Duties(
             ledger, record.wall_unix_s, lambda: clock.monotonic() + clock.suspended_s()
         )
+        self.service = JobService(ledger, mesh.name_of, self.history, self.blobs, self.duties)
+        self.runner = Runner(ledger, self._run, self._free, ports.entropy.random, self.blobs)
         self.api = JobsApi(self.service)
         self.orders = JobOrders(self.service)
         self.keyed = KeyedRequests(ledger, self.service, self.blobs)

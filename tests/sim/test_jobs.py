@@ -183,6 +183,28 @@ async def test_not_before_and_deadlines_follow_the_record_clock(autojump_clock: 
         assert [view["id"] for view in answer["jobs"]] == [later]
 
 
+async def test_delays_and_deadlines_count_from_now_though_the_mesh_was_idle(
+    autojump_clock: MockClock,
+) -> None:
+    """The record clock stands still while nothing is written."""
+    async with World.open() as world:
+        machines = a, _, _ = await three(world)
+        await trio.sleep(30.0)  # until the clock has followed what was written
+        for machine in machines:  # asleep all at once: days that take no time here
+            machine.clock.wake_after(2 * 86_400)
+        await trio.sleep(5.0)
+        later = await submit(a, queue="chat", payload=1, delay_s=60)
+        late = await submit(a, queue="other", payload=1, deadline_s=60)
+        began = trio.current_time()
+        await trio.sleep(30)
+        assert (await until_state(a, late, "queued"))["queue"] == "other"
+        claim = {"worker": "bot", "wait_s": 60}
+        _, answer = await a.client.call("POST", "/mesh/v1/queues/chat/claim", claim)
+        assert [view["id"] for view in answer["jobs"]] == [later]
+        assert 55 < trio.current_time() - began < 75
+        await until_state(a, late, "dead")
+
+
 async def test_the_same_dedupe_key_is_the_same_job(autojump_clock: MockClock) -> None:
     async with World.open() as world:
         a, b, _ = await three(world)
