@@ -104,9 +104,9 @@ def rate(what: str, done: dict[str, Any], goal: float | None = None) -> Row:
 # --- the disk
 
 
-def one_sync(folder: Path) -> Row:
+def one_sync(folder: Path, what: str = "one sync of this disk: the floor") -> Row:
     """What an append and its sync cost in that folder while nothing else goes on here."""
-    file = FileDisk().create(folder / "probe")
+    file = FileDisk().create(folder / f"probe{time.monotonic_ns()}")
     took = []
     for _ in range(SYNCS):
         begun = time.perf_counter()
@@ -114,7 +114,7 @@ def one_sync(folder: Path) -> Row:
         file.sync()
         took.append((time.perf_counter() - begun) * 1000)
     file.close()
-    return latency("one sync of this disk: the floor", took)
+    return latency(what, took)
 
 
 # --- commits and reads
@@ -132,6 +132,8 @@ def commits(folder: Path) -> list[Row]:
             latency("the same through a follower", _one_by_one(made[follower]), 3.5),
             rate(f"commits, {WIDTH} in flight, at the leader", _flow(made[leader]), 12_000),
             rate("the same through a follower", _flow(made[follower]), 12_000),
+            # Rented disks have a budget of syncs, and slow down tenfold when it is spent.
+            one_sync(folder, "one sync of this disk, right after that"),
             latency("linearizable read, at the leader", _reads(made[leader]), 1.5),
             latency("the same through a follower", _reads(made[follower]), 1.5),
         ]
@@ -234,7 +236,7 @@ def idle(folder: Path) -> list[Row]:
             None,
             f"<= {goals[part][1]:g}",
             statistics.mean(cost) <= goals[part][1],
-            f"whole daemon, over {IDLE_S:.0f} s",
+            f"the daemon, {IDLE_S:.0f} s",
         )
         for part, cost in sorted(costs.items(), key=lambda item: list(goals).index(item[0]))
     ]
@@ -254,12 +256,12 @@ def voters(daemon: Daemon) -> list[str]:
 
 def restarts(folder: Path) -> list[Row]:
     """From starting the process to the first command that it accepts, as its only voter."""
-    what = f"restart after {LOGGED:,} commands of {LOGGED // 2:,} jobs"
+    what = f"restart after {LOGGED:,} commands"
     with keepers(folder, "a", voters="", started=False) as made:
         write_journal(made.specs["a"], founding_records([NodeId(made.specs["a"].node)]))
         write_journal(made.specs["a"], *_logged(made.specs["a"], LOGGED))
         took_s = _restart(made)
-        rows = [Row(f"{what}, had there been no snapshot", "s", took_s)]
+        rows = [Row(f"{what}, without a snapshot", "s", took_s)]
         end = time.monotonic() + 60
         while made["a"].ask("status")["first"] == 0 and time.monotonic() < end:
             made["a"].ask("one_by_one", count=100, seconds=5)  # the snapshot comes beside it
@@ -369,7 +371,7 @@ def ratios(rows: Sequence[Row]) -> list[Row]:
         if ours in by_name and theirs in by_name:
             mine, other = by_name[ours].value, by_name[theirs].value
             faster = other / mine if by_name[ours].unit == "ms" else mine / other
-            made.append(Row(f"{ours}: better than stock by", "x", faster))
+            made.append(Row(f"{ours}: stock is behind by", "x", faster))
     return made
 
 
@@ -432,7 +434,7 @@ def main() -> int:
     if options.json:
         print(json.dumps({"machine": machine, "record": [asdict(row) for row in rows]}, indent=1))
         return 0
-    console = Console(width=None if sys.stdout.isatty() else 140)
+    console = Console(width=None if sys.stdout.isatty() else 160)
     console.print(", ".join(f"{key} {value}" for key, value in machine.items()))
     console.print(table(rows))
     return 0
