@@ -3,7 +3,7 @@
     POST   /mesh/v1/jobs                     put one in
     GET    /mesh/v1/jobs?state=&queue=&model=&after=&limit=
     GET    /mesh/v1/jobs/{id}                with ?read=linear: not older than this request
-    GET    /mesh/v1/jobs/{id}/events         as it changes, until it is over (SSE)
+    GET    /mesh/v1/jobs/{id}/events         as it changes, until it is over (SSE); or `event: error`
     DELETE /mesh/v1/jobs/{id}                cancel it
     POST   /mesh/v1/jobs/{id}/retry          a dead one, once more
     POST   /mesh/v1/queues/{queue}/claim     for a worker: the next one, or wait for it
@@ -185,6 +185,7 @@ class JobsApi:
     ) -> None:
         """The job as it is, and again whenever it changes, until it is over."""
         name = _id(request)
+        changed = self._jobs.change()
         view = await self._jobs.get(name)
         kind = (b"content-type", b"text/event-stream")
         await responder.start(200, [kind, (b"cache-control", b"no-cache"), *headers])
@@ -196,10 +197,16 @@ class JobsApi:
             if view.state in OVER:
                 break
             with trio.move_on_after(_EVENTS_S) as scope:
-                await self._jobs.until_changed()
+                await changed.wait()
             if scope.cancelled_caught:
                 await responder.write(b": still there\n\n")
-            view = await self._jobs.get(name)
+            changed = self._jobs.change()  # before looking, so that nothing comes in between
+            try:
+                view = await self._jobs.get(name)
+            except MeshdError as error:
+                # Too late for a status.
+                await responder.write(b"event: error\ndata: " + _of(error).body + b"\n\n")
+                break
         await responder.finish()
 
     # ---------------------------------------------------------------- small things

@@ -88,10 +88,6 @@ class JobService:
         self._changed.set()
         self._changed = trio.Event()
 
-    async def until_changed(self) -> None:
-        """Until something more is applied here; the caller has the deadline."""
-        await self._changed.wait()
-
     def change(self) -> trio.Event:
         """Set when something more is applied here.  Take it before looking, then wait for it."""
         return self._changed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
@@ -12,6 +13,8 @@ from trio.testing import MockClock
 
 from meshd import limits
 from meshd.errors import Refused
+from meshd.http import ServerRequest
+from meshd.jobs.service import NoSuchJob
 from meshd.record.job_rows import job_name, parse_job_name
 from meshd.testing.memory_engine import MemoryEngine
 from meshd.testing.world import Machine, World, until
@@ -240,6 +243,66 @@ async def test_without_a_majority_a_job_is_refused_and_says_so(autojump_clock: M
         assert await a.client.call("GET", f"{JOBS}?queue=chat") == (200, {"jobs": [], "after": ""})
         status, error = await a.client.call("GET", f"{JOBS}?read=linear")
         assert status == 503
+
+
+class Watcher:
+    """A client of a job's events that is slow to take the first one."""
+
+    def __init__(self, meanwhile: Callable[[], Awaitable[object]]) -> None:
+        self.text = ""
+        self.over = False
+        self._meanwhile = meanwhile
+
+    async def start(self, *_: object) -> None:
+        await trio.lowlevel.checkpoint()
+
+    async def write(self, data: bytes) -> None:
+        if not self.text:
+            await self._meanwhile()
+        self.text += data.decode()
+
+    async def finish(self) -> None:
+        self.over = True
+
+
+async def watch(machine: Machine, job: str, meanwhile: Callable[[], Awaitable[object]]) -> Watcher:
+    watcher = Watcher(meanwhile)
+    request = ServerRequest("GET", f"{JOBS}/{job}/events", "", [], b"")
+    await machine.running.jobs.api.handle(request, watcher, [])  # type: ignore[arg-type]
+    return watcher
+
+
+async def test_an_end_that_comes_while_an_event_is_sent_is_told_at_once(
+    autojump_clock: MockClock,
+) -> None:
+    async with World.open() as world:
+        a, _, _ = await three(world)
+        job = await submit(a, queue="chat", payload=1)
+        began = trio.current_time()
+        watcher = await watch(a, job, lambda: a.running.jobs.service.cancel(job))
+        assert '"cancelled"' in watcher.text
+        assert watcher.over
+        assert trio.current_time() - began < 1.0
+
+
+async def test_events_of_a_job_that_is_forgotten_meanwhile_end_with_why(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with World.open() as world:
+        a, _, _ = await three(world)
+        job = await submit(a, queue="chat", payload=1)
+
+        async def forget() -> None:
+            async def gone(_: str) -> None:
+                raise NoSuchJob("it is not remembered any more")
+
+            monkeypatch.setattr(a.running.jobs.service, "get", gone)
+            await submit(a, queue="chat", payload=2)
+
+        watcher = await watch(a, job, forget)
+        assert 'event: error\ndata: {"error"' in watcher.text
+        assert "not remembered" in watcher.text
+        assert watcher.over
 
 
 async def test_bad_requests_are_refused_with_what_is_wrong(autojump_clock: MockClock) -> None:
