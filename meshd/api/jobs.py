@@ -3,7 +3,7 @@
     POST   /mesh/v1/jobs                     put one in
     GET    /mesh/v1/jobs?state=&queue=&model=&after=&limit=
     GET    /mesh/v1/jobs/{id}                with ?read=linear: not older than this request
-    GET    /mesh/v1/jobs/{id}/events         as it changes, until it is over (SSE); or `event: error`
+    GET    /mesh/v1/jobs/{id}/events         as it changes, till it is over (SSE), or `event: error`
     DELETE /mesh/v1/jobs/{id}                cancel it
     POST   /mesh/v1/jobs/{id}/retry          a dead one, once more
     POST   /mesh/v1/queues/{queue}/claim     for a worker: the next one, or wait for it
