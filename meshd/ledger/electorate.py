@@ -34,6 +34,8 @@ log = logs.get("record")
 
 LOOK_S = 1.0
 """Between two looks while something is to be done."""
+HURRY_S = 30.0
+"""A node that came takes part after this, or not so soon: its disk is slow, or not in order."""
 REST_S = 10.0
 """Between two looks when nothing is."""
 ANSWER_S = 1.0
@@ -87,6 +89,8 @@ class Electorate:
         self._own = own
         self._changed_at = -math.inf
         self._nudge = trio.Event()
+        self._hurry_until = -math.inf
+        """Until then whoever came and does not take part yet is looked after."""
         self.last_step: str = ""
         """What was done last, for a person."""
 
@@ -106,7 +110,8 @@ class Electorate:
             self._nudge = trio.Event()
 
     def nudge(self) -> None:
-        """Somebody can be reached anew: look before the rest is over."""
+        """Somebody can be reached anew: look before the rest is over, until it takes part."""
+        self._hurry_until = trio.current_time() + HURRY_S
         self._nudge.set()
 
     async def _look(self, driver: Driver) -> bool:
@@ -117,7 +122,8 @@ class Electorate:
         since_change_s = trio.current_time() - self._changed_at
         step = next_step(self._me, status.voters, electors, since_change_s=since_change_s)
         if step is None:
-            return False
+            hurry = trio.current_time() < self._hurry_until
+            return hurry and any(map(_is_to_come, electors.values()))
         await self._take(driver, status, step)
         return True
 
@@ -197,3 +203,9 @@ class Electorate:
     def _note(self, what: str) -> None:
         self.last_step = what
         log.info("voters", what=what)
+
+
+def _is_to_come(elector: Elector) -> bool:
+    """It is there, and does not take part yet."""
+    here = elector.standing is Standing.ALIVE
+    return here and not (elector.answering and elector.caught_up)

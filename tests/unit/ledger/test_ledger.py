@@ -349,3 +349,15 @@ async def test_the_log_is_shortened_and_who_was_away_gets_the_snapshot(
         await until(lambda: mesh.leader() is not None, within_s=30.0)
         await agree(mesh)
         assert aliases(mesh, away.name)["x3"] == "m199"
+
+
+async def test_a_node_that_comes_later_takes_part_within_moments(
+    autojump_clock: MockClock,
+) -> None:
+    async with ledgers("ab") as mesh:
+        mesh["b"].kill()
+        await trio.sleep(60.0)  # nothing is to be done, and nobody looks for long
+        mesh["b"].start()
+        began = trio.current_time()
+        await mesh["b"].runs.execute(SetAlias(alias="x", model="m"), timeout_s=30.0)
+        assert trio.current_time() - began < 3.0
