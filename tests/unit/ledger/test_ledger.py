@@ -355,6 +355,7 @@ async def test_a_node_that_comes_later_takes_part_within_moments(
     autojump_clock: MockClock,
 ) -> None:
     async with ledgers("ab") as mesh:
+        await settled(mesh, voters=1)
         mesh["b"].kill()
         await trio.sleep(60.0)  # nothing is to be done, and nobody looks for long
         mesh["b"].start()
