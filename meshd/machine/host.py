@@ -62,9 +62,9 @@ def _shown(limit: int) -> int:
 def collect_garbage_seldom() -> None:
     """Let Python look for garbage in cycles after 50,000 new objects instead of 700.
 
-    What a daemon makes by the thousand (requests, entries of the log) holds no cycles, and the
-    looks took a tenth of its time under load.  What is there when this is called, modules above
-    all, is never looked at again.
+    What a daemon makes by the thousand (requests, entries of the log) holds no cycles.  What is
+    there when this is called, modules above all, is never looked at again.  What it gains is small
+    (ledger/DESIGN.md, "Measured").
     """
     gc.collect()
     gc.freeze()
