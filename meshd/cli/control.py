@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-import httpx
 import msgspec
 
 from meshd.cli.shell import NotRunning, to_type
 from meshd.control import Done, Problem
 from meshd.errors import MeshdError, Refused
 from meshd.paths import Paths
+
+if TYPE_CHECKING:
+    import httpx
 
 ANSWER_S = 40.0
 """Orders may go on to the founder, which may be slow to say that it is not reachable."""
@@ -24,6 +26,8 @@ class ControlClient:
     """Asks one daemon.  Raises NotRunning, Refused with the daemon's own sentence, MeshdError."""
 
     def __init__(self, paths: Paths) -> None:
+        import httpx  # not above: the daemon, which is started from here too, does without
+
         self.paths = paths
         self._http = httpx.Client(
             # A connection each time: one that is kept would outlive the daemon's socket file.
@@ -87,6 +91,8 @@ class ControlClient:
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
+        import httpx
+
         try:
             yield
         except httpx.ConnectError as error:
