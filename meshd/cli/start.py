@@ -19,7 +19,7 @@ from meshd.config import Config, with_key_files
 from meshd.config_text import first_config
 from meshd.errors import ConfigError, DiskFailed, Refused
 from meshd.machine import real_ports
-from meshd.machine.host import collect_garbage_seldom, raise_open_files_limit
+from meshd.machine.host import raise_open_files_limit, settle_garbage
 from meshd.paths import Paths
 from meshd.ports import Disk, Network
 
@@ -120,7 +120,7 @@ def run(config: Config, paths: Paths, token: str | None) -> None:
         open_hosts=_open_hosts(config, ports.network),
         needs_key=config.require_key,
     )
-    collect_garbage_seldom()
+    settle_garbage()
     trio.run(partial(run_node, ports, config, paths, screen=screen, token=token))
 
 

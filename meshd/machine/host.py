@@ -59,16 +59,14 @@ def _shown(limit: int) -> int:
     return OPEN_FILES_WANTED if limit == resource.RLIM_INFINITY else limit
 
 
-def collect_garbage_seldom() -> None:
-    """Let Python look for garbage in cycles after 50,000 new objects instead of 700.
+def settle_garbage() -> None:
+    """Let Python never again look at what is there now, modules above all, for garbage in cycles.
 
-    What a daemon makes by the thousand (requests, entries of the log) holds no cycles.  What is
-    there when this is called, modules above all, is never looked at again.  What it gains is small
-    (ledger/DESIGN.md, "Measured").
+    Looks stay frequent and short.  Seldom ones (after 50,000 new objects instead of 700) stop the
+    loop for 40 ms each under load, for a gain that is lost in noise.
     """
     gc.collect()
     gc.freeze()
-    gc.set_threshold(50_000, 20, 50)
 
 
 def wait_until_gone(pid: int, timeout_s: float) -> bool:

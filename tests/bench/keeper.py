@@ -30,7 +30,7 @@ from meshd.ids import Address, MeshId, NodeId
 from meshd.ledger.electorate import Machine
 from meshd.ledger.ledger import Ledger, Place
 from meshd.machine import real_ports
-from meshd.machine.host import collect_garbage_seldom
+from meshd.machine.host import settle_garbage
 from meshd.peers.door import PeerDoor
 from meshd.peers.links import ControlLinks
 from meshd.peers.switchboard import Switchboard
@@ -354,7 +354,7 @@ async def main(spec: Spec, generation: int) -> None:
 def run() -> None:
     logs.configure("info", "logfmt", sys.stderr, terminal=False)
     spec = msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=Spec)
-    collect_garbage_seldom()
+    settle_garbage()
     profile_path = os.environ.get("MESHD_BENCH_PROFILE")
     if profile_path:
         profile = cProfile.Profile()

@@ -69,12 +69,12 @@ def test_without_a_service_manager_nothing_happens(
     assert psutil.Process().num_fds() == open_before, "no socket is left behind"
 
 
-def test_garbage_in_cycles_is_collected_seldom_but_is_collected() -> None:
+def test_garbage_in_cycles_is_collected_and_what_was_there_is_not_looked_at() -> None:
     code = (
         "import gc, weakref\n"
-        "from meshd.machine.host import collect_garbage_seldom\n"
+        "from meshd.machine.host import settle_garbage\n"
         "class Cycle: pass\n"
-        "collect_garbage_seldom()\n"
+        "settle_garbage()\n"
         "cycle = Cycle(); cycle.own = cycle; gone = weakref.ref(cycle); del cycle\n"
         "made = 0\n"
         "keep = []\n"
@@ -84,5 +84,5 @@ def test_garbage_in_cycles_is_collected_seldom_but_is_collected() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     made, frozen = done.stdout.split()
-    assert 10_000 < int(made) < 1_000_000
+    assert int(made) < 100_000
     assert frozen == "True"
