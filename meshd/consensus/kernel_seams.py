@@ -12,7 +12,6 @@ journal and serializer are ours.  It is the one exception to the purity of this 
 
 from __future__ import annotations
 
-import pickle
 import sys
 from types import ModuleType, TracebackType
 from typing import Any, Final, NoReturn, Protocol
@@ -20,21 +19,32 @@ from typing import Any, Final, NoReturn, Protocol
 from meshd.consensus.interface import Chance
 from meshd.errors import MeshdError
 
-_stdlib_dispatch = dict(pickle._Unpickler.dispatch)
-# A module for Windows that, by a slip of its indentation, replaces socket.inet_ntop everywhere:
-# from then on nobody in the process could print an IPv6 address.  It is never run.
+
+class PickleReached(MeshdError):
+    """pysyncobj wanted to pickle or unpickle.  Hazard H9: that runs code from the network."""
+
+
+def _no_pickle(*_: object, **__: object) -> NoReturn:
+    raise PickleReached("pysyncobj reached for pickle, which is never used here (hazard H9).")
+
+
+# Two modules of pysyncobj are never run: these stand in their places before anything looks there.
+# The one for Windows, by a slip of its indentation, replaces socket.inet_ntop everywhere: from then
+# on nobody in the process could print an IPv6 address.
 sys.modules.setdefault("pysyncobj.win_inet_pton", ModuleType("pysyncobj.win_inet_pton"))
+# All of pysyncobj's pickling goes through the other, which also changes the standard library's
+# unpickler for everybody.
+_NO_PICKLE: Final[Any] = ModuleType("pysyncobj.pickle")
+_NO_PICKLE.to_bytes = bytes
+_NO_PICKLE.load = _NO_PICKLE.loads = _NO_PICKLE.dump = _NO_PICKLE.dumps = _no_pickle
+sys.modules["pysyncobj.pickle"] = _NO_PICKLE
 import pysyncobj.journal  # noqa: E402
 import pysyncobj.node  # noqa: E402
-import pysyncobj.pickle  # noqa: E402
 import pysyncobj.serializer  # noqa: E402
 import pysyncobj.syncobj  # noqa: E402
 import pysyncobj.tcp_connection  # noqa: E402
 import pysyncobj.transport  # noqa: E402
 import pysyncobj.version  # noqa: E402
-
-pickle._Unpickler.dispatch.update(_stdlib_dispatch)
-# Importing pysyncobj replaces two entries of the standard library's unpickler, for everybody.
 
 # The classes that are built upon.  Nothing else imports pysyncobj, so that nothing can do so before
 # this module has taken hold of it.
@@ -75,10 +85,6 @@ GLOBALS: Final = ("createJournal", "createPoller", "monotonicTime", "pickle", "r
 
 class KernelUnsound(MeshdError):
     """The pysyncobj that is installed is not the one that was mended."""
-
-
-class PickleReached(MeshdError):
-    """pysyncobj wanted to pickle or unpickle.  Hazard H9: that runs code from the network."""
 
 
 # --- the call that is running
@@ -161,20 +167,6 @@ def _same_journal(journal: _IsJournal | None) -> _IsJournal:
     return journal
 
 
-def _no_pickle(*_: object, **__: object) -> NoReturn:
-    raise PickleReached("pysyncobj reached for pickle, which is never used here (hazard H9).")
-
-
-class _NoPickle:
-    """In the place of the module `pickle` inside of pysyncobj."""
-
-    load = loads = dump = dumps = _load = _loads = staticmethod(_no_pickle)
-
-    @staticmethod
-    def to_bytes(data: bytes) -> bytes:
-        return data
-
-
 # --- at import
 
 
@@ -213,12 +205,10 @@ def _take_hold() -> None:
     syncobj.time = _NoTime
     syncobj.createPoller = lambda kind: _NoPoller()
     syncobj.createJournal = _same_journal
-    syncobj.pickle = _NoPickle
-    pysyncobj.serializer.pickle = _NoPickle
-    pysyncobj.tcp_connection.pickle = _NoPickle
+    # Again, should anybody have imported pysyncobj before this module did.
+    for module in (pysyncobj, syncobj, pysyncobj.serializer, pysyncobj.tcp_connection):
+        module.pickle = _NO_PICKLE
     pysyncobj.journal.loads = pysyncobj.journal.dumps = _no_pickle
-    for name in ("load", "loads", "dump", "dumps"):
-        setattr(pysyncobj.pickle, name, _no_pickle)
 
 
 _take_hold()
