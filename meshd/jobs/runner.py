@@ -138,9 +138,8 @@ class Runner:
             await self._say(attempt, end)
 
     async def _carry_out(self, attempt: _Attempt, row: JobRow) -> Command:
+        """Work on it with its lease kept; the last word on this attempt, to be said."""
         log.info("a job runs", job=job_name(row.id), model=row.request.model, tries=row.tries + 1)
-        began = trio.current_time()
-        status, body = 504, b""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(
                 partial(
@@ -152,9 +151,16 @@ class Runner:
                     lost=partial(self._stop, attempt.job, attempt.fence),
                 )
             )
-            with trio.move_on_after(limits.JOB_RUN_S):
-                status, body = await self._run(row.request.path, row.request.inline)
+            end = await self._answer(attempt, row)
             nursery.cancel_scope.cancel()
+        return end
+
+    async def _answer(self, attempt: _Attempt, row: JobRow) -> Command:
+        """Run it and store what came of it; what to say of that."""
+        began = trio.current_time()
+        status, body = 504, b""
+        with trio.move_on_after(limits.JOB_RUN_S):
+            status, body = await self._run(row.request.path, row.request.inline)
         run_ms = int((trio.current_time() - began) * 1000)
         if status in _AGAIN:
             return self._failed(attempt, row, f"status {status}")

@@ -443,3 +443,25 @@ async def test_a_node_that_has_just_started_does_not_deny_a_job_that_there_is(
         assert (status, error["error"]["code"]) == (503, "record_not_available")
         await b.start()
         await until_state(a, job, "queued")
+
+
+async def test_a_job_is_held_while_its_large_answer_is_stored(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with World.open() as world:
+        engine = MemoryEngine("tiny", tokens_per_s=50)
+        a, b, _ = await three(world, engine)
+        blobs, puts = b.running.jobs.blobs, list[int]()
+        put = blobs.put
+
+        async def slow_put(data: bytes) -> bytes:
+            puts.append(len(data))
+            await trio.sleep(2 * limits.JOB_LEASE_S)
+            return await put(data)
+
+        monkeypatch.setattr(blobs, "put", slow_put)
+        job = await submit(a, request=CHAT)
+        monkeypatch.setattr(limits, "INLINE_BYTES", 64)  # so that its answer is a large one
+        view = await until_state(a, job, "done", within_s=120.0)
+        assert "attempts" not in view
+        assert (len(puts), len(engine.requests)) == (1, 1)
