@@ -171,7 +171,7 @@ class Place:
                 self._not_there(str(error))
         except (BackendFailed, ProtocolError) as error:
             self._not_there(str(error))
-        except Exception:
+        except Exception:  # the boundary of this engine's task: the others are looked after on
             log.exception("a probe failed in a way that nobody thought of", url=self.where.url)
             self._not_there("probing it failed; see the log")
 

@@ -23,7 +23,7 @@ class Applying:
             return b""
         try:
             return self._machine.apply(index, payload[1:])
-        except Exception as error:
+        except Exception as error:  # whatever it is: the entry is committed, so it is the end here
             text = f"The state machine failed on entry {index}: {error!r}."
             raise CoreStopped(text) from error
 
@@ -33,6 +33,6 @@ class Applying:
     def restore(self, state: bytes, index: int) -> None:
         try:
             self._machine.restore(state)
-        except Exception as error:
+        except Exception as error:  # likewise
             text = f"The state machine did not take the snapshot at {index}: {error!r}."
             raise CoreStopped(text) from error

@@ -369,7 +369,7 @@ class _Call(Turn):
         try:
             if error is None:
                 self._kernel.agree()
-        except Exception as failure:
+        except Exception as failure:  # noted as this kernel's end, and raised again
             self._note(failure)
             raise
         finally:

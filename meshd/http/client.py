@@ -187,7 +187,7 @@ class HttpClient:
                 if on_stream is not None:
                     on_stream(connection.stream)
                 await self._exchange(connection, message, rest, on_sent)
-            except BaseException as error:
+            except BaseException as error:  # also a cancel: the connection must not be lost to us
                 stale = type(error) is StreamBroken and not connection.heard
                 self._give_up(connection, "the request failed")
                 if fresh or not stale:

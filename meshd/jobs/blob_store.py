@@ -216,7 +216,7 @@ class BlobStore:
         path = self._folder / f".{file_name(digest)}.{self._number}.part"
         try:
             file = await self._blocking(lambda: self._create(path, size_bytes))
-        except BaseException:
+        except BaseException:  # also a cancel: the room is free again
             self._release(size_bytes)
             raise
         coming = _Coming(path, size_bytes, file, trio.current_time())
@@ -236,7 +236,7 @@ class BlobStore:
         self._reserve(len(data))
         try:
             await self._blocking(write)
-        except BaseException:
+        except BaseException:  # also a cancel: the room is free again
             self._release(len(data))
             raise
         self._held[digest] = Held(len(data), trio.current_time())

@@ -217,7 +217,7 @@ class History:
         batch = self._batch = [self._next_pending() for _ in range(size)]
         try:
             self._rows += await database.write(lambda sql: history_rows.insert(sql, batch))
-        except BaseException:
+        except BaseException:  # also a cancel: what was not written still waits to be
             self._pending.extendleft(reversed(batch))
             self._pending_bytes += sum(len(job.result) for _, job in batch)
             self._drop_surplus()

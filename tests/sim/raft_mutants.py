@@ -211,6 +211,7 @@ def apply_mutant(mutant: Mutant) -> None:
     source = source[source.index("def ") :]
     space: dict[str, Any] = {}
     source = f"from __future__ import annotations\n{source}"
+    # Our own method's source with words of this file's table replaced: nothing from outside is run.
     exec(compile(source, mutant.method, "exec"), function.__globals__, space)
     del space["annotations"]
     [changed] = space.values()

@@ -110,7 +110,7 @@ class Journal:
         except DiskFailed as error:
             self._failed = f"The journal takes nothing any more: {error}."
             raise JournalFailed(self._failed) from error
-        except BaseException:
+        except BaseException:  # also an interrupt: half a block may be there; raised again
             self._failed = "The journal takes nothing any more: a write was broken off."
             raise
 

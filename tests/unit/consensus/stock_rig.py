@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import importlib
-import pickle
+import pickle  # to put back what importing stock pysyncobj does to it; nothing is unpickled here
 import sys
 from collections import deque
 from collections.abc import Callable

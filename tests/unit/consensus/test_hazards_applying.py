@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import pickle
+import pickle  # to write what stock pysyncobj runs, and the kernel must not (hazard H9)
 from pathlib import Path
 from typing import Any
 

@@ -10,7 +10,7 @@ for every name in `kernel_seams` (are they called from the same places, in the s
 from __future__ import annotations
 
 import hashlib
-import pickle
+import pickle  # to see that it is as it was before the kernel was imported
 import random
 import subprocess
 import sys
