@@ -9,6 +9,7 @@ the text, and a suffix.
 from __future__ import annotations
 
 import datetime
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
@@ -73,7 +74,7 @@ def _token(token: TokenLogprob) -> dict[str, Any]:
     return fields
 
 
-class _Encoder:
+class _Encoder(ABC):
     """What chat and generate share: lines, the end, errors."""
 
     content_type_stream = NDJSON
@@ -91,13 +92,13 @@ class _Encoder:
         self._text_prefix = _json(self._head)[:-1] + self.before_text
         self._text_suffix = self.after_text + b',"done":false}\n'
 
+    @abstractmethod
     def _piece(self, text: str, reasoning: str) -> dict[str, Any]:
         """The fields that carry the answer."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _done(self, reason: str) -> dict[str, Any]:
         """The fields that say it is whole, in the endpoint's order."""
-        raise NotImplementedError
 
     def _calls(self, reason: str) -> list[dict[str, Any]] | Failure:
         """Whole calls as clients get them, or why they cannot."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64 as b64
 import struct
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -60,7 +61,7 @@ class Terms(msgspec.Struct, frozen=True):
     logprobs: bool = False
 
 
-class _Encoder:
+class _Encoder(ABC):
     """What both streaming endpoints share: the frame around chunks, the end, errors."""
 
     content_type_stream = SSE
@@ -103,8 +104,9 @@ class _Encoder:
     def start(self) -> bytes:
         return b""
 
+    @abstractmethod
     def _finish_choice(self, reason: str) -> bytes:
-        raise NotImplementedError
+        """The last choice of the stream, which says why it ends."""
 
     def end(self, usage: Usage | None) -> bytes:
         if self._finish is None:
