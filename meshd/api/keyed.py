@@ -8,6 +8,7 @@ key's answer for good.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Final
 
 import trio
@@ -29,8 +30,8 @@ _FINAL: Final = frozenset({400, 401, 403, 404, 405, 409, 413, 415, 422})
 
 _WITHHELD: Final = Failure(
     FailureKind.BACKEND,
-    "the answer is there, but it could not be made the one of this Idempotency-Key: repeat the "
-    "request with the same key, here or at any other node",
+    "the answer could not be made the one of this Idempotency-Key: repeat the request with the "
+    "same key, here or at any other node",
     503,
     retry_after_s=2.0,
 )
@@ -71,8 +72,19 @@ async def answer_keyed(
             nursery.cancel_scope.cancel()
     finally:
         await accepted.release()
-    if accepted.lost and not responder.started:
-        raise _refused(request.path, MeshdError(accepted.lost))
+    if accepted.lost:
+        await _end_lost(call, request.path, responder)
+
+
+async def _end_lost(call: Call, path: str, responder: Responder) -> None:
+    """The run is not this entry's any more: say so in the dialect's own form, never by a cut."""
+    if responder.finished or responder.disconnected:
+        return
+    if not responder.started:
+        status, headers, body = error_body(path, _WITHHELD)
+        raise DialectError(status, body, headers)
+    with suppress(StreamBroken):
+        await responder.finish(call.encoder.error(_WITHHELD))
 
 
 async def _replay(
