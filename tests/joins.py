@@ -160,6 +160,7 @@ class Mesh:
             ca_certificate_der=self.authority.certificate_der,
             keyring=Keyring.generate(self.entropy.token(GOSSIP_KEY_BYTES)),
             authority=self.authority,
+            founder=True,
         )
         self.disk = MemoryDisk()
         self.store = IdentityStore(self.disk, PurePosixPath("/data"))

@@ -228,7 +228,7 @@ def _stopped(paths: Paths, backup: Backup | None = None) -> Iterator[Patient]:
             place,
             SystemEntropy(),
             now_unix_s=SystemClock().wall(),
-            founder=identity.authority is not None,
+            founder=identity.founder,
             name_of=name_of,
         )
     finally:

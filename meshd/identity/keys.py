@@ -128,6 +128,25 @@ class PrivateKey:
             serialization.NoEncryption(),
         )
 
+    @classmethod
+    def from_pkcs8(cls, der: bytes) -> PrivateKey:
+        """Read what `pkcs8` wrote.  Raises KeyDamaged."""
+        try:
+            key = serialization.load_der_private_key(der, password=None)
+        except (ValueError, TypeError, UnsupportedAlgorithm):
+            raise KeyDamaged("It is not an unencrypted private key in DER.") from None  # as above
+        if not isinstance(key, ec.EllipticCurvePrivateKey):
+            raise KeyDamaged("The key is not on the curve P-256.")
+        return cls(key)
+
+    def pkcs8(self) -> bytes:
+        """The key as unencrypted PKCS#8 DER.  A secret: only for who may have the key."""
+        return self._key.private_bytes(
+            serialization.Encoding.DER,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+
     def sign(self, context: bytes, data: bytes) -> bytes:
         """Sign: `SIGNATURE_BYTES` bytes, ECDSA with SHA-256 over `context`, a zero byte, `data`.
 

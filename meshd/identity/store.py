@@ -5,7 +5,7 @@
     mesh.json             which mesh it is in: written last, so that it is the commit
     MESH-ID/node.crt      its certificate there
     MESH-ID/ca.crt        the mesh CA's certificate
-    MESH-ID/ca.key        the CA's key, at a node that may admit others (private)
+    MESH-ID/ca.key        the CA's key, at a node that has it (private; `ca_keys.py`)
     MESH-ID/keyring.json  keys of the datagrams (private)
     MESH-ID/members       the newest signed member list
     MESH-ID/tokens.json   tokens given out, at a node that may admit others (private)
@@ -23,6 +23,7 @@ import msgspec
 
 from meshd.errors import MeshdError, ProtocolError
 from meshd.identity.authority import Authority
+from meshd.identity.ca_keys import CaKeyDamaged, CaKeyFiles
 from meshd.identity.certificates import (
     CertificateRefused,
     NodeCertificate,
@@ -62,7 +63,7 @@ class _KeyringFile(msgspec.Struct):
 class MeshIdentity:
     """Who this node is in its mesh: everything that `IdentityStore.load_mesh` checked.
 
-    `authority` is there at the founder only.
+    `authority` is there while this node has the CA's key, `keyring` is the newest: both change.
     """
 
     __slots__ = (
@@ -71,6 +72,7 @@ class MeshIdentity:
         "ca_certificate_der",
         "certificate",
         "certificate_der",
+        "founder",
         "keyring",
         "mesh_name",
         "name",
@@ -85,8 +87,12 @@ class MeshIdentity:
         ca_certificate_der: bytes,
         keyring: Keyring,
         authority: Authority | None,
+        founder: bool = False,
     ) -> None:
-        """Raises CertificateRefused if the certificates are unreadable or not of one mesh."""
+        """`founder`: this node began the mesh.
+
+        Raises CertificateRefused if the certificates are unreadable or not of one mesh.
+        """
         self.name = name
         self.mesh_name = mesh_name
         self.certificate_der = certificate_der
@@ -95,6 +101,7 @@ class MeshIdentity:
         self.ca: PublicKey = read_ca_certificate(ca_certificate_der)
         self.keyring = keyring
         self.authority = authority
+        self.founder = founder
 
     @property
     def mesh(self) -> MeshId:
@@ -162,13 +169,10 @@ class IdentityStore:
         folder = self._dir / mesh_file.mesh
         ca_certificate_der = self._certificate(folder / "ca.crt")
         certificate_der = self._certificate(folder / "node.crt")
-        authority = None
-        if mesh_file.founder:
-            path = folder / "ca.key"
-            try:
-                authority = Authority(PrivateKey.from_pem(self._need(path)), ca_certificate_der)
-            except (KeyDamaged, CertificateRefused) as error:
-                raise _damaged(path, error, "Put it back from a backup.") from None
+        try:
+            ca_key = self.ca_keys(MeshId(mesh_file.mesh)).key
+        except CaKeyDamaged as error:
+            raise StoreDamaged(str(error)) from None
         try:
             identity = MeshIdentity(
                 name=mesh_file.name,
@@ -176,10 +180,13 @@ class IdentityStore:
                 certificate_der=certificate_der,
                 ca_certificate_der=ca_certificate_der,
                 keyring=self._load_keyring(folder),
-                authority=authority,
+                authority=None,
+                founder=mesh_file.founder,
             )
         except CertificateRefused as error:
             raise _damaged(folder, error, _REJOIN) from None
+        if ca_key is not None and ca_key.public == identity.ca:
+            identity.authority = Authority(ca_key, ca_certificate_der)
         certificate = identity.certificate
         if identity.mesh != mesh_file.mesh:
             raise _damaged(folder / "ca.crt", "it is of another mesh than mesh.json", _REJOIN)
@@ -196,7 +203,7 @@ class IdentityStore:
         folder = self._dir / mesh
         self._disk.write(folder / "ca.crt", to_pem(identity.ca_certificate_der), private=False)
         if identity.authority is not None:
-            self._disk.write(folder / "ca.key", identity.authority.key.pem(), private=True)
+            self.ca_keys(mesh).keep(identity.authority.key)
         self.save_certificate(mesh, identity.certificate_der)
         self.save_keyring(mesh, identity.keyring)
         self.save_members(mesh, members)
@@ -205,6 +212,10 @@ class IdentityStore:
         self._write_mesh_file(identity)
         if former is not None and former.mesh != mesh:
             self._delete_folder(former.mesh)
+
+    def ca_keys(self, mesh: MeshId) -> CaKeyFiles:
+        """The files of the CA's key.  Raises CaKeyDamaged."""
+        return CaKeyFiles(self._disk, self._dir / mesh)
 
     def save_certificate(self, mesh: MeshId, certificate_der: bytes) -> None:
         self._disk.write(self._dir / mesh / "node.crt", to_pem(certificate_der), private=False)
@@ -276,7 +287,7 @@ class IdentityStore:
             mesh=identity.mesh,
             mesh_name=identity.mesh_name,
             name=identity.name,
-            founder=identity.authority is not None,
+            founder=identity.founder,
         )
         data = msgspec.json.format(msgspec.json.encode(mesh_file), indent=2) + b"\n"
         self._disk.write(self._dir / "mesh.json", data, private=False)
@@ -307,10 +318,11 @@ class IdentityStore:
         return data
 
     def _delete_folder(self, mesh: str) -> None:
-        # Secrets first.
-        for name in ("ca.key", "keyring.json", "tokens.json", "node.crt", "ca.crt", "members"):
+        for name in (*_SECRETS, "node.crt", "ca.crt", "members"):
             self._disk.delete(self._dir / mesh / name)
 
+
+_SECRETS: Final = ("ca.key", "ca-next.key", "keyring.json", "tokens.json")
 
 _REJOIN: Final = "Put it back from a backup, or delete the data directory and join the mesh again."
 

@@ -18,7 +18,7 @@ import trio
 from meshd import limits, logs
 from meshd.consensus.driver import Driver, ProposalRefused, ProposalUnknown
 from meshd.consensus.entries import Point, Record, Stored
-from meshd.consensus.interface import LAN, Role, Settings
+from meshd.consensus.interface import LAN, Role, Settings, Status
 from meshd.consensus.journal import (
     JournalFailed,
     JournalUnusable,
@@ -130,6 +130,11 @@ class Ledger:
     def driver(self) -> Driver | None:
         """What drives the log here; None while it does not run."""
         return self._driver
+
+    @property
+    def status(self) -> Status | None:
+        """Of the log here; None while it does not run."""
+        return self._driver.status() if self._driver is not None else None
 
     def own_machine(self) -> Machine:
         """What this node is as a voter."""

@@ -216,9 +216,7 @@ def _count(number: int, one: str) -> str:
 
 def _require_founder(of: Patient) -> None:
     if not of.founder:
-        raise Refused(
-            "Only the node that founded the mesh, which holds its CA's key, begins a record anew"
-        )
+        raise Refused("Only the node that founded the mesh begins its record anew")
 
 
 def _require_no_history(of: Patient) -> _Known:

@@ -94,6 +94,7 @@ class Introduction:
                 ca_certificate_der=old.ca_certificate_der,
                 keyring=old.keyring,
                 authority=old.authority,
+                founder=old.founder,
             )
             standing.store.save_certificate(self._registry.mesh, certificate_der)
         except MeshdError as e:

@@ -22,6 +22,7 @@ from meshd.node.jobs import JobsSide
 from meshd.node.mesh import Callbacks, MeshSide
 from meshd.node.record import RecordSide
 from meshd.paths import Paths
+from meshd.peers.custody import Custody
 from meshd.peers.entering import Standing
 from meshd.peers.neighbours import Own
 from meshd.ports import Datagrams, Listener, Ports
@@ -69,6 +70,8 @@ class Node:
             ports, config, paths, screen, standing, self._port, lambda: self._stop.set()
         )
         self.record = RecordSide(ports, config, paths, self.mesh)
+        self.custody = Custody(standing, self.mesh.links, self.mesh.switchboard, self.record.ledger)
+        self.record.on_events(self.custody.happened)
         self.room = Room(max(limits.BODIES_BYTES, 2 * config.limits.body_bytes))
         self.data = DataSide(ports, config, paths, self.mesh, self.sweeper, self.room)
         self.jobs = JobsSide(ports, self.mesh, self.record, self.data)
@@ -101,6 +104,7 @@ class Node:
                 partial(self.mesh.door.run, self._listener),
                 self.mesh.run,
                 self.record.run,
+                self.custody.run,
                 self.jobs.run,
                 self.data.backends.run,
                 self.data.holder.run,

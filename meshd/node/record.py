@@ -146,7 +146,7 @@ class RecordSide:
     def _founding(self) -> Found | None:
         """The first command of the mesh's record, at the node that founded the mesh."""
         standing, registry = self._mesh.standing, self._mesh.registry
-        if standing.identity.authority is None:
+        if not standing.identity.founder:
             return None
         me = registry.get(self._mesh.id)
         if me is None:

@@ -128,6 +128,7 @@ class Entrance:
             ca_certificate_der=authority.certificate_der,
             keyring=Keyring.generate(entropy.token(GOSSIP_KEY_BYTES)),
             authority=authority,
+            founder=True,
         )
         signed = sign(members, authority.key)
         self._store.save_mesh(identity, signed.to_bytes(), TokenStore(authority.mesh))
@@ -148,7 +149,7 @@ class Entrance:
             return None
         registry = self._registry(identity)
         ever_shared = len(registry.members()) > 1 or bool(registry.current.removed)
-        if identity.authority is not None and not ever_shared:
+        if identity.founder and not ever_shared:
             return await self._join(key, join, token)
         if token is None and join != "auto":
             number = len(registry.members())
@@ -238,7 +239,7 @@ class Entrance:
         assert identity is not None, "whoever entered is in a mesh"
         mesh = identity.mesh
         registry = self._registry(identity)
-        founder = identity.authority is not None
+        founder = identity.founder
         return Standing(
             key=key,
             identity=identity,

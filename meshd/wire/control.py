@@ -27,6 +27,8 @@ from meshd.wire.control_mesh import (
     AdmitReply,
     AdmitRequest,
     Approve,
+    CaKeyReply,
+    CaKeyRequest,
     Drain,
     KeyringPush,
     KeyringRequest,
@@ -235,6 +237,8 @@ MESSAGES: Final = MappingProxyType[int, type[Message]](
         31: BlobHeld,
         32: BlobRequest,
         33: BlobData,
+        34: CaKeyRequest,
+        35: CaKeyReply,
     }
 )
 _NUMBERS: Final = {kind: number for number, kind in MESSAGES.items()}

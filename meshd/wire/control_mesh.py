@@ -125,3 +125,14 @@ class Renewed(Message, frozen=True):
     """The new certificate, DER."""
 
     certificate: Annotated[bytes, Meta(max_length=limits.CERTIFICATE_BYTES)]
+
+
+class CaKeyRequest(Message, frozen=True):
+    """A voter asks one that has the CA's key for it."""
+
+
+class CaKeyReply(SecretMessage, frozen=True):
+    """The key that signs the mesh's certificates: whoever has it can let nodes in."""
+
+    key: SmallBytes
+    """PKCS#8, DER."""

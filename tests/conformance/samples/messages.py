@@ -89,6 +89,8 @@ def control_messages() -> list[Vector]:
         message("BlobRequest", 32, 17, {"digest": HASH, "offset": 0}),
         message("BlobData", 33, 17, {"size_bytes": 70_000, "data": BIN}),
         message("BlobData: not here", 33, 17, {"size_bytes": 0, "data": {"$bin": ""}}),
+        message("CaKeyRequest", 34, 18, {}),
+        message("CaKeyReply", 35, 18, {"key": BIN}),
         message("a type of a later version", 4096, 14, {"anything": [1, 2, 3]}),
     ]  # fmt: skip
 
@@ -149,6 +151,7 @@ def bad_control_messages() -> list[Vector]:
         raw("Drain: on as an integer", [20, 1, {"node": NODE, "on": 1}]),
         raw("KeyringPush: no keys", [23, 1, {"version": 1, "secrets": []}]),
         raw("KeyringPush: nine keys", [23, 1, {"version": 1, "secrets": [BIN] * 9}]),
+        raw("CaKeyReply: a key of 257 bytes", [35, 1, {"key": {"$bin": "00" * 257}}]),
         raw("Cancel: an empty id", [24, 0, {"request": ""}]),
         raw("RecordMessage: nothing in it", [27, 0, {"data": {"$bin": ""}}]),
         raw("MachineReply: an uptime below 0", [29, 1, {

@@ -35,6 +35,7 @@ def identity(seed: int | str = 0, *, founder: bool = True, key: PrivateKey = KEY
         ca_certificate_der=authority.certificate_der,
         keyring=Keyring.generate(b"k" * GOSSIP_KEY_BYTES),
         authority=authority if founder else None,
+        founder=founder,
     )
 
 
@@ -79,7 +80,7 @@ def test_everything_comes_back_as_it_was_kept() -> None:
     assert store.load_tokens(one.mesh).rows() == []
 
 
-def test_only_the_founder_keeps_the_cas_key() -> None:
+def test_a_node_without_the_cas_key_has_no_authority() -> None:
     disk, store, one = saved(founder=False)
     assert DATA / one.mesh / "ca.key" not in disk.files
     back = store.load_mesh(KEY)
@@ -118,7 +119,7 @@ def test_a_damaged_file_is_named_with_what_to_do(name: str, data: bytes) -> None
     assert "backup" in text or "Delete it" in text
 
 
-@pytest.mark.parametrize("name", ["ca.crt", "node.crt", "ca.key", "keyring.json", "members"])
+@pytest.mark.parametrize("name", ["ca.crt", "node.crt", "keyring.json", "members"])
 def test_a_missing_file_is_named(name: str) -> None:
     disk, store, one = saved()
     del disk.files[DATA / one.mesh / name]
@@ -128,8 +129,7 @@ def test_a_missing_file_is_named(name: str) -> None:
 
 
 def test_files_that_do_not_belong_together_are_told_apart() -> None:
-    disk, store, one = saved()
-    folder = DATA / one.mesh
+    _, store, one = saved()
     with pytest.raises(StoreDamaged, match="not for the key"):
         store.load_mesh(make_key("other"))
     other = identity("other")
@@ -137,10 +137,43 @@ def test_files_that_do_not_belong_together_are_told_apart() -> None:
     with pytest.raises(StoreDamaged, match=r"node\.crt"):
         store.load_mesh(KEY)
     store.save_certificate(one.mesh, one.certificate_der)
-    assert other.authority is not None
-    disk.files[folder / "ca.key"] = other.authority.key.pem()
-    with pytest.raises(StoreDamaged, match="do not belong together"):
-        store.load_mesh(KEY)
+
+
+def test_a_founder_whose_ca_key_is_gone_or_another_is_still_the_founder() -> None:
+    """The other voters give it back; what is in its place is no authority."""
+    disk, store, one = saved()
+    path = DATA / one.mesh / "ca.key"
+    for found in (None, make_authority("other").key.pem()):
+        disk.files.pop(path)
+        if found is not None:
+            disk.files[path] = found
+        back = store.load_mesh(KEY)
+        assert back is not None
+        assert back.founder
+        assert back.authority is None
+        store.ca_keys(one.mesh).keep(make_authority().key)
+    again = store.load_mesh(KEY)
+    assert again is not None
+    assert again.authority is not None
+
+
+def test_a_prepared_ca_key_takes_the_place_of_the_other_in_private_files() -> None:
+    disk, store, one = saved()
+    folder, new = DATA / one.mesh, make_key("next ca")
+    store.ca_keys(one.mesh).prepare(new)
+    files = store.ca_keys(one.mesh)
+    assert files.next is not None
+    assert files.next.public == new.public
+    assert files.key is not None
+    assert files.key.public == one.ca
+    assert {folder / "ca.key", folder / "ca-next.key"} <= disk.private
+    files.promote()
+    files = store.ca_keys(one.mesh)
+    assert files.next is None
+    assert files.key is not None
+    assert files.key.public == new.public
+    files.drop()
+    assert store.ca_keys(one.mesh).key is None
 
 
 def test_a_damaged_secret_is_not_quoted() -> None:

@@ -1,0 +1,216 @@
+"""Custody of the CA's key: given by voters to voters, on disk, gone with the vote (trio shell).
+
+The key goes over control links alone, which are encrypted and between members, and nowhere else:
+into no log, neither the record's nor this program's, and into no snapshot.  Whoever gives it first
+learns from a majority of the voters that the asker is one of them (`custody_rules.may_have`).  What
+a node does about its own copy is decided there too, on a record that is known to be up to date.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import trio
+
+from meshd import limits, logs
+from meshd.consensus.interface import Status
+from meshd.errors import MeshdError, ProtocolError, Refused
+from meshd.identity.authority import Authority
+from meshd.identity.keys import KeyDamaged, PrivateKey
+from meshd.ids import NodeId, short
+from meshd.peers.custody_rules import Declare, Drop, Duty, Fetch, Holding, duty, may_have
+from meshd.peers.entering import Standing
+from meshd.peers.links import ControlLinks
+from meshd.peers.switchboard import Switchboard
+from meshd.record.commands_registry import Command, HoldCa
+from meshd.record.events import CaChanged, Event, NodeRemoved
+from meshd.record.state import RecordState
+from meshd.wire.control import Message
+from meshd.wire.control_mesh import CaKeyReply, CaKeyRequest
+
+log = logs.get("custody")
+
+LOOK_S = 2.0
+"""Between two looks at the record, which cost next to nothing where nothing is to be done."""
+RETRY_S = 5.0
+"""After something failed: a holder that is away, a record without a majority, a full disk."""
+
+
+class Record(Protocol):
+    """What is needed of the record; `ledger.Ledger` has it."""
+
+    @property
+    def state(self) -> RecordState:
+        """As of the last command applied here."""
+        ...
+
+    @property
+    def status(self) -> Status | None:
+        """Of the log here; None while it does not run."""
+        ...
+
+    async def read_barrier(self) -> int:
+        """Wait until `state` holds all that was acknowledged before.  Raises MeshdError."""
+        ...
+
+    async def execute(self, command: Command) -> dict[str, Any]:
+        """Have a command carried out.  Raises MeshdError."""
+        ...
+
+
+class Custody:
+    """What one node has of the CA's key.  `Standing.identity.authority` is always what it says."""
+
+    def __init__(
+        self, standing: Standing, links: ControlLinks, switchboard: Switchboard, record: Record
+    ) -> None:
+        """Raises CaKeyDamaged."""
+        self._standing = standing
+        self._me: NodeId = standing.key.public.node
+        self._links = links
+        self._record = record
+        self._files = standing.store.ca_keys(standing.identity.mesh)
+        self._counters = switchboard.counters
+        self._complaints = logs.PerSource(log, trio.current_time)
+        self._asked_at: dict[NodeId, float] = {}
+        """When each member last asked for the key."""
+        self._nudge = trio.Event()
+        switchboard.answer(CaKeyRequest, self._asked)
+        switchboard.on_linked(lambda node: self._nudge.set())
+
+    def authority(self) -> Authority | None:
+        """The CA, if this node has its key now."""
+        return self._standing.identity.authority
+
+    def happened(self, events: Sequence[Event]) -> None:
+        """Something was applied."""
+        if any(isinstance(event, CaChanged | NodeRemoved) for event in events):
+            self._nudge.set()
+
+    async def run(self) -> None:
+        """Do what is to be done about the key, until cancelled."""
+        while True:
+            try:
+                did_something = await self._look()
+            except (MeshdError, OSError) as error:
+                log.info("the CA's key stays where it is for now", why=str(error))
+                await trio.sleep(RETRY_S)
+                continue
+            if not did_something:
+                with trio.move_on_after(LOOK_S):
+                    await self._nudge.wait()
+                self._nudge = trio.Event()
+
+    # ---------------------------------------------------------------- this node's copy
+
+    async def _look(self) -> bool:
+        """Take one step, if there is one to take; whether there was."""
+        if self._duty() is None:
+            return False
+        # Nothing is deleted or believed on an old record: a node that comes back, or that is
+        # just reading its log anew, has one.
+        await self._record.read_barrier()
+        step = self._duty()
+        if step is None:
+            return False
+        await self._take(step)
+        return True
+
+    def _duty(self) -> Duty | None:
+        state, status = self._record.state, self._record.status
+        if status is None or not state.nodes.is_founded:
+            return None
+        key = self._files.key
+        holding = Holding(self._me, key.public.der if key is not None else None)
+        return duty(holding, state.nodes.mesh, state.nodes.rows(), status.voters)
+
+    async def _take(self, step: Duty) -> None:
+        match step:
+            case Fetch(holders):
+                await self._fetch(holders)
+            case Declare(holds):
+                await self._record.execute(HoldCa(node=self._me, holds=holds))
+            case Drop():
+                self._files.drop()
+                self._use()
+                log.info("the CA's key was deleted here")
+
+    def _use(self) -> None:
+        """Have `authority` be what the files and the CA's certificate make of it."""
+        identity, key = self._standing.identity, self._files.key
+        if key is not None and key.public == identity.ca:
+            identity.authority = Authority(key, identity.ca_certificate_der)
+        else:
+            identity.authority = None
+
+    async def _fetch(self, holders: tuple[NodeId, ...]) -> None:
+        """Raises MeshdError when none of them gives it."""
+        linked = [node for node in holders if self._links.is_up(node)]
+        for node in linked:
+            try:
+                key = await self._ask(node)
+            except MeshdError as error:
+                log.info("no CA key from there", node=short(node), why=str(error))
+                continue
+            self._files.keep(key)
+            self._use()
+            log.info("the CA's key is here now", given_by=short(node))
+            return
+        raise Refused(
+            "none of the nodes that have the CA's key gives it: "
+            + ", ".join(short(node) for node in holders)
+        )
+
+    async def _ask(self, node: NodeId) -> PrivateKey:
+        """Raises MeshdError; for another key than the mesh's, too."""
+        reply = await self._links.request(node, CaKeyRequest())
+        if not isinstance(reply, CaKeyReply):
+            raise ProtocolError(f"{type(reply).__name__} is no answer to CaKeyRequest")
+        try:
+            key = PrivateKey.from_pkcs8(reply.key)
+        except KeyDamaged as error:
+            self._counters["ca_key_wrong"] += 1
+            raise ProtocolError(f"what it gave is no key: {error}") from None
+        if key.public.der != self._record.state.nodes.mesh.ca_key:
+            self._counters["ca_key_wrong"] += 1
+            raise ProtocolError("what it gave is not the key that the record names")
+        return key
+
+    # ---------------------------------------------------------------- others
+
+    async def _asked(self, node: NodeId, message: CaKeyRequest) -> Message:
+        try:
+            key = await self._give_to(node)
+        except MeshdError as error:
+            self._counters["ca_key_refused"] += 1
+            self._complaints.warning("the CA's key was not given", short(node), why=str(error))
+            raise
+        self._counters["ca_key_given"] += 1
+        log.info("the CA's key was given to a voter", node=short(node))
+        return CaKeyReply(key=key.pkcs8())
+
+    async def _give_to(self, node: NodeId) -> PrivateKey:
+        """The key for that node.  Raises MeshdError if it may not have it, or it is not here."""
+        self._check_pace(node)
+        self._check_may_have(node)  # before others are bothered, and after they have been heard
+        await self._record.read_barrier()
+        self._check_may_have(node)
+        key = self._files.key
+        if key is None or key.public.der != self._record.state.nodes.mesh.ca_key:
+            raise Refused("the CA's key is not at this node")
+        return key
+
+    def _check_pace(self, node: NodeId) -> None:
+        now = trio.current_time()
+        for other in [n for n, at in self._asked_at.items() if now - at >= limits.CA_KEY_ASK_S]:
+            del self._asked_at[other]
+        if node in self._asked_at:
+            raise Refused(f"the CA's key is given once in {limits.CA_KEY_ASK_S:g} s")
+        self._asked_at[node] = now
+
+    def _check_may_have(self, node: NodeId) -> None:
+        state, status = self._record.state, self._record.status
+        voters = status.voters if status is not None else ()
+        if not may_have(node, state.nodes.rows(), voters):
+            raise Refused("the CA's key is for voters, and the record does not name you as one")
