@@ -8,6 +8,7 @@ HTTP/1.1 over a UNIX socket (0600), JSON bodies of these structs.  `meshd status
     GET  /control/models            -> list[ModelRow]
     GET  /control/record            -> RecordReport
     POST /control/record/clock      -> Done              (the machines' clocks are right)
+    POST /control/voters   VoteOrder    -> VotesDecided
     GET  /control/record/backup     -> a snapshot file (proto/journal.md)
     GET  /control/doctor            -> list[Finding]     (the daemon's own view)
     POST /control/token    TokenOrder   -> TokenMade
@@ -158,6 +159,24 @@ class BackendRow(msgspec.Struct, frozen=True):
     """serving | gone: WHY | refused: WHY"""
 
 
+class VoteOrder(msgspec.Struct, frozen=True):
+    """What a person decides of a node's vote."""
+
+    node: str
+    """Its name, its id or a prefix of it."""
+    vote: Literal["auto", "always", "never"]
+
+
+class VotesDecided(msgspec.Struct, frozen=True):
+    """It is decided; the leader carries it out, whoever watches."""
+
+    message: str
+    voters: list[str]
+    """Who will have a vote then: ids."""
+    done: bool
+    """They have it already."""
+
+
 class VoterRow(msgspec.Struct, frozen=True):
     """One node's part in keeping the record."""
 
@@ -169,6 +188,11 @@ class VoterRow(msgspec.Struct, frozen=True):
     """here (this node) | answers | away: whether it answers this node now."""
     index: int | None = None
     """How far its copy reaches, where this node leads and knows."""
+    vote: str = "auto"
+    """What was decided of its vote: auto | always (promoted) | never (demoted)."""
+    void: bool = False
+    """It lost what it had promised and does not vote, until its vote was taken and given anew; as
+    far as this node knows (of others, the leader does)."""
 
 
 class RecordReport(msgspec.Struct, frozen=True):

@@ -32,6 +32,7 @@ class Administrator(Protocol):
     def record(self) -> control.RecordReport: ...
     async def confirm_clock(self) -> control.Done: ...
     async def backup(self) -> Iterator[bytes]: ...
+    async def order_vote(self, order: control.VoteOrder) -> control.VotesDecided: ...
     async def findings(self) -> list[control.Finding]: ...
     async def create_token(self, order: control.TokenOrder) -> control.TokenMade: ...
     async def pending(self) -> list[control.PendingRow]: ...
@@ -55,6 +56,7 @@ class AdminApi:
             ("POST", "/control/record/clock"): lambda _: admin.confirm_clock(),
             ("GET", "/control/record"): self._now(admin.record),
             ("GET", "/control/record/backup"): lambda _: admin.backup(),
+            ("POST", "/control/voters"): self._vote,
             ("GET", "/control/doctor"): lambda _: admin.findings(),
             ("GET", "/control/pending"): lambda _: admin.pending(),
             ("POST", "/control/token"): self._token,
@@ -99,6 +101,9 @@ class AdminApi:
     async def _token(self, body: bytes) -> control.TokenMade:
         order = msgspec.json.decode(body or b"{}", type=control.TokenOrder)
         return await self._admin.create_token(order)
+
+    async def _vote(self, body: bytes) -> control.VotesDecided:
+        return await self._admin.order_vote(msgspec.json.decode(body, type=control.VoteOrder))
 
     async def _approve(self, body: bytes) -> control.Done:
         return await self._admin.approve(msgspec.json.decode(body, type=control.ApproveOrder))

@@ -59,6 +59,7 @@ class Sources:
     record: Callable[[], control.RecordReport]
     confirm_clock: Callable[[], Awaitable[control.Done]]
     backup: Callable[[], Awaitable[Iterator[bytes]]]
+    order_vote: Callable[[NodeId, str], Awaitable[control.VotesDecided]]
     client_url: str
     peer_port: int
     counters: Sequence[Counter[str]] = ()
@@ -123,6 +124,11 @@ class Administration:
     async def backup(self) -> Iterator[bytes]:
         """All of that record as of now, in pieces."""
         return await self._sources.backup()
+
+    async def order_vote(self, order: control.VoteOrder) -> control.VotesDecided:
+        """A person decides about a node's vote.  Raises Refused."""
+        node = self._sources.registry.find(order.node).id
+        return await self._sources.order_vote(node, order.vote)
 
     def model_rows(self) -> list[control.ModelRow]:
         catalogue = self._sources.placement.catalogue

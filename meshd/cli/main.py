@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from meshd import __version__
-from meshd.cli import jobs, keys, orders, record
+from meshd.cli import jobs, keys, orders, record, voters
 from meshd.cli.shell import AsJson, ConfigFile, DataDir, command, find_paths, read_config, tell
 from meshd.cli.start import start
 from meshd.cli.tables import Column, Paper
@@ -25,6 +25,7 @@ app = typer.Typer(
 token_app = typer.Typer(help="Tokens that let machines join.", no_args_is_help=True)
 key_app = typer.Typer(help="API keys of clients on other machines.", no_args_is_help=True)
 record_app = typer.Typer(help="The record that all nodes keep together.", no_args_is_help=True)
+voters_app = typer.Typer(help="Who keeps the record by vote.", invoke_without_command=True)
 jobs_app = typer.Typer(help="Queued jobs.", invoke_without_command=True)
 config_app = typer.Typer(help="The config file.", no_args_is_help=True)
 
@@ -107,7 +108,6 @@ app.command("drain")(orders.drain)
 app.command("undrain")(orders.undrain)
 app.command("leave")(orders.leave)
 app.command("stop")(orders.stop)
-app.command("voters")(record.voters)
 app.command("doctor")(doctor)
 app.command("paths")(paths)
 app.command("version")(version)
@@ -121,6 +121,10 @@ record_app.command("check")(record.record_check)
 record_app.command("repair")(record.record_repair)
 record_app.command("backup")(record.record_backup)
 record_app.command("restore")(record.record_restore)
+voters_app.callback()(voters.voters)
+voters_app.command("promote")(voters.voters_promote)
+voters_app.command("demote")(voters.voters_demote)
+voters_app.command("auto")(voters.voters_auto)
 jobs_app.callback()(jobs.jobs)
 jobs_app.command("show")(jobs.jobs_show)
 jobs_app.command("submit")(jobs.jobs_submit)
@@ -131,6 +135,7 @@ config_app.command("keys")(config_keys)
 app.add_typer(token_app, name="token")
 app.add_typer(key_app, name="key")
 app.add_typer(record_app, name="record")
+app.add_typer(voters_app, name="voters")
 app.add_typer(jobs_app, name="jobs")
 app.add_typer(config_app, name="config")
 

@@ -41,12 +41,6 @@ BackupFile = Annotated[Path, typer.Argument(help="The backup.", show_default=Fal
 
 
 @command
-def voters(data_dir: DataDir = None, as_json: AsJson = False) -> None:
-    """Which machines keep the record by vote, and which follow."""
-    show(client(data_dir).get("/control/record", RecordReport), as_json, views.show_voters)
-
-
-@command
 def record_status(data_dir: DataDir = None, as_json: AsJson = False) -> None:
     """The record as this machine has it.  Exit code 1 if it cannot be written now."""
     report = client(data_dir).get("/control/record", RecordReport)

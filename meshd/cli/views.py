@@ -15,6 +15,7 @@ from meshd.control import (
     PendingRow,
     RecordReport,
     StatusReport,
+    VoterRow,
 )
 from meshd.ids import short
 
@@ -236,6 +237,7 @@ def _contexts(model: ModelRow) -> str:
     return low if low == high else f"{low}-{high}"
 
 
+_DECIDED = {"always": " (promoted)", "never": " (demoted)"}
 _PART_MOODS = {"leads": "strong", "votes": "", "follows": "dim"}
 
 
@@ -251,7 +253,7 @@ def show_voters(paper: Paper, report: RecordReport) -> None:
         [
             [
                 Cell(row.name, "strong" if row.state == "here" else ""),
-                Cell(row.part, _PART_MOODS.get(row.part, "")),
+                _part(row),
                 Cell(row.state, "warn" if row.state == "away" else ""),
                 f"{row.index:,}" if row.index is not None else "",
             ]
@@ -261,6 +263,21 @@ def show_voters(paper: Paper, report: RecordReport) -> None:
     if report.problem:
         paper.line()
         paper.item("!", report.problem, "warn")
+    for name in [row.name for row in report.voters if row.void]:
+        paper.line()
+        paper.item(
+            "!",
+            f"{name} lost what it had promised with its vote, so that vote is void. It gets a new "
+            "one by itself as soon as the others have taken this one.",
+            "warn",
+        )
+
+
+def _part(row: VoterRow) -> Cell:
+    """What it does in keeping the record, and whether a person wanted it so."""
+    if row.void and row.part == "votes":
+        return Cell("vote is void", "warn")
+    return Cell(row.part + _DECIDED.get(row.vote, ""), _PART_MOODS.get(row.part, ""))
 
 
 def show_record(paper: Paper, report: RecordReport) -> None:

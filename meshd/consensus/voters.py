@@ -23,7 +23,7 @@ from meshd.ids import NodeId, short
 
 
 class Wish(StrEnum):
-    """What the owner of a machine set: `voter =` in its config."""
+    """What was decided of a machine's vote: `voter =` in its config, or `meshd voters promote`."""
 
     AUTO = "auto"
     ALWAYS = "always"
@@ -45,6 +45,11 @@ class Elector(msgspec.Struct, frozen=True, kw_only=True):
 
     node: NodeId
     wish: Wish = Wish.AUTO
+    """What its own config says."""
+    order: Wish = Wish.AUTO
+    """What the record says (`meshd voters promote`)."""
+    is_void: bool = False
+    """It lost what it had promised: it does not vote, and needs its vote taken and given anew."""
     standing: Standing = Standing.ALIVE
     away_s: float = 0.0
     """How long it has not been ALIVE."""
@@ -59,6 +64,14 @@ class Elector(msgspec.Struct, frozen=True, kw_only=True):
     uptime_s: float = 0.0
     sync_s: float = 0.0
     """What making something durable costs it (p99); 0: not known."""
+
+    @property
+    def will(self) -> Wish:
+        """Both together: `never` wins, its own or the record's."""
+        for decided in (Wish.NEVER, Wish.ALWAYS):
+            if decided in (self.wish, self.order):
+                return decided
+        return Wish.AUTO
 
 
 class Learn(msgspec.Struct, frozen=True):
@@ -123,8 +136,8 @@ class _Choice:
         eligible = [e for e in members.values() if _eligible(e)]
         others = sorted((e for e in eligible if e.node not in voters), key=_steadiest_first)
         self._wanted = voters_wanted(len(eligible))
-        self._ready = [e for e in others if e.answering and e.caught_up]
-        self._behind = [e for e in others if e.answering and not e.caught_up]
+        self._ready = [e for e in others if e.answering and _is_ready(e)]
+        self._behind = [e for e in others if e.answering and not _is_ready(e)]
 
     def step(self, since_change_s: float) -> Step | None:
         size = len(self._voters)
@@ -135,8 +148,8 @@ class _Choice:
         if size < self._wanted and (grown := self._grow()) is not None:
             return grown
         if (lost := self._lost()) is not None:
-            return self._replace(self._why_lost(lost) or "")
-        return self._steadier() if since_change_s >= limits.VOTER_SWAP_EVERY_S else None
+            return self._replace(lost)
+        return self._steadier(hurry=since_change_s < limits.VOTER_SWAP_EVERY_S)
 
     def _make_odd(self) -> Step | None:
         """Finish what was begun: upwards if there is room and somebody for it, else down."""
@@ -155,20 +168,37 @@ class _Choice:
             return Learn(self._behind[0].node)
         return None
 
-    def _replace(self, why: str) -> Step | None:
-        """The new one first, so that no fewer votes count meanwhile."""
+    def _replace(self, lost: NodeId) -> Step | None:
+        """The new one first, so that no fewer votes count meanwhile.
+
+        But one whose vote is void is there, and gets it back once it was taken: it is not to wait
+        for a stranger.
+        """
+        why = self._why_lost(lost) or ""
         if self._ready:
             return Promote(self._ready[0].node, why)
+        if self._is_void(lost) and self._can_spare(lost):
+            return self._drop(lost, why)
         return Learn(self._behind[0].node) if self._behind else None
 
-    def _steadier(self) -> Step | None:
-        """One of the best classes takes the place of one that is not of them, when it can."""
+    def _can_spare(self, voter: NodeId) -> bool:
+        """Whether a majority of the rest answers: else nothing could be written without it."""
+        rest = [self._members.get(v) for v in self._voters if v != voter]
+        answering = sum(1 for e in rest if e is not None and e.answering)
+        return 2 * answering > len(rest)
+
+    def _steadier(self, *, hurry: bool) -> Step | None:
+        """One of the best classes takes the place of one that is not of them, when it can.
+
+        While there is no time for that, only those whom a person has chosen do.
+        """
+        best = Steadiness.CHOSEN if hurry else Steadiness.STEADY
         worst = self._members[self._least_steady()]
         for better in sorted([*self._ready, *self._behind], key=_steadiest_first):
             grade = steadiness(better)
-            if grade <= Steadiness.STEADY and grade < steadiness(worst):
+            if grade <= best and grade < steadiness(worst):
                 why = f"it is steadier than {short(worst.node)}"
-                return Promote(better.node, why) if better.caught_up else Learn(better.node)
+                return Promote(better.node, why) if _is_ready(better) else Learn(better.node)
         return None
 
     def _drop(self, node: NodeId, why: str) -> Step | None:
@@ -208,9 +238,15 @@ class _Choice:
         patience_s = _PATIENCE_S.get(elector.standing)
         if patience_s is not None and elector.away_s >= patience_s:
             return f"{short(voter)} has been away for {elector.away_s / 60:.0f} min"
-        if elector.wish is Wish.NEVER:
+        if elector.will is Wish.NEVER:
             return f"{short(voter)} is set to have no vote"
+        if elector.is_void:
+            return f"the vote of {short(voter)} is void"
         return None
+
+    def _is_void(self, voter: NodeId) -> bool:
+        elector = self._members.get(voter)
+        return elector is not None and elector.is_void
 
 
 _EVEN = "an even number of votes bears no more losses than one fewer"
@@ -224,7 +260,7 @@ class Steadiness(IntEnum):
     """How likely a machine is to be there tomorrow; lower is better."""
 
     CHOSEN = 0
-    """Its owner said `voter = "always"`."""
+    """Its owner said `voter = "always"`, or a person promoted it."""
     STEADY = 1
     """On mains for good, up for a day, quick to make things durable."""
     FIXED = 2
@@ -236,9 +272,9 @@ class Steadiness(IntEnum):
 
 def steadiness(elector: Elector) -> Steadiness:
     """The class of a machine; votes move only into the best two, so that they do not wander."""
-    if elector.wish is Wish.NEVER:
+    if elector.will is Wish.NEVER:
         return Steadiness.UNWILLING
-    if elector.wish is Wish.ALWAYS:
+    if elector.will is Wish.ALWAYS:
         return Steadiness.CHOSEN
     if not elector.on_mains:
         return Steadiness.ON_BATTERY
@@ -253,7 +289,12 @@ def steadiness(elector: Elector) -> Steadiness:
 
 
 def _eligible(elector: Elector) -> bool:
-    return elector.wish is not Wish.NEVER and elector.standing is not Standing.GONE
+    return elector.will is not Wish.NEVER and elector.standing is not Standing.GONE
+
+
+def _is_ready(elector: Elector) -> bool:
+    """It could vote and acknowledge at once."""
+    return elector.caught_up and not elector.is_void
 
 
 def _rank(elector: Elector) -> tuple[float, float]:

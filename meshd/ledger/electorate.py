@@ -55,6 +55,8 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     """What making something durable costs it; 0: not known."""
     runs: bool = True
     """Its journal and its core are in order."""
+    is_void: bool = False
+    """Its vote is, since it lost what it had promised."""
 
 
 class Members(Protocol):
@@ -82,17 +84,22 @@ class Electorate:
         driver: Callable[[], Driver | None],
         members: Members,
         own: Callable[[], Machine],
+        order: Callable[[NodeId], Wish],
     ) -> None:
+        """`order` is what the record says of a node's vote."""
         self._me = me
         self._driver = driver
         self._members = members
         self._own = own
+        self._order = order
         self._changed_at = -math.inf
         self._nudge = trio.Event()
         self._hurry_until = -math.inf
         """Until then whoever came and does not take part yet is looked after."""
         self.last_step: str = ""
         """What was done last, for a person."""
+        self.void: frozenset[NodeId] = frozenset()
+        """Whose vote is, as of the last look; only a leader looks."""
 
     async def run(self) -> None:
         """Look now and then, until cancelled."""
@@ -116,7 +123,8 @@ class Electorate:
 
     async def _look(self, driver: Driver) -> bool:
         """One look; whether it should soon be followed by another."""
-        electors = await self._electors(driver)
+        electors = await self.electors(driver)
+        self.void = frozenset(node for node, elector in electors.items() if elector.is_void)
         status = driver.status()
         self._teach(driver, status, electors)
         since_change_s = trio.current_time() - self._changed_at
@@ -129,7 +137,8 @@ class Electorate:
 
     # ---------------------------------------------------------------- facts
 
-    async def _electors(self, driver: Driver) -> dict[NodeId, Elector]:
+    async def electors(self, driver: Driver) -> dict[NodeId, Elector]:
+        """All members, asked just now.  How far their logs are, a leader alone knows."""
         nodes = list(self._members.members())[: limits.ELECTORS]
         answers: dict[NodeId, Machine] = {self._me: self._own()}
         async with trio.open_nursery() as nursery:
@@ -156,6 +165,8 @@ class Electorate:
         return Elector(
             node=node,
             wish=said.wish,
+            order=self._order(node),
+            is_void=said.is_void,
             standing=Standing.ALIVE if me else standing,
             away_s=0.0 if me else away_s,
             answering=answering,

@@ -36,12 +36,13 @@ from meshd.ledger.backup import pieces
 from meshd.ledger.electorate import Electorate, Machine, Members
 from meshd.ledger.machine import RecordMachine
 from meshd.ledger.place import Place
+from meshd.ledger.promises import Promises
 from meshd.ledger.session import Session
 from meshd.ports import Ports
 from meshd.record import results
 from meshd.record.commands import Entry, encode
 from meshd.record.commands_registry import Adopt, Command, Found
-from meshd.record.events import Event
+from meshd.record.events import Event, NodeChanged
 from meshd.record.results import Code, RecordRefused
 from meshd.record.state import RecordState
 
@@ -51,8 +52,6 @@ _T = TypeVar("_T")
 
 REOPEN_S = 30.0
 """After a disk failed: full ones are made room on, by people or by rotation."""
-REGAIN_S = 1.0
-"""Between two looks whether the others have taken a vote that is void."""
 BACKUP_PAUSE_S = 0.25
 """Between two tries to learn what a backup must hold, while a leader is chosen, say."""
 CARE_S = 2.0
@@ -78,6 +77,7 @@ class Ledger:
         machine: Callable[[], Machine],
         on_events: Callable[[list[Event]], None],
         settle: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint,
+        why_not: Callable[[], str] = lambda: "",
         settings: Settings = LAN,
     ) -> None:
         """`send` sends messages to a linked node, in order; `linked` says who can be sent to.
@@ -85,6 +85,7 @@ class Ledger:
         `founding` is the first command of a new record, at the one node that may found it; None
         elsewhere.  `missing` says what an older list of members holds that the record does not.
         `machine` is what this node is as a voter; what only the ledger knows is filled in.
+        `why_not` is a sentence on why nothing can be written now, for who wants to.
         """
         self._ports = ports
         self._place = place
@@ -100,7 +101,7 @@ class Ledger:
         self._driver: Driver | None = None
         self._record = RecordMachine()
         self._applied = trio.Event()
-        self._vote_is_void = False
+        self._promises = Promises(ports.disk, place)
         self.sync_s = 0.0
         """What making something durable costs here, in seconds; 0: not measured yet."""
         self.problem: str | None = None
@@ -111,8 +112,11 @@ class Ledger:
             place.generation,
             ports.entropy.token(16),
             ports.entropy.random,
+            why_not,
         )
-        self.electorate = Electorate(place.me, lambda: self._driver, members, self.own_machine)
+        self.electorate = Electorate(
+            place.me, lambda: self._driver, members, self.own_machine, self._order_for
+        )
 
     # ---------------------------------------------------------------- what others use
 
@@ -140,14 +144,30 @@ class Ledger:
         """What this node is as a voter."""
         said = self._machine()
         return Machine(
-            # Whose vote is void asks the leader to take it; what it wishes counts after that.
-            wish=Wish.NEVER if self._vote_is_void else said.wish,
+            wish=said.wish,
             on_mains=said.on_mains,
             portable=said.portable,
             uptime_s=said.uptime_s,
             sync_s=self.sync_s,
             runs=self._driver is not None,
+            is_void=self.vote_is_void,
         )
+
+    @property
+    def vote_is_void(self) -> bool:
+        """Whether this node lost what it had promised as a voter, and may not vote for now."""
+        return self._promises.are_void
+
+    def void_votes(self) -> frozenset[NodeId]:
+        """Whose vote is void, as far as this node knows."""
+        own = {self._place.me} if self.vote_is_void else set()
+        leads = self._driver is not None and self._driver.status().role is Role.LEADER
+        return frozenset(own) | (self.electorate.void if leads else frozenset())
+
+    def _order_for(self, node: NodeId) -> Wish:
+        """What a person decided of that node's vote."""
+        row = self.state.nodes.get(node)
+        return Wish(row.vote) if row is not None else Wish.AUTO
 
     async def execute(
         self, command: Command, timeout_s: float = limits.COMMAND_S
@@ -218,7 +238,6 @@ class Ledger:
             nursery.start_soon(self._keep)
             nursery.start_soon(self.electorate.run)
             nursery.start_soon(self._care)
-            nursery.start_soon(self._regain_vote)
 
     async def _keep(self) -> None:
         while True:
@@ -238,7 +257,7 @@ class Ledger:
         opened = await self._blocking(self._open)
         self._say(opened)
         try:
-            await self._look_for_promises(opened)
+            await self._promises.look(opened.stored)
             stored = await self._founded(opened)
             self._record = RecordMachine()
             kernel = Kernel(
@@ -249,7 +268,7 @@ class Ledger:
                 now=trio.current_time(),
                 eligible=self._eligible,
                 settings=self._settings,
-                vote_is_void=self._vote_is_void,
+                vote_is_void=self.vote_is_void,
             )
             driver = Driver(
                 kernel,
@@ -263,7 +282,10 @@ class Ledger:
             for node in self._linked():
                 driver.connected(node)
             self._driver, self.problem = driver, None
-            await driver.run()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._promises.regain, driver)
+                await driver.run()
+                nursery.cancel_scope.cancel()
             self.problem = driver.stopped
         finally:
             self._driver = None
@@ -303,46 +325,14 @@ class Ledger:
         await self._blocking(lambda: disk.write(mark, b"", private=True))
         return stored
 
-    async def _look_for_promises(self, opened: Opened) -> None:
-        """A founder that has no journal has lost one: what it promised is not known any more."""
-        disk, mark = self._ports.disk, self._place.void_mark
-        if opened.stored == EMPTY and disk.size(self._place.founded_mark) is not None:
-            await self._blocking(lambda: disk.write(mark, b"", private=True))
-        self._vote_is_void = disk.size(mark) is not None
-        if self._vote_is_void:
-            log.warning("this node's vote is void until the others have taken it")
-
-    async def _regain_vote(self) -> None:
-        """Let a void vote be good again, once it is one that the others give anew."""
-        while True:
-            await trio.sleep(REGAIN_S)
-            driver = self._driver
-            if self._vote_is_void and driver is not None:
-                try:
-                    await self._regain_from(driver)
-                except MeshdError as error:
-                    log.debug("its vote stays void for now", why=str(error))
-
-    async def _regain_from(self, driver: Driver) -> None:
-        """The record has to have it that this node has no vote, beyond doubt.
-
-        That is so when it is in what is here, all that is here is committed, and all that was
-        acknowledged before now is here (the leader says so, and the majority that it leads).
-        """
-        await driver.read_barrier()
-        status = driver.status()
-        if not status.voters or self._place.me in status.voters or status.commit < status.last:
-            return
-        driver.regain_vote()
-        self._vote_is_void = False
-        disk, mark = self._ports.disk, self._place.void_mark
-        await self._blocking(lambda: disk.delete(mark))
-        log.info("this node may be given a vote again")
-
     def _stepped(self) -> None:
         events = self._record.take_events()
         if events:
+            if any(isinstance(event, NodeChanged) for event in events):
+                self.electorate.nudge()  # perhaps by an order about its vote
             self._on_events(events)
+        if self._driver is not None:
+            self._promises.stepped(self._driver)
         if self._record.state.index != self._seen:
             self._seen = self._record.state.index
             self._applied.set()

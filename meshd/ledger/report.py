@@ -10,6 +10,7 @@ from meshd.ids import NodeId
 from meshd.record.state import RecordState
 
 NameOf = Callable[[NodeId], str]
+_NUMBERS = {1: "one", 2: "two", 3: "three"}
 
 
 def report(
@@ -22,12 +23,14 @@ def report(
     name_of: NameOf,
     problem: str | None,
     sync_s: float,
+    void: Collection[NodeId] = (),
 ) -> RecordReport:
     """The record as this node has it; `status` None: it does not run here, for that `problem`.
 
-    `answering` are the nodes to which this node's link is up.
+    `answering` are the nodes to which this node's link is up; `void` those whose vote is, as far
+    as this node knows.
     """
-    rows = _rows(me, status, members, answering, name_of) if status is not None else []
+    rows = _rows(me, status, state, members, answering, name_of, void) if status is not None else []
     return RecordReport(
         problem=_problem(me, status, answering, name_of, problem),
         leader=name_of(status.leader) if status is not None and status.leader is not None else "",
@@ -42,12 +45,31 @@ def report(
     )
 
 
+def shortage(me: NodeId, status: Status, answering: Collection[NodeId], name_of: NameOf) -> str:
+    """Why nothing can be written while too few voters are there, who is missing, and what would
+    help; empty: enough are."""
+    here = [voter for voter in status.voters if voter == me or voter in answering]
+    needed = len(status.voters) // 2 + 1
+    if len(here) >= needed or not status.voters:
+        return ""
+    away = [name_of(voter) for voter in status.voters if voter not in here]
+    more = needed - len(here)
+    start = "Start it" if len(away) == 1 else f"Start {_NUMBERS.get(more, more)} of them"
+    return (
+        f"The record cannot be written: {needed} of its {len(status.voters)} voters are needed,"
+        f" and {len(here)} can be reached from here. Away: {', '.join(away)}. {start}, or see what"
+        " cuts this machine off. Unkeyed requests are served all the same."
+    )
+
+
 def _rows(
     me: NodeId,
     status: Status,
+    state: RecordState,
     members: Sequence[NodeId],
     answering: Collection[NodeId],
     name_of: NameOf,
+    void: Collection[NodeId],
 ) -> list[VoterRow]:
     rows = []
     others = [node for node in members if node not in status.voters]
@@ -56,6 +78,7 @@ def _rows(
         there = "answers" if node in answering else "away"
         peer = status.peers.get(node)
         index = status.last if node == me else (peer.match if peer is not None else None)
+        known = state.nodes.get(node)
         rows.append(
             VoterRow(
                 id=node,
@@ -63,6 +86,8 @@ def _rows(
                 part="leads" if node == status.leader else votes,
                 state="here" if node == me else there,
                 index=index,
+                vote=known.vote if known is not None else "auto",
+                void=node in void,
             )
         )
     return rows
@@ -79,15 +104,8 @@ def _problem(
         return f"The record does not run here: {problem or 'it is being opened'}"
     if not status.voters:
         return "This node has no copy of the record yet; it gets one from the others."
-    here = [voter for voter in status.voters if voter == me or voter in answering]
-    needed = len(status.voters) // 2 + 1
-    if len(here) < needed:
-        away = ", ".join(name_of(voter) for voter in status.voters if voter not in here)
-        return (
-            f"The record cannot be written: {needed} of its {len(status.voters)} voters are needed,"
-            f" and {len(here)} can be reached from here. Away: {away}. Unkeyed requests are served"
-            " all the same."
-        )
+    if missing := shortage(me, status, answering, name_of):
+        return missing
     if status.leader is None or (status.role is Role.LEADER and not status.ready):
         return "The voters of the record are choosing who leads; that takes a second or two."
     return ""

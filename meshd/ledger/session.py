@@ -50,16 +50,19 @@ class Session:
         generation: int,
         boot: bytes,
         random: Callable[[], float],
+        why_not: Callable[[], str] = lambda: "",
     ) -> None:
         """`driver` is asked anew for each try; None while the record does not run here.
 
         `boot` are 16 random bytes of this start; `random` gives numbers in [0, 1) for pauses.
+        `why_not` is a sentence on why nothing can be written now, if that is known.
         """
         self._driver = driver
         self._node = node
         self._generation = generation
         self._boot = boot
         self._random = random
+        self._why_not = why_not
         self._next = 1
         self._wanted: dict[int, None] = {}
         """Numbers whose results somebody here still wants, in order."""
@@ -176,6 +179,7 @@ class Session:
             left_s = deadline - trio.current_time()
             await trio.sleep(max(0.0, min(left_s, pause_s * (0.5 + self._random()))))
             pause_s = min(MAX_PAUSE_S, pause_s * 2)
+        why = self._why_not() or f"{last}."
         if perhaps:
-            raise MaybeWritten(f"It is not known whether that was written into the record: {last}.")
-        raise NotWritten(f"That could not be written into the record: {last}.")
+            raise MaybeWritten(f"It is not known whether that was written into the record: {why}")
+        raise NotWritten(f"That could not be written into the record: {why}")

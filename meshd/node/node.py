@@ -177,6 +177,7 @@ class Node:
             own_addresses=mesh.own_addresses,
             record=self.record.report,
             backup=self.record.backup,
+            order_vote=self.record.order_vote,
             client_url=self.client_url,
             peer_port=self._port,
             counters=[

@@ -12,14 +12,15 @@ from meshd import limits, logs
 from meshd.config import Config
 from meshd.consensus.voters import Standing as VoterStanding
 from meshd.consensus.voters import Wish
-from meshd.control import Done, RecordReport
+from meshd.control import Done, RecordReport, VotesDecided
 from meshd.errors import ProtocolError, Refused
 from meshd.ids import NodeId
 from meshd.jobs.blob_store import erase as erase_blobs
 from meshd.ledger.electorate import Machine
 from meshd.ledger.ledger import Ledger
 from meshd.ledger.place import Place, erase
-from meshd.ledger.report import report
+from meshd.ledger.report import report, shortage
+from meshd.ledger.vote_orders import order_vote
 from meshd.membership.members import State
 from meshd.node.mesh import MeshSide
 from meshd.paths import Paths
@@ -64,6 +65,7 @@ class RecordSide:
             machine=self._machine,
             on_events=self._happened,
             settle=self._settled,
+            why_not=self._why_not,
         )
         board = mesh.switchboard
         board.take_in_order(RecordMessage, lambda node, m: self.ledger.received(node, m.data))
@@ -108,19 +110,35 @@ class RecordSide:
             name_of=mesh.name_of,
             problem=self.ledger.problem,
             sync_s=self.ledger.sync_s,
+            void=self.ledger.void_votes(),
         )
 
     def problems(self) -> list[str]:
         """What a person should look at."""
+        found = [why] if (why := self._why_not()) else []
+        if self.ledger.vote_is_void:
+            found.append(
+                "this node lost what it had promised as a voter of the record, so its vote is void "
+                "until the others have taken it and given it a new one (`meshd voters`)"
+            )
         state = self.ledger.state
         held_ms = state.clock.row.held_unix_ms
         if not held_ms:
-            return []
+            return found
         behind_min = (held_ms - state.clock.now_unix_ms) // 60_000
         return [
+            *found,
             f"the machines' clocks are {behind_min} min ahead of the record's, as after a pause of "
-            "all of them; if they are right: meshd record confirm-clock"
+            "all of them; if they are right: meshd record confirm-clock",
         ]
+
+    def _why_not(self) -> str:
+        """Why nothing can be written, where that is no matter of a moment."""
+        driver, mesh = self.ledger.driver, self._mesh
+        if driver is None:
+            why = self.ledger.problem
+            return f"The record does not run here: {why}" if why else ""
+        return shortage(mesh.id, driver.status(), mesh.links.up(), mesh.name_of)
 
     async def confirm_clock(self) -> Done:
         """Let the record's clock follow the machines' over a leap.  Raises Refused and the like."""
@@ -131,6 +149,11 @@ class RecordSide:
         outcome = await driver.propose(encode(Entry(command)))
         read_result(outcome.result)
         return Done("the record's clock goes with the machines' again")
+
+    async def order_vote(self, node: NodeId, vote: str) -> VotesDecided:
+        """A person decides about that node's vote.  Raises Refused and the like."""
+        problem = self.report().problem
+        return await order_vote(self.ledger, node, Wish(vote), self._mesh.name_of, problem)
 
     async def backup(self) -> Iterator[bytes]:
         """A backup in pieces.  Raises Refused."""
@@ -197,6 +220,7 @@ class RecordSide:
             sync_s=own.sync_s,
             runs=own.runs,
             unix_s=self._ports.clock.wall(),
+            void=own.is_void,
         )
 
 
@@ -245,6 +269,7 @@ class _Members:
             uptime_s=reply.uptime_s,
             sync_s=reply.sync_s,
             runs=reply.runs,
+            is_void=reply.void,
         )
 
 

@@ -33,6 +33,7 @@ from meshd.record.fields import (
     TokenId,
     TokenOrNone,
     UnixMs,
+    VoteOrder,
 )
 
 
@@ -118,6 +119,7 @@ class ChangeNode(Command, frozen=True):
     region: ShortLine | UnsetType = UNSET
     priority: Small | UnsetType = UNSET
     drained: bool | UnsetType = UNSET
+    vote: VoteOrder | UnsetType = UNSET
 
 
 class Certify(Command, frozen=True):

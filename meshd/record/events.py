@@ -24,7 +24,7 @@ class NodeAdmitted(Event, frozen=True):
 
 
 class NodeChanged(Event, frozen=True):
-    """Name, addresses, labels, region, priority, drained or certificate."""
+    """Name, addresses, labels, region, priority, drained, vote or certificate."""
 
     node: NodeId
 

@@ -8,7 +8,7 @@ same everywhere.
 
 from __future__ import annotations
 
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 from msgspec import Meta
 
@@ -39,6 +39,8 @@ Digest = Annotated[bytes, Meta(min_length=32, max_length=32)]
 """SHA-256."""
 DerKey = Annotated[bytes, Meta(min_length=91, max_length=91)]
 """A P-256 public key as DER SubjectPublicKeyInfo, the point uncompressed: always 91 bytes."""
+VoteOrder = Literal["auto", "always", "never"]
+"""What a person decided of a node's vote in keeping the record."""
 NodeName = Annotated[
     str, Meta(pattern=rf"^[A-Za-z0-9][A-Za-z0-9._-]{{0,{limits.NAME_CHARS - 1}}}{_END}")
 ]

@@ -20,6 +20,7 @@ from meshd.record.fields import (
     ShortLine,
     Small,
     UnixMs,
+    VoteOrder,
 )
 from meshd.record.results import Code, Refuse
 from meshd.record.table import Row, Table
@@ -64,6 +65,8 @@ class NodeRow(Row, frozen=True):
     region: ShortLine = ""
     priority: Small = 0
     drained: bool = False
+    vote: VoteOrder = "auto"
+    """Whether it is to have a vote in keeping the record; `auto`: as its machine is suited."""
     founder: bool = False
     holds_ca: bool = False
     """Has the CA's key now, and can admit."""

@@ -181,7 +181,7 @@ class Nodes:
         row = self.member(command.node)
         given = {
             field: getattr(command, field)
-            for field in ("name", "addresses", "labels", "region", "priority", "drained")
+            for field in ("name", "addresses", "labels", "region", "priority", "drained", "vote")
             if getattr(command, field) is not UNSET
         }
         if "labels" in given:

@@ -39,6 +39,8 @@ class MachineReply(Message, frozen=True):
     """Its journal is in order and its part of the log runs."""
     unix_s: Annotated[float, Meta(ge=0)] = 0.0
     """What time it has; 0: it does not say."""
+    void: bool = False
+    """It lost what it had promised as a voter: its vote is to be taken, and given anew."""
 
 
 class BlobPart(Message, frozen=True):

@@ -17,9 +17,13 @@ from meshd.control import (
     NodeOrder,
     PendingRow,
     Problem,
+    RecordReport,
     StatusReport,
     TokenMade,
     TokenOrder,
+    VoteOrder,
+    VoterRow,
+    VotesDecided,
 )
 from meshd.machine.clock import SystemClock
 
@@ -255,3 +259,44 @@ def test_watching_ends_when_the_daemon_does(daemon: FakeDaemon, data_dir: Path) 
             (data_dir / "kept.sock").rename(data_dir / "meshd.sock")
     assert process.returncode == 2
     assert "no meshd is running" in errors
+
+
+def record_with(*votes: str) -> RecordReport:
+    rows = [
+        VoterRow(id=n, name=n, part="votes" if n in votes else "follows", state="answers")
+        for n in ("attic", "box", "mini", "studio")
+    ]
+    return RecordReport(
+        problem="", leader="attic", term=1, last=9, commit=9, applied=9, digest="00", sync_ms=0.1,
+        members=4, voters=rows,
+    )  # fmt: skip
+
+
+def test_a_promotion_says_what_comes_and_waits_until_it_is_so(
+    daemon: FakeDaemon, type_in: Typed
+) -> None:
+    wanted = ["attic", "box", "studio"]
+    daemon.answers["POST /control/voters"] = VotesDecided(
+        message="studio will get a vote and mini will lose it", voters=wanted, done=False
+    )
+    daemon.answers["GET /control/record"] = record_with(*wanted)
+    done = type_in("voters", "promote", "studio")
+    assert done.exit_code == 0
+    assert "studio will get a vote" in done.stdout
+    assert "Done. Votes: attic, box, studio" in done.stdout
+    sent = msgspec.json.decode(daemon.orders[0][1], type=VoteOrder)
+    assert sent == VoteOrder("studio", "always")
+
+
+def test_a_demotion_that_is_refused_says_why(daemon: FakeDaemon, type_in: Typed) -> None:
+    daemon.answers["POST /control/voters"] = Problem("Nobody could take the vote of box")
+    refused = type_in("voters", "demote", "box")
+    assert refused.exit_code == 1
+    assert "Nobody could take the vote of box" in refused.stderr
+
+
+def test_without_a_word_more_it_shows_the_voters(daemon: FakeDaemon, type_in: Typed) -> None:
+    daemon.answers["GET /control/record"] = record_with("attic", "box", "mini")
+    done = type_in("voters")
+    assert done.exit_code == 0
+    assert "follows" in done.stdout

@@ -57,11 +57,12 @@ class Mesh:
         match step:
             case Learn(node):
                 assert self.members[node].answering
-                self.change(node, caught_up=True)
+                self.change(node, caught_up=True, is_void=False)  # once it has no vote
             case Promote(node):
                 elector = self.members[node]
                 assert elector.answering
                 assert elector.caught_up
+                assert not elector.is_void
                 assert node not in self.voters
                 self.voters.append(node)
             case Demote(node):
@@ -185,6 +186,42 @@ def test_what_the_owner_set_counts_more_than_what_the_machine_is() -> None:
     assert A not in mesh.voters
 
 
+def test_a_void_vote_is_taken_and_given_anew_where_nobody_else_can_have_it() -> None:
+    mesh = Mesh(desktop(A), desktop(B), desktop(C, is_void=True), voters="abc")
+    assert mesh.settle() == [
+        Demote(C, "the vote of c is void"),
+        Learn(C),
+        Promote(C, "an even number of votes bears no more losses than one fewer"),
+    ]
+
+
+def test_a_void_vote_goes_to_a_machine_that_is_ready() -> None:
+    mesh = Mesh(desktop(A), desktop(B), desktop(C, is_void=True), desktop(D), voters="abc")
+    mesh.settle()
+    assert sorted(mesh.voters) == [A, B, D]
+
+
+def test_a_void_vote_stays_while_nothing_could_be_written_without_it() -> None:
+    away = {"standing": Standing.FAILED, "answering": False}
+    mesh = Mesh(desktop(A), desktop(B, **away), desktop(C, is_void=True), voters="abc")
+    assert mesh.next() is None
+
+
+def test_who_was_promoted_gets_a_vote_at_once_and_the_least_steady_loses_it() -> None:
+    mesh = Mesh(desktop(A), desktop(B), desktop(C), laptop(D), voters="abc")
+    mesh.since_change_s = 1.0
+    mesh.change(D, order=Wish.ALWAYS)
+    mesh.settle()
+    assert D in mesh.voters
+    assert len(mesh.voters) == 3
+
+
+def test_a_config_that_says_never_wins_over_a_promotion() -> None:
+    mesh = Mesh(desktop(A), desktop(B), desktop(C), laptop(D, wish=Wish.NEVER), voters="abc")
+    mesh.change(D, order=Wish.ALWAYS)
+    assert mesh.next() is None
+
+
 electors = st.builds(
     Elector,
     node=st.just(A),
@@ -197,6 +234,8 @@ electors = st.builds(
     portable=st.booleans(),
     uptime_s=st.sampled_from([60.0, 2 * DAY_S]),
     sync_s=st.sampled_from([0.0, 0.01, 0.2]),
+    order=st.sampled_from(Wish),
+    is_void=st.booleans(),
 )
 
 
@@ -210,7 +249,9 @@ def meshes(draw: st.DrawFn) -> Mesh:
         members[node] = msgspec.structs.replace(
             elector, node=node, answering=elector.answering and not away
         )
-    members[A] = msgspec.structs.replace(members[A], standing=Standing.ALIVE, answering=True)
+    members[A] = msgspec.structs.replace(
+        members[A], standing=Standing.ALIVE, answering=True, is_void=False
+    )
     voters = draw(st.lists(st.sampled_from(ids), unique=True, min_size=1, max_size=6))
     return Mesh(*members.values(), voters=[A, *(v for v in voters if v != A)])
 
@@ -223,13 +264,13 @@ def test_it_settles_and_asks_only_for_what_can_be_done(mesh: Mesh) -> None:
     assert mesh.leader in mesh.voters
     silent = {v for v in mesh.voters if not mesh.members[v].answering}
     assert silent <= set(before), "a vote never goes to one that does not answer"
-    stuck = mesh.members[A].wish is Wish.NEVER and silent  # nobody to hand the lead to
+    stuck = mesh.members[A].will is Wish.NEVER and silent  # nobody to hand the lead to
     assert len(mesh.voters) % 2 == 1 or stuck
-    able = [e for e in mesh.members.values() if e.answering and e.wish is not Wish.NEVER]
+    able = [e for e in mesh.members.values() if e.answering and e.will is not Wish.NEVER]
     named = [
         e
         for e in mesh.members.values()
-        if e.wish is not Wish.NEVER and e.standing is not Standing.GONE
+        if e.will is not Wish.NEVER and e.standing is not Standing.GONE
     ]
     if len(able) == len(named):  # everybody who may have a vote is there
         assert len(mesh.voters) == voters_wanted(len(named)) or stuck

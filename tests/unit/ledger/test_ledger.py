@@ -9,7 +9,6 @@ from trio.testing import MockClock
 from meshd import limits
 from meshd.consensus.interface import Settings
 from meshd.consensus.journal import open_journal, set_aside
-from meshd.consensus.voters import Wish
 from meshd.errors import Refused
 from meshd.ledger.backup import read_backup
 from meshd.ledger.remedies import Patient, restore
@@ -176,7 +175,7 @@ async def test_a_voter_without_its_journal_comes_back_as_a_learner_and_gets_its_
         lost.kill()
         lose_journal(lost)
         lost.start()
-        await until(lambda: lost.runs.own_machine().wish is Wish.NEVER, within_s=5.0)
+        await until(lambda: lost.runs.own_machine().is_void, within_s=5.0)
         await until(lambda: not lost.void and lost.name not in mesh.voters(), within_s=60.0)
         await settled(mesh)
         await agree(mesh)
