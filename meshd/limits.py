@@ -188,6 +188,11 @@ JOB_LEASE_S: Final = 15.0  # the mesh's own
 JOB_RETRY_S: Final = (1.0, 2.0, 4.0)  # pauses before the next attempts, with jitter
 JOBS_PAGE: Final = 500
 
+# --- what a run has said, for others who ask the same (jobs/said.py)
+SAID_LISTENERS: Final = 64  # of one run, those at other nodes counted; more wait for the whole
+SAID_STEP_BYTES: Final = 64 * KIB  # to one listener at a time
+SAID_PAUSE_S: Final = (0.25, 0.5, 1.0, 2.0)  # between tries to hear a run at another node
+
 # --- blobs: bodies and results too large for the log (jobs/DESIGN.md)
 BLOB_BYTES: Final = HTTP_BODY_BYTES  # the largest
 BLOBS_BYTES: Final = 4096 * MIB  # of all at one node

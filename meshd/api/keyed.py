@@ -1,30 +1,42 @@
 """Requests with an `Idempotency-Key` over HTTP: who gets which bytes, and when (trio shell).
 
-The run goes on when its client goes away: whoever repeats the request gets its answer.  What the
-client sees of a stream is the stream, except that its last words wait until the whole of it is the
-key's answer for good.
+A run says what it says into `jobs.said`, and goes on when its client goes away; its client, and
+whoever sends the same request again, at this node or another one, listens there.  What they hear of
+a stream is the stream, except that its last words wait until the whole is the key's answer for
+good.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Final
 
 import trio
 
+from meshd import limits, logs
 from meshd.api.answering import Client
 from meshd.api.dialect import Call, DialectError, HeaderPair
+from meshd.api.listening import Delivery, GivenUp
 from meshd.api.routes import error_body
+from meshd.backends.control import failed
 from meshd.errors import MeshdError, Refused, StreamBroken
 from meshd.http import Headers, Responder, ServerRequest
 from meshd.inference import Failure, FailureKind
-from meshd.jobs.keyed import AnswerGone, Ended, KeyedRequests, KeyedRun, Stored, key_of
+from meshd.jobs.keyed import AnswerGone, Ended, Key, KeyedRequests, Running, Stored, key_of
+from meshd.jobs.keyed_run import KeyedRun
+from meshd.jobs.said import Answer, Broken, Listener, NotHeard, TooMuchSaid, Whole
 from meshd.modelnames import normalise
+from meshd.record.job_rows import job_name
 from meshd.record.results import Code, RecordRefused
+from meshd.relay.in_flight import InFlight
+
+log = logs.get("jobs")
 
 HEADER: Final = b"idempotency-key"
-_REPLAYED: Final = (b"x-meshd-replayed", b"true")
+REPLAYED: Final = (b"x-meshd-replayed", b"true")
+"""On an answer that another request asked for."""
 _FINAL: Final = frozenset({400, 401, 403, 404, 405, 409, 413, 415, 422})
 """Statuses that another try of the same request would have again."""
 
@@ -35,94 +47,208 @@ _WITHHELD: Final = Failure(
     503,
     retry_after_s=2.0,
 )
+_CANCELLED: Final = Failure(
+    FailureKind.BAD_REQUEST, "The request with this key is cancelled; use another key.", 409
+)
+_STOPPED: Final = Failure(
+    FailureKind.DRAINING,
+    "this node was stopped: repeat the request with the same key at another node",
+    503,
+    retry_after_s=2.0,
+)
 
 Answering = Callable[[Client, Callable[[], None]], Awaitable[None]]
 """Answers the request to that client; the second is to be called when a stream begins to end."""
 
 
-async def answer_keyed(
-    requests: KeyedRequests,
-    request: ServerRequest,
-    scope: str,
-    call: Call,
-    responder: Responder,
-    headers: list[HeaderPair],
-    answering: Answering,
-) -> None:
-    """Answer a request that has a key; `headers` go with what is not an answer of an engine.
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One client's request."""
 
-    Raises DialectError for what is refused.
-    """
-    try:
+    request: ServerRequest
+    key: Key
+    call: Call
+    responder: Responder
+    headers: list[HeaderPair]
+    """That go with what is not an answer of an engine."""
+    answering: Answering
+
+
+class KeyedApi:
+    """Answers requests that have a key."""
+
+    def __init__(self, requests: KeyedRequests) -> None:
+        self._requests = requests
+        self._attached: dict[Delivery, None] = {}
+        self._stopped = False
+        self.in_flight = InFlight()
+        """Clients who wait for what others asked for; the others are in the forwarder's."""
+
+    def key_of(self, request: ServerRequest, scope: str) -> Key:
+        """Its key; `scope` is the API key's id.  Raises DialectError for what can be none."""
         text = request.header(HEADER) or b""
-        key = key_of(scope or "local", text, request.method, request.path, request.body)
-        accepted = await requests.accept(
-            key, request.path, normalise(call.request.model), len(request.body)
-        )
-    except MeshdError as error:
-        raise _refused(request.path, error) from error
-    if isinstance(accepted, Stored):
-        await _replay(accepted, call, responder, headers)
+        try:
+            return key_of(scope or "local", text, request.method, request.path, request.body)
+        except Refused as error:
+            raise _refused(request.path, error) from error
+
+    def knows(self, key: Key) -> bool:
+        """Whether the key was used before, as far as this node has heard."""
+        return self._requests.knows(key)
+
+    def stop(self) -> None:
+        """This node ends: those who wait are told so, in their dialect."""
+        self._stopped = True
+        for delivery in self._attached:
+            delivery.give_up()
+
+    async def answer(self, asked: Asked) -> None:
+        """Run it, or tell what another run says, or the stored answer.
+
+        Raises DialectError for what is refused, StreamBroken.
+        """
+        request = asked.request
+        model, size_bytes = normalise(asked.call.request.model), len(request.body)
+        while True:
+            try:
+                accepted = await self._requests.accept(asked.key, request.path, model, size_bytes)
+            except MeshdError as error:
+                raise _refused(request.path, error) from error
+            match accepted:
+                case Stored():
+                    return await _replay(accepted, asked)
+                case KeyedRun():
+                    return await _run(accepted, asked)
+                case Running() if await self._attach(accepted, asked):
+                    return None
+
+    # ---------------------------------------------------------------- another one's run
+
+    async def _attach(self, running: Running, asked: Asked) -> bool:
+        """Tell what that run says.  False: it is over, and nothing was told of it."""
+        responder, encoder = asked.responder, asked.call.encoder
+        kind = (b"content-type", encoder.content_type_stream)
+        delivery = Delivery(responder, encoder, lambda: [kind, REPLAYED, *asked.headers])
+        responder.on_disconnect = delivery.give_up
+        self._attached[delivery] = None
+        if self._stopped:
+            delivery.give_up()
+        try:
+            with self.in_flight:
+                return await self._follow(running, asked.call, delivery)
+        except GivenUp:
+            if responder.disconnected:
+                return True
+            await _fail(_STOPPED, asked.request.path, delivery)
+            return True
+        finally:
+            responder.on_disconnect = None
+            del self._attached[delivery]
+
+    async def _follow(self, running: Running, call: Call, delivery: Delivery) -> bool:
+        requests, tries = self._requests, 0
+        while requests.is_live(running):
+            if not call.stream:  # it has nothing to say before its end
+                with delivery.waiting():
+                    await requests.until_over(running)
+                break
+            had_bytes = delivery.size_bytes
+            try:
+                async with requests.listen(running, had_bytes) as listener:
+                    end = await delivery.hear(listener)
+            except NotHeard as error:
+                log.info("a run is not heard", job=job_name(running.job), why=str(error))
+                tries = 0 if delivery.size_bytes > had_bytes else tries + 1
+                pause_s = limits.SAID_PAUSE_S[min(tries, len(limits.SAID_PAUSE_S)) - 1]
+                with delivery.waiting():
+                    await requests.until_over(running, pause_s)
+                continue
+            if delivery.begun or isinstance(end, Whole):
+                await delivery.tell(end)
+                return True
+            return False
+        if not delivery.begun:
+            return False
+        # Another run says something else, unless it was this one, and its entry is only away.
+        stored = await requests.answer_of(running)
+        if stored is None or not await delivery.go_on_with(stored.body):
+            await delivery.fail(_WITHHELD)
+        return True
+
+
+async def _fail(failure: Failure, path: str, delivery: Delivery) -> None:
+    """Tell it in the stream; if that has not begun, raise DialectError."""
+    if delivery.begun:
+        await delivery.fail(failure)
         return
-    client = _KeyedClient(responder, accepted, call, request.path)
-    try:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(accepted.hold, nursery.cancel_scope.cancel)
-            await answering(client, client.ending)
-            nursery.cancel_scope.cancel()
-    finally:
-        await accepted.release()
-    if accepted.lost:
-        await _end_lost(call, request.path, responder)
+    status, headers, body = error_body(path, failure)
+    raise DialectError(status, body, headers)
 
 
-async def _end_lost(call: Call, path: str, responder: Responder) -> None:
-    """The run is not this entry's any more: say so in the dialect's own form, never by a cut."""
-    if responder.finished or responder.disconnected:
-        return
-    if not responder.started:
-        status, headers, body = error_body(path, _WITHHELD)
-        raise DialectError(status, body, headers)
-    with suppress(StreamBroken):
-        await responder.finish(call.encoder.error(_WITHHELD))
-
-
-async def _replay(
-    stored: Stored, call: Call, responder: Responder, headers: list[HeaderPair]
-) -> None:
+async def _replay(stored: Stored, asked: Asked) -> None:
     """The stored answer, byte for byte."""
+    call, responder = asked.call, asked.responder
     as_stream = call.stream and stored.status == 200
     encoder = call.encoder
     kind = encoder.content_type_stream if as_stream else encoder.content_type_whole
-    all_headers = [(b"content-type", kind), _REPLAYED, *headers]
+    headers = [(b"content-type", kind), REPLAYED, *asked.headers]
     if as_stream:
-        await responder.start(stored.status, all_headers, stored.body)
+        await responder.start(stored.status, headers, stored.body)
         await responder.finish()
     else:
-        await responder.send(stored.status, all_headers, stored.body)
+        await responder.send(stored.status, headers, stored.body)
 
 
-class _KeyedClient:
-    """Stands before the client's connection: keeps what is said, and withholds the last of it."""
+# -------------------------------------------------------------------- a run of this node
 
-    def __init__(self, client: Responder, run: KeyedRun, call: Call, path: str) -> None:
-        self._client = client
+
+async def _run(run: KeyedRun, asked: Asked) -> None:
+    """Run it, with its lease kept, and tell the client what it says."""
+    said, encoder = run.said, asked.call.encoder
+    speaker = _Speaker(run, asked)
+    delivery = Delivery(asked.responder, encoder, lambda: said.headers)
+    with said.listen() as listener:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_tell, listener, delivery)
+            try:
+                with run.scope:
+                    async with trio.open_nursery() as working:
+                        working.start_soon(run.hold)
+                        await asked.answering(speaker, speaker.ending)
+                        working.cancel_scope.cancel()
+            finally:
+                await run.end()
+                # Nothing more is told if the run came to an end of its own.
+                speaker.break_off(_CANCELLED if run.cancelled else _WITHHELD)
+                said.close()
+
+
+async def _tell(listener: Listener, delivery: Delivery) -> None:
+    """What it says, to the client that asked for it, if that is still there."""
+    with suppress(StreamBroken):
+        await delivery.tell(await delivery.hear(listener))
+
+
+class _Speaker:
+    """Stands where a client would: keeps what the run says, and withholds the last of it."""
+
+    def __init__(self, run: KeyedRun, asked: Asked) -> None:
         self._run = run
-        self._call = call
-        self._path = path
-        self._said = bytearray()
-        self._withheld = bytearray()
+        self._said = run.said
+        self._encoder = asked.call.encoder
+        self._path = asked.request.path
+        self._headers = asked.headers
         self._is_ending = False
         self.on_disconnect: Callable[[], None] | None = None
         """Never called: the run goes on."""
 
     @property
     def started(self) -> bool:
-        return self._client.started
+        return self._said.begun
 
     @property
     def finished(self) -> bool:
-        return self._client.finished
+        return self._said.end is not None
 
     @property
     def disconnected(self) -> bool:
@@ -131,66 +257,69 @@ class _KeyedClient:
     def ending(self) -> None:
         """What comes now says that the answer is whole."""
         self._is_ending = True
+        self._said.hold_back()
 
     async def send(self, status: int, headers: Headers, body: bytes) -> None:
-        if status == 200:
-            if await self._run.seal(status, body):
-                await self._pass(self._client.send(status, headers, body))
-            else:
-                await self._pass(self._client.send(*error_body(self._path, _WITHHELD)))
-            return
-        await self._run.give_up(status, f"status {status}", body, final=status in _FINAL)
-        await self._pass(self._client.send(status, headers, body))
+        if status != 200:
+            await self._run.give_up(status, f"status {status}", body, final=status in _FINAL)
+        elif not await self._run.seal(status, body):
+            self.break_off(_WITHHELD)
+        self._said.finish(Answer(status, headers, body))
 
     async def start(self, status: int, headers: Headers, data: bytes = b"") -> None:
-        self._said += data
-        await self._pass(self._client.start(status, headers, self._let_out(data)))
+        self._said.begin(headers)
+        self._add(data)
+        await trio.lowlevel.checkpoint()
 
     def start_nowait(self, status: int, headers: Headers, data: bytes = b"") -> bool:
         """Only to say nothing: what begins the stream is kept, what says nothing is not."""
-        try:
-            began = self._client.start_nowait(status, headers, data)
-        except StreamBroken:
-            return False
-        if began:
-            self._said += self._call.encoder.start()
-        return began
+        self._said.begin(headers)
+        self._add(self._encoder.start())
+        self._said.quiet()
+        return True
 
     async def write(self, data: bytes) -> None:
-        self._said += data
-        if out := self._let_out(data):
-            await self._pass(self._client.write(out))
+        self._add(data)
+        await trio.lowlevel.checkpoint()
 
     def write_nowait(self, data: bytes) -> bool:
         """Only to say nothing."""
-        try:
-            return self._client.write_nowait(data)
-        except StreamBroken:
-            return True
+        self._said.quiet()
+        return True
 
     async def finish(self, data: bytes = b"") -> None:
-        self._said += data
         if not self._is_ending:  # an error, in the dialect's own form
             await self._run.give_up(502, "the stream broke off", b"", final=False)
-            await self._pass(self._client.finish(data))
-        elif await self._run.seal(200, bytes(self._said)):
-            await self._pass(self._client.finish(bytes(self._withheld) + data))
-        else:
-            await self._pass(self._client.finish(self._call.encoder.error(_WITHHELD)))
-
-    def _let_out(self, data: bytes) -> bytes:
-        if not self._is_ending:
-            return data
-        self._withheld += data
-        return b""
-
-    @staticmethod
-    async def _pass(sending: Awaitable[None]) -> None:
-        """To the client, if it is still there."""
+            self._said.finish(Broken(data))
+            return
         try:
-            await sending
-        except StreamBroken:
-            await trio.lowlevel.checkpoint()
+            self._said.add(data)
+        except TooMuchSaid:
+            self.break_off(_WITHHELD)
+            return
+        if await self._run.seal(200, self._said.all):
+            self._said.finish(Whole())
+        else:
+            self.break_off(_WITHHELD)
+
+    def break_off(self, failure: Failure) -> None:
+        """End it with this, unless it has ended."""
+        if self._said.begun:
+            self._said.finish(Broken(self._encoder.error(failure)))
+            return
+        status, headers, body = error_body(self._path, failure)
+        self._said.finish(Answer(status, [*headers, *self._headers], body))
+
+    def _add(self, data: bytes) -> None:
+        try:
+            self._said.add(data)
+        except TooMuchSaid as error:
+            raise failed(
+                FailureKind.NO_ROOM,
+                f"{error}: ask for less, or without an Idempotency-Key",
+                503,
+                retry_after_s=2.0,
+            ) from error
 
 
 def _refused(path: str, error: MeshdError) -> DialectError:

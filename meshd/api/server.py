@@ -19,14 +19,13 @@ from meshd.api.dialect import Call, DialectError, HeaderPair, not_found
 from meshd.api.jobs import PREFIX as JOBS
 from meshd.api.jobs import JobsApi
 from meshd.api.keyed import HEADER as KEY_HEADER
-from meshd.api.keyed import answer_keyed
+from meshd.api.keyed import Asked, KeyedApi
 from meshd.api.routes import Dialect, Match, Route, error_body, find
 from meshd.backends import BackendFailed
 from meshd.errors import MeshdError
 from meshd.http import Headers, Responder, Room, ServerRequest, Share
 from meshd.ids import NodeId, RequestId
 from meshd.inference import Failure, FailureKind
-from meshd.jobs.keyed import KeyedRequests
 from meshd.ports import Clock, Entropy
 from meshd.relay.forwarder import Forwarder
 from meshd.routing.catalogue import Catalogue, Target
@@ -63,7 +62,7 @@ class ClientApi:
         entropy: Entropy,
         room: Room,
         jobs: JobsApi,
-        keyed: KeyedRequests,
+        keyed: KeyedApi,
     ) -> None:
         """`access` is asked anew for each request, since keys and addresses change.
 
@@ -151,13 +150,19 @@ class ClientApi:
             request_id=request_id,
             now_unix_s=self._clock.wall(),
         )
+        keyed = request.header(KEY_HEADER) is not None
+        if keyed and not call.stream:
+            # A client's patience does not end a run that it may come back to.
+            call = msgspec.structs.replace(call, deadline_s=None)
+        key = self._keyed.key_of(request, self._scope(request)) if keyed else None
+        # What a key stands for is told also when nobody has the model any more.
+        if not (key is not None and self._keyed.knows(key)) and not self._holders(call):
+            self.counters["unknown_model"] += 1
+            raise _refused(request.path, self._unknown(call.request.model))
 
         def failed(failure: Failure) -> tuple[int, list[HeaderPair], bytes]:
             return error_body(request.path, failure)
 
-        if not self._placement.catalogue.holders(call.request.model):
-            self.counters["unknown_model"] += 1
-            raise _refused(request.path, self._unknown(call.request.model))
         share = Share(self._room)
 
         def answering(client: Client, ending: Callable[[], None]) -> Awaitable[None]:
@@ -165,13 +170,12 @@ class ClientApi:
             return answer(call, request_id, client, forwarder, failed, name_of, share, cors, ending)
 
         try:
-            if request.header(KEY_HEADER) is None:
+            if key is None:
                 await answering(responder, _nothing)
             else:
                 self.counters["keyed"] += 1
                 headers = [(b"x-request-id", request_id.encode()), *cors]
-                scope = self._scope(request)
-                await answer_keyed(self._keyed, request, scope, call, responder, headers, answering)
+                await self._keyed.answer(Asked(request, key, call, responder, headers, answering))
         finally:
             share.release()
 
@@ -179,6 +183,9 @@ class ClientApi:
         """Whose idempotency keys a request's are: the API key's that it shows, or everybody's."""
         access = self._access()
         return access.check(request.method, request.path, request.header, request.remote)
+
+    def _holders(self, call: Call) -> list[Target]:
+        return self._placement.catalogue.holders(call.request.model)
 
     def _unknown(self, model: str) -> Failure:
         return not_found(model, self._catalogue.near(model))

@@ -2,32 +2,35 @@
 
 One command, `Accept`, notes the key and claims the request for this entry; its place in the log is
 the fence, and nothing runs before it is applied.  The answer's last words leave only after
-`Complete` under that fence is committed.  So whoever repeats the request, at any node, either waits
-for the one run there is and gets its stored answer, or, once the entry that ran it has lost its
-lease, runs it under a new fence; and no two clients ever see two different ends of one key
-(DESIGN.md, "One request"; Helland, Life beyond Distributed Transactions, 2007, for the idea).
+`Complete` under that fence is committed.  So whoever repeats the request, at any node, hears the
+one run there is from its first byte on, or gets its stored answer, or, once the entry that ran it
+has lost its lease, runs it under a new fence; and no two clients ever see two different ends of one
+key (DESIGN.md, "One request"; Helland, Life beyond Distributed Transactions, 2007, for the idea).
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Protocol
 
 import msgspec
 import trio
 
-from meshd import limits, logs
-from meshd.errors import MeshdError, Refused
+from meshd import limits
+from meshd.errors import Refused
+from meshd.http import Room, Share
+from meshd.ids import NodeId
 from meshd.jobs.duties import WRITE_S
-from meshd.jobs.holding import LEASE_MS, Bodies, keep_lease
+from meshd.jobs.holding import LEASE_MS, Bodies
+from meshd.jobs.keyed_run import KeyedRun
+from meshd.jobs.said import Listener, NotHeard, Said
 from meshd.jobs.service import JobService
 from meshd.ledger.ledger import Ledger
 from meshd.record import commands_jobs as commands
-from meshd.record.commands_registry import Command
-from meshd.record.events import JobFinished
+from meshd.record.events import Event, JobFinished, JobReturned
 from meshd.record.job_rows import JobState, job_name
-
-log = logs.get("jobs")
 
 
 class Key(msgspec.Struct, frozen=True):
@@ -45,6 +48,14 @@ class Stored(msgspec.Struct, frozen=True):
 
     status: int
     body: bytes
+
+
+class Running(msgspec.Struct, frozen=True):
+    """The request with this key runs now, asked for by somebody else."""
+
+    job: int
+    fence: int
+    node: NodeId
 
 
 class Ended(Refused):
@@ -73,99 +84,38 @@ def key_of(scope: str, text: bytes, method: str, path: str, body: bytes) -> Key:
     return Key(scope, name, hashed.digest())
 
 
-class KeyedRun:
-    """A run under a fence of this entry's.  Use as a context; it ends in one of three ways.
+class RemoteSaid(Protocol):
+    """How to hear what runs at other nodes say (`said_links.SaidLinks`)."""
 
-    `seal` makes the answer that of the key; `give_up` says that it cannot be answered (`final`), or
-    not this time; leaving without either gives the key back, for whoever repeats it.
-    """
-
-    def __init__(
-        self, ledger: Ledger, bodies: Bodies, job: int, fence: int, asked_at: float
-    ) -> None:
-        self.job, self.fence = job, fence
-        self.lost = ""
-        """Why it is no longer this entry's to run, once it is not."""
-        self._ledger, self._bodies = ledger, bodies
-        self._asked_at = asked_at
-        self._ended = False
-        self._began_at = trio.current_time()
-
-    async def hold(self, lost: Callable[[], None]) -> None:
-        """Keep the lease until cancelled; `lost` is called when that does not succeed."""
-
-        def note(why: str) -> None:
-            self.lost = why
-            log.info("a keyed request stops here", job=job_name(self.job), why=why)
-            lost()
-
-        await keep_lease(self._ledger, self.job, self.fence, asked_at=self._asked_at, lost=note)
-
-    async def seal(self, status: int, body: bytes) -> bool:
-        """Make this the answer of the key, for good.  False: not known to be, so withhold it."""
-        small = len(body) <= limits.INLINE_BYTES
-        digest = hashlib.sha256(body).digest()
-        try:
-            if not small:
-                digest = await self._bodies.put(body)
-            await self._say(
-                commands.Complete(
-                    job=self.job,
-                    fence=self.fence,
-                    digest=digest,
-                    size_bytes=len(body),
-                    inline=body if small else b"",
-                    status=status,
-                    run_ms=int((trio.current_time() - self._began_at) * 1000),
-                )
-            )
-        except MeshdError as error:
-            log.warning("an answer was withheld", job=job_name(self.job), why=str(error))
-            return False
-        return True
-
-    async def give_up(self, status: int, reason: str, body: bytes, *, final: bool) -> None:
-        """It was not answered: never will be (`final`: `body` is the answer), or not now."""
-        keep = final and len(body) <= limits.INLINE_BYTES
-        command = commands.Fail(
-            job=self.job,
-            fence=self.fence,
-            reason=reason[: limits.NAME_CHARS],
-            final=final,
-            status=status,
-            digest=hashlib.sha256(body).digest() if keep else b"",
-            size_bytes=len(body) if keep else 0,
-            inline=body if keep else b"",
-        )
-        try:
-            await self._say(command)
-        except MeshdError as error:
-            log.info("a failure was not written", job=job_name(self.job), why=str(error))
-
-    async def release(self) -> None:
-        """If nothing was said of it: somebody else may have it at once."""
-        if not self._ended and not self.lost:
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + 1.0):
-                try:
-                    await self._say(commands.Release(job=self.job, fence=self.fence))
-                except MeshdError as error:
-                    log.info("a key was not given back", why=str(error))
-
-    async def _say(self, command: Command) -> None:
-        self._ended = True
-        await self._ledger.execute(command, timeout_s=limits.JOB_LEASE_S)
+    def listen(
+        self, node: NodeId, job: int, fence: int, from_byte: int
+    ) -> AbstractAsyncContextManager[Listener]: ...
 
 
 class KeyedRequests:
     """What becomes of a request that has a key."""
 
-    def __init__(self, ledger: Ledger, jobs: JobService, bodies: Bodies) -> None:
+    def __init__(
+        self, ledger: Ledger, jobs: JobService, bodies: Bodies, remote: RemoteSaid, room: Room
+    ) -> None:
+        """`room` is where answers are kept until they are stored."""
         self._ledger = ledger
         self._jobs = jobs
         self._bodies = bodies
+        self._remote = remote
+        self._room = room
+        self._runs: dict[tuple[int, int], KeyedRun] = {}
 
-    async def accept(self, key: Key, path: str, model: str, size_bytes: int) -> KeyedRun | Stored:
-        """Either the right to run it now, or the answer it has; waits for a run elsewhere.
+    # ---------------------------------------------------------------- asked by clients
+
+    def knows(self, key: Key) -> bool:
+        """Whether this node has heard of that key: if so it has an answer, or will have one."""
+        return self._ledger.state.jobs.keys.get(key.scope, key.text) is not None
+
+    async def accept(
+        self, key: Key, path: str, model: str, size_bytes: int
+    ) -> KeyedRun | Running | Stored:
+        """The right to run it now, or which run there is, or the answer it has.
 
         Raises RecordRefused (the key was used for another request; too many keys), NotWritten and
         MaybeWritten (then nothing runs), Ended, AnswerGone.
@@ -181,35 +131,96 @@ class KeyedRequests:
         # A key's time counts from the record clock, which may have stood still for days.
         await self._jobs.now_unix_ms()
         while True:
-            changed = self._jobs.change()
             asked_at = trio.current_time()
             told = await self._ledger.execute(command, timeout_s=WRITE_S)
             state, job = JobState(told["state"]), told["job"]
-            if state is JobState.CLAIMED and "node" not in told:
-                return KeyedRun(self._ledger, self._bodies, job, told["fence"], asked_at)
             if state in (JobState.DONE, JobState.FAILED):
-                return await self._stored(job, told)
+                return await self._stored(job, told["status"], told["digest"], told["size_bytes"])
             if state in (JobState.CANCELLED, JobState.DEAD):
                 raise Ended(f"The request with this key is {state.name.lower()}; use another key.")
-            await self._until_it_is_over(job, changed)
+            if state is not JobState.CLAIMED:
+                raise Ended(f"The request with this key is a job, {job_name(job)}: ask for that.")
+            running = Running(job, told["fence"], told.get("node", self._ledger.me))
+            if not self.is_live(running):
+                continue  # meanwhile more was applied here
+            return running if "node" in told else self._begin(running, asked_at)
 
-    async def _until_it_is_over(self, job: int, changed: trio.Event) -> None:
-        """Until the run elsewhere has ended, one way or the other (no deadline: it has a lease)."""
-        while True:
-            row = self._ledger.state.jobs.live.get(job)
-            if row is None or row.state is not JobState.CLAIMED:
-                return
-            await changed.wait()
-            changed = self._jobs.change()
+    def _begin(self, running: Running, asked_at: float) -> KeyedRun:
+        job, fence = running.job, running.fence
+        # More than a blob holds could not be stored, so it is not kept either.
+        said = Said(Share(self._room), limits.BLOB_BYTES)
+        run = KeyedRun(self._ledger, self._bodies, said, job, fence, asked_at, self._over)
+        self._runs[job, fence] = run
+        return run
 
-    async def _stored(self, job: int, told: dict[str, object]) -> Stored:
-        status, digest = told["status"], told["digest"]
-        assert isinstance(status, int)
-        assert isinstance(digest, bytes)
-        if not told["size_bytes"]:
+    def _over(self, run: KeyedRun) -> None:
+        self._runs.pop((run.job, run.fence), None)
+
+    # ---------------------------------------------------------------- what others run
+
+    def is_live(self, running: Running) -> bool:
+        """Whether, as far as this node has heard, that run goes on."""
+        row = self._ledger.state.jobs.live.get(running.job)
+        return row is not None and row.claim is not None and row.claim.fence == running.fence
+
+    async def until_over(self, running: Running, wait_s: float = float("inf")) -> None:
+        """Until it has ended, one way or the other (it has a lease), or that time has passed."""
+        with trio.move_on_after(wait_s):
+            while True:
+                changed = self._jobs.change()
+                if not self.is_live(running):
+                    return
+                await changed.wait()
+
+    @asynccontextmanager
+    async def listen(self, running: Running, from_byte: int) -> AsyncIterator[Listener]:
+        """Hear what a run says, wherever it is.  Raises NotHeard, also out of the listener."""
+        if running.node != self._ledger.me:
+            remote = self._remote.listen(running.node, running.job, running.fence, from_byte)
+            async with remote as listener:
+                yield listener
+            return
+        with self.said_of(running.job, running.fence).listen(from_byte) as listener:
+            yield listener
+
+    def said_of(self, job: int, fence: int) -> Said:
+        """What a run of this node has said.  Raises NotHeard if it is none, or none any more."""
+        run = self._runs.get((job, fence))
+        if run is None:
+            raise NotHeard(f"{job_name(job)} does not run here under the fence {fence}")
+        return run.said
+
+    async def answer_of(self, running: Running) -> Stored | None:
+        """The answer of a run that is over, if it was the last one and is still to be had."""
+        event = self._jobs.end_of(running.job)
+        if event is None or event.state is not JobState.DONE:
+            return None
+        try:
+            return await self._stored(running.job, event.status, event.digest, event.size_bytes)
+        except AnswerGone:
+            return None
+
+    # ---------------------------------------------------------------- told by the record
+
+    def happened(self, events: Sequence[Event]) -> None:
+        """Events that were just applied here, in order: a run that lost its fence stops at once."""
+        for event in events:
+            if isinstance(event, JobReturned):
+                self._stop(event.job, event.fence, "its lease ended, or it was given back")
+            elif isinstance(event, JobFinished):
+                cancelled = event.state is JobState.CANCELLED
+                why = "it was cancelled" if cancelled else "it is over"
+                self._stop(event.row.id, event.fence, why, cancelled=cancelled)
+
+    def _stop(self, job: int, fence: int, why: str, *, cancelled: bool = False) -> None:
+        if (run := self._runs.get((job, fence))) is not None:
+            run.stop(why, cancelled=cancelled)
+
+    async def _stored(self, job: int, status: int, digest: bytes, size_bytes: int) -> Stored:
+        if not size_bytes:
             return Stored(status, b"")
         event = self._jobs.end_of(job)
-        body = event.inline if isinstance(event, JobFinished) else b""
+        body = event.inline if event is not None else b""
         if not body:
             body = await self._jobs.result_of(job_name(job)) or b""
         if not body and digest:

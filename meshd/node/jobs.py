@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import trio
 
 from meshd.api.job_orders import JobOrders
 from meshd.api.job_run import run_job
 from meshd.api.jobs import JobsApi
+from meshd.api.keyed import KeyedApi
 from meshd.api.server import ClientApi
+from meshd.http import Room
 from meshd.jobs.blobs import Blobs, record_of
 from meshd.jobs.duties import Duties
 from meshd.jobs.finishing import Finishing
 from meshd.jobs.history import History
 from meshd.jobs.keyed import KeyedRequests
 from meshd.jobs.runner import Runner
+from meshd.jobs.said_links import SaidLinks, serve_said
 from meshd.jobs.service import JobService
 from meshd.modelnames import normalise
 from meshd.node.data import DataSide
@@ -23,12 +27,16 @@ from meshd.node.mesh import MeshSide
 from meshd.node.record import RecordSide
 from meshd.ports import Ports
 from meshd.record.events import Event
+from meshd.wire.said import SAID_PATH
 
 
 class JobsSide:
     """What jobs need of the rest of the node."""
 
-    def __init__(self, ports: Ports, mesh: MeshSide, record: RecordSide, data: DataSide) -> None:
+    def __init__(
+        self, ports: Ports, mesh: MeshSide, record: RecordSide, data: DataSide, room: Room
+    ) -> None:
+        """`room` is where bodies are kept."""
         self._mesh, self._data = mesh, data
         self._api: ClientApi | None = None
         ledger = record.ledger
@@ -57,7 +65,10 @@ class JobsSide:
         self.runner = Runner(ledger, self._run, self._free, ports.entropy.random, self.blobs)
         self.api = JobsApi(self.service)
         self.orders = JobOrders(self.service)
-        self.keyed = KeyedRequests(ledger, self.service, self.blobs)
+        said = SaidLinks(data.remotes.pool)
+        self._keyed = KeyedRequests(ledger, self.service, self.blobs, said, room)
+        self.keyed = KeyedApi(self._keyed)
+        data.service.serve_also(SAID_PATH, partial(serve_said, self._keyed.said_of))
         record.on_events(self._happened)
         record.before_compaction(self.finishing.settle)
 
@@ -77,6 +88,7 @@ class JobsSide:
         self.finishing.happened(events)
         self.service.happened(events)
         self.runner.happened(events)
+        self._keyed.happened(events)
         self.duties.happened(events)
 
     async def _run(self, path: str, body: bytes) -> tuple[int, bytes]:

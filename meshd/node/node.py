@@ -74,7 +74,7 @@ class Node:
         self.record.on_events(self.custody.happened)
         self.room = Room(max(limits.BODIES_BYTES, 2 * config.limits.body_bytes))
         self.data = DataSide(ports, config, paths, self.mesh, self.sweeper, self.room)
-        self.jobs = JobsSide(ports, self.mesh, self.record, self.data)
+        self.jobs = JobsSide(ports, self.mesh, self.record, self.data, self.room)
         data = self.data
         self.mesh.connect(
             datagrams,
@@ -221,11 +221,14 @@ class Node:
         self._screen.draining(running=max(holder.count, forwarder.count), timeout_s=timeout_s)
         with trio.move_on_after(timeout_s):
             await forwarder.until_none()
+            await self.jobs.keyed.in_flight.until_none()
             await holder.until_none()
-        unfinished = max(holder.count, forwarder.count)
+        unfinished = max(holder.count, forwarder.count + self.jobs.keyed.in_flight.count)
         self.data.stop()
+        self.jobs.keyed.stop()
         with trio.move_on_after(LAST_WORDS_S):
             await forwarder.until_none()
+            await self.jobs.keyed.in_flight.until_none()
             await self.data.service.in_flight.until_none()
         self._screen.stopped(unfinished=unfinished)
 

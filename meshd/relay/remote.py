@@ -100,7 +100,7 @@ class RemoteHolders:
             )
         )
         try:
-            response = await self._pool(node).request(
+            response = await self.pool(node).request(
                 "POST",
                 SERVE_PATH,
                 HEADERS,
@@ -132,7 +132,7 @@ class RemoteHolders:
             lambda: control.abort(f"no answer within {SHOW_S:.0f} s"), trio.current_time() + SHOW_S
         )
         try:
-            response = await self._pool(node).request(
+            response = await self.pool(node).request(
                 "POST", SHOW_PATH, HEADERS, body, on_stream=control.attach
             )
             data = await response.read(limits.CONTROL_FRAME_BYTES)
@@ -203,7 +203,8 @@ class RemoteHolders:
         if last is None or last.kind is not FrameKind.END:
             raise StreamBroken("the stream of frames ended without an end")
 
-    def _pool(self, node: NodeId) -> HttpClient:
+    def pool(self, node: NodeId) -> HttpClient:
+        """The HTTP connections to that member."""
         pool = self._pools.get(node)
         if pool is None:
 

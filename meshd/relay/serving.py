@@ -19,7 +19,7 @@ from meshd import limits
 from meshd.backends import BackendFailed, RunControl
 from meshd.backends.control import failed
 from meshd.errors import LimitExceeded, ProtocolError, StreamBroken
-from meshd.http import Responder, ServerRequest, Sweeper, Watch
+from meshd.http import Handler, Responder, ServerRequest, Sweeper, Watch
 from meshd.ids import NodeId
 from meshd.inference import Failure, FailureKind, Load
 from meshd.relay.holder import Holder, Order
@@ -52,9 +52,14 @@ class PeerService:
         self._holder = holder
         self._sweeper = sweeper
         self._runs: dict[RunKey, RunControl] = {}
+        self._others: dict[str, Handler] = {}
         self._stopped = False
         self.in_flight = InFlight()
         """Answers to other nodes that have not been told to their end."""
+
+    def serve_also(self, path: str, handler: Handler) -> None:
+        """What is asked there is answered by that; it may raise ProtocolError and StreamBroken."""
+        self._others[path] = handler
 
     async def handle(self, request: ServerRequest, responder: Responder) -> None:
         """The handler of the peer HTTP server."""
@@ -72,6 +77,9 @@ class PeerService:
             if request.path == CANCEL_PATH:
                 self.cancel(node, decode_cancel(request.body))
                 return await _plain(responder, 200, b"ok")
+            if handler := self._others.get(request.path):
+                with self.in_flight:
+                    return await handler(request, responder)
         except ProtocolError as e:
             return await _plain(responder, 400, str(e).encode())
         return await _plain(responder, 404, b"no such path on the peer port")

@@ -17,7 +17,7 @@ from meshd.identity.keys import KEY_SEED_BYTES, PrivateKey, public_key
 from meshd.ids import Address, MeshId, NodeId
 from meshd.inference import Delta, Embedding, Failure, Load, Usage
 from meshd.record import members
-from meshd.wire import answer, control, gossip, join, serve
+from meshd.wire import answer, control, gossip, join, said, serve
 from meshd.wire.codec import pack, unpack
 from meshd.wire.envelope import Envelope
 from meshd.wire.framing import FrameReader, frame
@@ -178,6 +178,22 @@ def read_show(data: bytes, vector: Vector) -> Any:
 
 def write_show(decoded: Any, vector: Vector) -> bytes:
     return serve.encode_show(msgspec.convert(decoded, serve.ShowRequest))
+
+
+def read_said_request(data: bytes, vector: Vector) -> Any:
+    return msgspec.to_builtins(said.decode_said_request(data))
+
+
+def write_said_request(decoded: Any, vector: Vector) -> bytes:
+    return said.encode_said_request(msgspec.convert(decoded, said.SaidRequest))
+
+
+def read_said(data: bytes, vector: Vector) -> Any:
+    return [{"kind": f.kind, "data": to_json(f.data)} for f in said.SaidReader().feed(data)]
+
+
+def write_said(decoded: Any, vector: Vector) -> bytes:
+    return b"".join(said.said_frame(f["kind"], from_json(f["data"])) for f in decoded)
 
 
 # --- gossip
@@ -378,6 +394,8 @@ FORMS = {
     "serve": Form(read_serve, write_serve),
     "cancel": Form(read_cancel, write_cancel),
     "show": Form(read_show, write_show),
+    "said request": Form(read_said_request, write_said_request),
+    "said": Form(read_said, write_said),
     "gossip": Form(read_gossip, write_gossip),
     "claim": Form(read_claim, write_claim),
     "members": Form(read_members, write_members),

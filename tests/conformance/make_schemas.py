@@ -18,7 +18,7 @@ from meshd.record.commands import KINDS
 from meshd.record.commands_registry import Command
 from meshd.record.frozen import Head
 from meshd.record.table import Row
-from meshd.wire import answer, control, control_mesh, gossip, join, serve
+from meshd.wire import answer, control, control_mesh, gossip, join, said, serve
 from tests.conformance.jsonform import SCHEMA, write
 from tests.conformance.log_forms import LOG_MESSAGES
 from tests.conformance.record_forms import ROWS
@@ -220,6 +220,7 @@ BODIES: dict[type, str] = {
     serve.ServeRequest: "Body of POST /mesh/v1/serve.",
     serve.CancelRequest: "Body of POST /mesh/v1/cancel.",
     serve.ShowRequest: "Body of POST /mesh/v1/show.",
+    said.SaidRequest: "Body of POST /mesh/v1/said.",
 }
 
 

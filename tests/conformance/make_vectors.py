@@ -40,6 +40,10 @@ def main() -> None:
             "Bodies of forwarded requests (peer.md).",
             answers.forwarded, answers.bad_forwarded,
         ),
+        "said": (
+            "What a run has said, asked and answered on the peer link (peer.md).",
+            answers.said, answers.bad_said,
+        ),
         "gossip": (
             "Packets of gossip and the claims in them (gossip.md).",
             gossip.gossip_packets, gossip.bad_gossip,

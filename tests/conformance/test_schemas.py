@@ -48,6 +48,8 @@ def parts(vector: Vector, decoded: Any) -> Iterator[tuple[str, Any]]:
             yield "serve.CancelRequest", decoded
         case "show":
             yield "serve.ShowRequest", decoded
+        case "said request":
+            yield "serve.SaidRequest", decoded
         case "gossip":
             for number, body in decoded:
                 yield f"gossip.{_GOSSIP_NAMES[number]}", body

@@ -17,6 +17,7 @@ from meshd.wire.codec import pack
 from meshd.wire.control import MESSAGES
 from meshd.wire.gossip import WORD_CONTEXT
 from meshd.wire.join import JOIN_MESSAGES
+from meshd.wire.said import SaidKind
 from tests.conformance.forms import FORMS, Vector
 from tests.conformance.jsonform import DERIVED, INVALID, VALID, from_json, load, to_json
 from tests.conformance.log_forms import LOG_MESSAGES
@@ -64,6 +65,7 @@ def test_the_wire_form_of_messages_is_that_of_the_value() -> None:
         "log": lambda d: [d["type"], *d["body"].values()],
         "cancel": lambda d: d,
         "show": lambda d: d,
+        "said request": lambda d: d,
         "gossip": lambda d: d,
         "claim": lambda d: d,
     }
@@ -113,6 +115,8 @@ def test_every_message_and_every_error_has_a_vector() -> None:
     assert set(LOG_MESSAGES) == types("log")
     kinds = {f["kind"] for v in VALID_VECTORS if v["type"] == "answer" for f in v["decoded"]}
     assert kinds == {int(kind) for kind in FrameKind}
+    said = {f["kind"] for v in VALID_VECTORS if v["type"] == "said" for f in v["decoded"]}
+    assert said == {int(kind) for kind in SaidKind}
     gossip = {m[0] for v in VALID_VECTORS if v["type"] == "gossip" for m in v["decoded"]}
     assert gossip == set(range(1, 9))
     refusals = {kind.__name__ for kind in envelope.EnvelopeRefused.__subclasses__()}

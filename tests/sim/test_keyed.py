@@ -154,6 +154,7 @@ async def test_the_last_words_of_a_stream_wait_until_they_are_the_keys_answer(
         assert first.how == "error", (first.text, first.broken)
         assert first.finish is None
         world.network.rejoin("c")
+        await until(lambda: a.sees(c))
         again = await answered(ask(a, "k1"))
         assert (await answered(ask(b, "k1"))).raw == again.raw
 

@@ -9,6 +9,7 @@ import msgspec
 from meshd.wire.codec import pack
 from meshd.wire.framing import frame
 from tests.conformance.forms import Vector
+from tests.conformance.jsonform import to_json
 from tests.conformance.samples.making import bad, good, readable
 
 
@@ -169,3 +170,41 @@ def bad_forwarded() -> list[Vector]:
         bad("an id that is an integer", "cancel", pack({"request_id": 1}), p),
         bad("a question without a model", "show", pack({"backend": "b"}), p),
     ]
+
+
+def said() -> list[Vector]:
+    def stream(name: str, *frames_: tuple[int, bytes]) -> Vector:
+        return good(name, "said", [{"kind": kind, "data": to_json(data)} for kind, data in frames_])
+
+    return [
+        good("a run from its first byte", "said request",
+             {"job": 4823040, "fence": 4711, "from_byte": 0}),
+        good("a run from a later byte", "said request",
+             {"job": 4823040, "fence": 4715, "from_byte": 65536}),
+        stream("a run to its end", (1, b"data: 1\n\n"), (3, b""), (2, b""), (1, b"data: 2\n\n"),
+               (4, b"")),
+        stream("a run that broke off", (1, b"data: 1\n\n"),
+               (5, b'data: {"error": {"message": "no"}}\n\n')),
+        stream("a run that never began to say anything", (3, b""), (5, b"")),
+        readable("a kind of a later version, and more in a frame", "said",
+                 [{"kind": 1, "data": to_json(b"x")}],
+                 frame(msgspec.msgpack.encode([9, b"?"]))
+                 + frame(msgspec.msgpack.encode([1, b"x", "more"]))),
+    ]  # fmt: skip
+
+
+def bad_said() -> list[Vector]:
+    def raw(name: str, *frames_: Any) -> Vector:
+        data = b"".join(frame(msgspec.msgpack.encode(item)) for item in frames_)
+        return bad(name, "said", data, "ProtocolError")
+
+    return [
+        bad("a run without a fence", "said request", pack({"job": 1}), "ProtocolError"),
+        bad("a byte before the first", "said request",
+            pack({"job": 1, "fence": 1, "from_byte": -1}), "ProtocolError"),
+        bad("a job by its name", "said request", pack({"job": "j1", "fence": 1}), "ProtocolError"),
+        raw("a frame after the last", [4, b""], [3, b""]),
+        raw("bytes that are text", [1, "x"]),
+        raw("a frame that is a map", {"kind": 1}),
+        bad("a frame over the limit", "said", "00100001", "LimitExceeded"),
+    ]  # fmt: skip
