@@ -18,7 +18,9 @@ HTTP/1.1 over a UNIX socket (0600), JSON bodies of these structs.  `meshd status
     POST /control/undrain  NodeOrder    -> Done
     POST /control/leave             -> Done              (then the daemon stops)
     POST /control/stop              -> Done
-    POST /control/keys/reload       -> Done
+    GET  /control/keys              -> list[KeyRow]
+    POST /control/keys     KeyOrder -> Done
+    POST /control/keys/revoke KeyRevocation -> Done
     POST /control/jobs        JobsQuery -> jobs.views.JobsPage
     POST /control/jobs/show   JobQuery  -> jobs.views.JobView
     POST /control/jobs/cancel JobQuery  -> jobs.views.JobView
@@ -29,9 +31,12 @@ An error is a 4xx/5xx with `Problem`.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
+from msgspec import Meta
+
+from meshd import limits
 
 Severity = Literal["ok", "warn", "fail"]
 
@@ -62,6 +67,29 @@ class TokenMade(msgspec.Struct, frozen=True):
 
 class ApproveOrder(msgspec.Struct, frozen=True):
     digits: str
+
+
+class KeyOrder(msgspec.Struct, frozen=True):
+    """A new API key: the command line made it and tells only its hash."""
+
+    name: Annotated[str, Meta(max_length=limits.NAME_CHARS)]
+    sha256: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
+    """In hex."""
+    created_unix_s: Annotated[float, Meta(ge=0, le=2**40)]
+
+
+class KeyRevocation(msgspec.Struct, frozen=True):
+    """Take back the key of this id, or beginning of it, or name."""
+
+    which: str
+
+
+class KeyRow(msgspec.Struct, frozen=True):
+    """An API key, of which nobody has more than the hash."""
+
+    id: str
+    name: str
+    created_unix_s: float
 
 
 class JobsQuery(msgspec.Struct, frozen=True):

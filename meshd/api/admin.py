@@ -40,7 +40,6 @@ class Administrator(Protocol):
     async def set_drained(self, order: control.NodeOrder, drained: bool) -> control.Done: ...
     async def leave(self) -> control.Done: ...
     def stop(self) -> control.Done: ...
-    def reload_keys(self) -> control.Done: ...
 
 
 class AdminApi:
@@ -65,7 +64,6 @@ class AdminApi:
             ("POST", "/control/undrain"): lambda body: self._drain(body, False),
             ("POST", "/control/leave"): lambda _: admin.leave(),
             ("POST", "/control/stop"): self._now(admin.stop),
-            ("POST", "/control/keys/reload"): self._now(admin.reload_keys),
             **(more or {}),
         }
 

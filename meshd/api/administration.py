@@ -79,14 +79,12 @@ class Administration:
         sources: Sources,
         office: Office,
         stop: Callable[[], None],
-        reload_keys: Callable[[], int],
         forget: Callable[[], None],
     ) -> None:
         """`forget` deletes what this node keeps of its mesh, after it has left."""
         self._sources = sources
         self._office = office
         self._stop = stop
-        self._reload_keys = reload_keys
         self._forget = forget
 
     # ---------------------------------------------------------------- what there is
@@ -185,10 +183,6 @@ class Administration:
     def stop(self) -> control.Done:
         self._stop()
         return control.Done("stopping: running requests get their time to finish")
-
-    def reload_keys(self) -> control.Done:
-        count = self._reload_keys()
-        return control.Done(f"{count} API key{'' if count == 1 else 's'} in force")
 
     # ---------------------------------------------------------------- rows
 

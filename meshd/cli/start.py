@@ -174,6 +174,8 @@ def _refuse_open_door(config: Config, paths: Paths, disk: Disk) -> None:
     """Other machines' clients need a key, and so there must be one.  Raises ConfigError."""
     if not config.listens_beyond_loopback or not config.require_key:
         return
+    if config.join:
+        return  # the mesh may have keys; until it is heard from, nobody is let in
     if not ApiKeys.parse(disk.read(paths.keys), paths.keys).keys:
         raise ConfigError(
             f"listening on {config.listen} lets other machines in, and there is no API key yet; "

@@ -12,13 +12,13 @@ from meshd.api.access import Access
 from meshd.api.admin import AdminApi, problem_body
 from meshd.api.administration import Administration, Sources
 from meshd.api.server import ClientApi
-from meshd.apikeys import ApiKeys
 from meshd.config import Config
 from meshd.http import HttpServer, RequestLimits, Room, ServerOptions, Sweeper
 from meshd.ids import Address
 from meshd.node.bad_requests import BadRequests, log_bug
 from meshd.node.data import DataSide
 from meshd.node.jobs import JobsSide
+from meshd.node.keys import NodeKeys
 from meshd.node.mesh import Callbacks, MeshSide
 from meshd.node.record import RecordSide
 from meshd.paths import Paths
@@ -57,7 +57,6 @@ class Node:
         self._port = listener.address.port
         self._stop = trio.Event()
         self._clients = clients
-        self._keys = ApiKeys()
         self._rules = Access()
         self._rules_for: object = None
         """This machine's addresses as the rules have them."""
@@ -72,6 +71,14 @@ class Node:
         self.record = RecordSide(ports, config, paths, self.mesh)
         self.custody = Custody(standing, self.mesh.links, self.mesh.switchboard, self.record.ledger)
         self.record.on_events(self.custody.happened)
+        self.keys = NodeKeys(
+            ports.disk,
+            paths.keys,
+            self.mesh.registry.mesh,
+            self.record.ledger,
+            trouble=lambda: self.record.report().problem,
+        )
+        self.record.on_events(self.keys.happened)
         self.room = Room(max(limits.BODIES_BYTES, 2 * config.limits.body_bytes))
         self.data = DataSide(ports, config, paths, self.mesh, self.sweeper, self.room)
         self.jobs = JobsSide(ports, self.mesh, self.record, self.data, self.room)
@@ -97,7 +104,7 @@ class Node:
     async def run(self, stop: trio.Event) -> None:
         """Serve until `stop`, then drain and say goodbye."""
         self._stop = stop
-        self._reload_keys()
+        self.keys.load()
         async with trio.open_nursery() as nursery:
             for service in (
                 self.sweeper.run,
@@ -105,6 +112,7 @@ class Node:
                 self.mesh.run,
                 self.record.run,
                 self.custody.run,
+                self.keys.run,
                 self.jobs.run,
                 self.data.backends.run,
                 self.data.holder.run,
@@ -199,13 +207,12 @@ class Node:
             sources,
             mesh.office,
             stop=self._stop.set,
-            reload_keys=self._reload_keys,
             forget=self._forget,
         )
         options = ServerOptions(
             error_body=problem_body, on_error=log_bug, on_refused=self._bad_orders.note
         )
-        orders = AdminApi(administration, self.jobs.orders.routes())
+        orders = AdminApi(administration, {**self.jobs.orders.routes(), **self.keys.routes()})
         server = HttpServer(orders.handle, self.sweeper, options=options)
         listener = await self._ports.network.listen_control(self._paths.socket)
         nursery.start_soon(server.serve, listener)
@@ -234,11 +241,6 @@ class Node:
 
     # ---------------------------------------------------------------- small things
 
-    def _reload_keys(self) -> int:
-        """Read the API keys anew; how many there are."""
-        self._keys = ApiKeys.parse(self._ports.disk.read(self._paths.keys), self._paths.keys)
-        return len(self._keys.keys)
-
     def _access(self) -> Access:
         """Who may use the client port, by this machine's addresses and name as they are now."""
         addresses = self.mesh.own_addresses()
@@ -250,7 +252,7 @@ class Node:
                 allowed_hosts=frozenset(config.allowed_hosts),
                 allowed_origins=config.allowed_origins,
                 require_key=config.require_key,
-                check_key=lambda key: self._keys.check(key.decode("latin-1")),
+                check_key=lambda key: self.keys.check(key.decode("latin-1")),
             )
         return self._rules
 
@@ -258,6 +260,7 @@ class Node:
         """This node has left the mesh.  Raises StoreDamaged, DiskFailed."""
         self.mesh.standing.store.leave()
         self.record.erase()
+        self.keys.forget()
 
     def _gauges(self) -> dict[str, int]:
         return {

@@ -121,7 +121,7 @@ def api_keys(state: RecordState) -> ApiKeys:
     """The API keys on record, as the client port checks them."""
     return ApiKeys(
         tuple(
-            ApiKey(row.id, row.name, row.sha256.hex(), row.created_unix_ms / 1000)
+            ApiKey(row.id, row.name, row.sha256.hex(), row.created_unix_ms / 1000, True)
             for row in state.api_keys.rows()
         )
     )

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import stat
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from meshd.apikeys import ApiKeys
+from meshd.control import Done, KeyRow, Problem
 from meshd.machine.disk import FileDisk
 
 from .conftest import Typed
@@ -57,18 +61,53 @@ def test_a_key_that_was_taken_back_opens_nothing(type_in: Typed, data_dir: Path)
     assert json.loads(type_in("key", "list", "--json").stdout) == []
 
 
-def test_a_running_daemon_is_told(daemon: FakeDaemon, type_in: Typed) -> None:
+def test_a_running_daemon_is_told_the_hash_and_not_the_key(
+    daemon: FakeDaemon, type_in: Typed, data_dir: Path
+) -> None:
+    daemon.answers["POST /control/keys"] = Done("")
+    daemon.answers["POST /control/keys/revoke"] = Done("key 0123 opens nothing any more")
+    daemon.answers["GET /control/keys"] = [KeyRow("01234567", "phone", 0.0)]
+    made = type_in("key", "create", "laptop")
+    key = made.stdout.strip()
+    assert "Every node of the mesh takes it." in made.stderr
+    assert "phone" in type_in("key", "list").stdout
+    assert type_in("key", "revoke", "0123").stdout == "key 0123 opens nothing any more\n"
+    (create, order), (revoke, which) = daemon.orders
+    assert (create, revoke) == ("POST /control/keys", "POST /control/keys/revoke")
+    assert hashlib.sha256(key.encode()).hexdigest() == json.loads(order)["sha256"]
+    assert key.removeprefix("sk-meshd-") not in order.decode()
+    assert json.loads(which) == {"which": "0123"}
+    assert not (data_dir / "api-keys.json").exists()
+
+
+def test_a_key_that_the_daemon_refuses_is_not_shown(daemon: FakeDaemon, type_in: Typed) -> None:
+    daemon.answers["POST /control/keys"] = Problem("2 of its 3 voters are needed. Away: attic.")
+    done = type_in("key", "create", "laptop")
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert "Away: attic" in done.stderr
+
+
+def test_without_a_daemon_a_key_of_the_mesh_cannot_be_taken_back(
+    type_in: Typed, data_dir: Path
+) -> None:
     type_in("key", "create", "laptop")
-    type_in("key", "revoke", "laptop")
-    assert [what for what, _ in daemon.orders] == ["POST /control/keys/reload"] * 2
+    (entry,) = keys_in(data_dir).keys
+    recorded = ApiKeys((replace(entry, on_record=True),))
+    FileDisk().write(data_dir / "api-keys.json", recorded.dump(), private=True)
+    done = type_in("key", "revoke", "laptop")
+    assert done.exit_code == 1
+    assert "opens every node of the mesh" in done.stderr
+    assert "meshd start" in done.stderr
+    assert keys_in(data_dir).keys == recorded.keys
 
 
-def test_two_commands_at_once_do_not_lose_a_key(type_in: Typed, data_dir: Path) -> None:
+def test_keys_are_not_changed_beside_a_daemon_that_starts(type_in: Typed, data_dir: Path) -> None:
     disk = FileDisk()
-    assert disk.lock(data_dir / "api-keys.lock") is None
+    assert disk.lock(data_dir / "lock") is None
     done = type_in("key", "create")
     assert done.exit_code == 1
     assert "another command is changing the keys" in done.stderr
+    assert keys_in(data_dir).keys == ()
 
 
 def test_a_file_that_is_no_list_of_keys_is_left_alone(type_in: Typed, data_dir: Path) -> None:
