@@ -7,8 +7,11 @@ the entry is committed, so every other node applies it, and a node that does not
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
 from meshd.consensus.entries import EntryKind
 from meshd.consensus.interface import CoreStopped, StateMachine
+from meshd.errors import DiskFailed, ProtocolError
 
 
 class Applying:
@@ -27,12 +30,22 @@ class Applying:
             text = f"The state machine failed on entry {index}: {error!r}."
             raise CoreStopped(text) from error
 
-    def freeze(self) -> bytes:
-        return self._machine.freeze()
+    def capture(self) -> Iterator[bytes]:
+        return self._machine.capture()
 
-    def restore(self, state: bytes, index: int) -> None:
+    def prepare(self, state: Iterable[bytes], index: int) -> Iterator[None]:
+        """Build the state after `index` beside the present one.
+
+        Raises ProtocolError for bytes that got damaged, and CoreStopped for a sound state that this
+        machine does not take: one of a later version, for which trying again is no help.
+        """
         try:
-            self._machine.restore(state)
-        except Exception as error:  # likewise
+            yield from self._machine.prepare(state)
+        except (ProtocolError, DiskFailed):
+            raise
+        except Exception as error:  # whatever it is: the others have this state, so it is the end
             text = f"The state machine did not take the snapshot at {index}: {error!r}."
             raise CoreStopped(text) from error
+
+    def become(self) -> None:
+        self._machine.become()

@@ -11,12 +11,12 @@ import math
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TypeVar
 
 import trio
 
 from meshd import limits, logs
-from meshd.consensus.entries import Record, Snapshot
+from meshd.consensus.driver_snapshots import SnapshotWork, Store
 from meshd.consensus.interface import (
     Committed,
     Core,
@@ -32,10 +32,13 @@ from meshd.consensus.interface import (
 )
 from meshd.consensus.journal import JournalFailed
 from meshd.consensus.messages import decode, encode
+from meshd.consensus.snapshot_parts import Taken
 from meshd.errors import DiskFailed, MeshdError, ProtocolError
 from meshd.ids import NodeId, short
 
 log = logs.get("record")
+
+T = TypeVar("T")
 
 INLINE_SYNC_S = 0.001
 """A disk that is quicker than this is waited for in the loop; a thread would cost as much."""
@@ -66,16 +69,6 @@ _SENTENCES = {
     Why.LEADER_LOST: "the leader went away",
     Why.SKIPPED: "a snapshot took its place",
 }
-
-
-class Store(Protocol):
-    """Where a core's records and snapshots become durable; calls block (`journal.Journal`)."""
-
-    def write(self, records: Sequence[Record]) -> None: ...
-
-    def save(self, snapshot: Snapshot) -> object: ...
-
-    def compact(self) -> object: ...
 
 
 @dataclass(slots=True)
@@ -113,14 +106,17 @@ class Driver:
         self._threads = threads
         self._inline = sync_s < INLINE_SYNC_S or not threads
         self._stepped = stepped
-        self._settle = settle
         self._waiters: dict[int, _Waiter] = {}
         self._kick = trio.Event()
         self._snapshot_index = core.status().first
-        self._is_saving = False
-        self._saved: Snapshot | None = None
-        """On disk, and not yet told to the core."""
-        self._one_save = trio.Lock()
+        self._snapshots = SnapshotWork(
+            core,
+            store,
+            blocking=self._blocking,
+            send=self._send_all,
+            settle=settle,
+            kick=lambda: self._kick.set(),
+        )
         self._turns_until_look = 0
         self._alarm = trio.CancelScope()
         self._alarm_at = math.inf
@@ -203,6 +199,8 @@ class Driver:
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._ring)
+                nursery.start_soon(self._snapshots.send_parts)
+                nursery.start_soon(self._snapshots.install_whole)
                 await self._take_turns(nursery)
                 nursery.cancel_scope.cancel()
         finally:
@@ -217,22 +215,25 @@ class Driver:
                 self._core.step(trio.current_time())
                 await self._carry_out(self._core.take_outbox())
                 self._stepped()
-                if (snapshot := self._snapshot_if_due()) is not None:
-                    nursery.start_soon(self._save, snapshot)
-                await self._compact_if_saved()
+                if (taken := self._snapshot_if_due()) is not None:
+                    nursery.start_soon(self._snapshots.save, taken)
+                await self._tell_what_is_durable()
                 await self._until_there_is_something_to_do()
         except (CoreStopped, JournalFailed, DiskFailed) as error:
             self.stopped = str(error)
 
     async def _carry_out(self, outbox: Outbox) -> None:
         self._send_all(outbox.early)
+        if outbox.pieces:
+            await self._snapshots.take_in(outbox.pieces)
         if outbox.must_sync:
-            if (snapshot := outbox.snapshot) is not None:
-                async with self._one_save:
-                    await self._blocking(lambda: self._store.save(snapshot), inline=False)
-            await self._blocking(lambda: self._store.write(outbox.records), inline=self._inline)
+            if self._inline:
+                self._store.write(outbox.records)
+            else:
+                await self._blocking(lambda: self._store.write(outbox.records))
             self._core.stored()
         self._send_all(outbox.late)
+        self._snapshots.queue(outbox.parts)
         for outcome in outbox.outcomes:
             if (waiter := self._waiters.pop(outcome.id, None)) is not None:
                 waiter.outcome = outcome
@@ -248,10 +249,10 @@ class Driver:
         for node, messages in by_node.items():
             self._send(node, messages)
 
-    def _snapshot_if_due(self) -> Snapshot | None:
+    def _snapshot_if_due(self) -> Taken | None:
         """What is to stand for the log, once that has grown long enough."""
         self._turns_until_look -= 1
-        if self._turns_until_look > 0 or self._is_saving:
+        if self._turns_until_look > 0 or self._snapshots.is_saving:
             return None  # a status is a dozen times the price of a turn's own work
         status = self._core.status()
         since = status.applied - max(self._snapshot_index, status.first)
@@ -262,35 +263,15 @@ class Driver:
         self._snapshot_index = status.applied
         return self._core.take_snapshot()
 
-    async def _save(self, snapshot: Snapshot) -> None:
-        """Beside the turns: a leader that waited for it would send no heartbeats meanwhile."""
-        self._is_saving = True
-        try:
-            # What was applied was told, and is kept by whoever needs it before the log of it goes.
-            await self._settle()
-            async with self._one_save:
-                await self._blocking(lambda: self._store.save(snapshot), inline=False)
-            self._saved = snapshot
-        except DiskFailed as error:
-            log.warning("the log is not shortened for now", why=str(error))
-        finally:
-            self._is_saving = False
-            self._kick.set()
+    async def _tell_what_is_durable(self) -> None:
+        """Let a snapshot that is on disk stand for the log up to its place."""
+        if self._snapshots.finished(trio.current_time()):
+            await self._carry_out(self._core.take_outbox())
+            keep = self._core.snapshots_in_use()
+            await self._blocking(lambda: self._store.compact(keep))
 
-    async def _compact_if_saved(self) -> None:
-        """Let the snapshot that is on disk stand for the log up to its place."""
-        snapshot, self._saved = self._saved, None
-        if snapshot is None:
-            return
-        self._core.compact(snapshot, trio.current_time())
-        await self._carry_out(self._core.take_outbox())
-        await self._blocking(self._store.compact, inline=False)
-
-    async def _blocking(self, call: Callable[[], object], *, inline: bool) -> None:
-        if inline or not self._threads:
-            call()
-        else:
-            await trio.to_thread.run_sync(call)
+    async def _blocking(self, call: Callable[[], T]) -> T:
+        return await trio.to_thread.run_sync(call) if self._threads else call()
 
     async def _until_there_is_something_to_do(self) -> None:
         wake_at = self._core.next_wake()

@@ -77,12 +77,15 @@ Record = Ballot | Append | Truncate | Rebase
 
 
 class Snapshot(msgspec.Struct, frozen=True):
-    """The state after `point`, and the voters as of `point` (not as of now)."""
+    """A durable state: that after `point`.  Where it is kept is known to who keeps it."""
 
     point: Point
     voters: tuple[NodeId, ...]
-    state: bytes
-    """The state machine's own form, sessions included."""
+    """As of `point`, not as of now."""
+    size_bytes: int
+    """Of the state in the machine's own form, sessions included."""
+    digest: bytes = b""
+    """SHA-256 of the file, which is the same on every node that has this snapshot."""
 
 
 class Stored(msgspec.Struct, frozen=True):

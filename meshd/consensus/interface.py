@@ -8,10 +8,12 @@ and over:
     core.step(now)
     outbox = core.take_outbox()
     send outbox.early                                # append_entries only
+    write outbox.pieces aside                        # no sync: a snapshot that is arriving
     if outbox.must_sync:
-        store outbox.snapshot, then outbox.records; one sync for all of them
+        store outbox.records; one sync for all of them
         core.stored()
     send outbox.late, hand over outbox.outcomes
+    read and send outbox.parts, in their time
     sleep until core.next_wake(), a message, a proposal or a change of a link
 
 That order is the whole argument for durability (DESIGN.md): a vote or an acknowledgement never
@@ -19,19 +21,31 @@ leaves before the record that it speaks of is on disk.  If storing fails, do not
 drop the outbox and the core: a disk that failed once is not asked again.
 
 Between `take_outbox` and `stored`, all calls but `take_outbox` are allowed.
+
+A state is large, so no call handles one whole.  Beside the calls above, each in its own time:
+
+    taken = core.take_snapshot()                     # marks the state: no work
+    make taken.parts durable                         # in a thread
+    core.compact(snapshot, now)
+
+    the last of outbox.pieces is written:            # a leader's snapshot has arrived
+    make it durable
+    for _ in core.prepare(snapshot, its state): ...  # in slices, beside the state that there is
+    core.install(snapshot, now)                      # or core.abandon(now)
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from enum import StrEnum
 from typing import Protocol
 
 import msgspec
 
 from meshd import limits
-from meshd.consensus.entries import Record, Snapshot
+from meshd.consensus.entries import Point, Record, Snapshot
 from meshd.consensus.messages import Message
+from meshd.consensus.snapshot_parts import PartToSend, Piece, Taken
 from meshd.errors import LimitExceeded, MeshdError, ProtocolError
 from meshd.ids import NodeId
 
@@ -74,11 +88,22 @@ class StateMachine(Protocol):
     def apply(self, index: int, command: bytes) -> bytes:
         """Carry out a committed command; `index` is its place in the log, and grows."""
 
-    def freeze(self) -> bytes:
-        """The state as bytes, as of the last `apply`."""
+    def capture(self) -> Iterator[bytes]:
+        """The state as of the last `apply`, at once; the items are what is work.
 
-    def restore(self, state: bytes) -> None:
-        """Become what `freeze` wrote, forgetting what was."""
+        They may be asked for while commands go on being applied, in any thread; each takes a
+        millisecond or less.
+        """
+
+    def prepare(self, state: Iterable[bytes]) -> Iterator[None]:
+        """Build what was captured, beside the present state; some ms between two items.
+
+        The pieces need not be those that `capture` gave.  Raises ProtocolError for a state that is
+        damaged: nothing is changed then.
+        """
+
+    def become(self) -> None:
+        """Have the state that was prepared last, forgetting what was."""
 
 
 class Chance(Protocol):
@@ -201,17 +226,19 @@ class Outbox(msgspec.Struct, frozen=True):
 
     early: tuple[Outgoing, ...]
     """May leave before the sync: append_entries of a leader whose term is on disk already."""
-    snapshot: Snapshot | None
-    """The leader's snapshot: to be durable before the records."""
+    pieces: tuple[Piece, ...]
+    """To be written before `late` leaves."""
     records: tuple[Record, ...]
     late: tuple[Outgoing, ...]
     """Only after the sync."""
+    parts: tuple[PartToSend, ...]
+    """Only after the sync, and in order; some may be left out, and are asked for again."""
     outcomes: tuple[Outcome, ...]
     """May be told at once: they rest on what was synced before, here and elsewhere."""
 
     @property
     def must_sync(self) -> bool:
-        return bool(self.records) or self.snapshot is not None
+        return bool(self.records)
 
 
 class Role(StrEnum):
@@ -278,7 +305,7 @@ class Core(Protocol):
         """What is to be done.  Raises CallerMistake while an earlier one is not stored."""
 
     def stored(self) -> None:
-        """The records and the snapshot of the last outbox are durable."""
+        """The records of the last outbox are durable."""
 
     def next_wake(self) -> float:
         """When to call `step` if nothing happens; in the past if there is more to do now."""
@@ -313,11 +340,27 @@ class Core(Protocol):
         """Hand over leadership.  New proposals wait meanwhile; after `election_max_s` without
         success they go on.  Raises Refused as an error (`TransferRefused`)."""
 
-    def take_snapshot(self) -> Snapshot | None:
+    def take_snapshot(self) -> Taken | None:
         """The state as of now, or None if there is nothing new.  Store it, then `compact`."""
 
     def compact(self, snapshot: Snapshot, now: float) -> None:
         """A snapshot of this node's own is durable: drop the log that it stands for."""
+
+    def snapshots_in_use(self) -> set[Point]:
+        """The newest, and those of which parts are being sent: they must stay on disk."""
+
+    def prepare(self, snapshot: Snapshot, state: Iterable[bytes]) -> Iterator[None]:
+        """Build the state of a leader's snapshot, which is durable; some ms between two items.
+
+        Meanwhile the state that there is can be used, and goes on.  Raises ProtocolError for one
+        that is damaged (then `abandon`), CoreStopped for one that this machine does not take.
+        """
+
+    def install(self, snapshot: Snapshot, now: float) -> None:
+        """Have the state that was prepared; nothing happens if the log came that far meanwhile."""
+
+    def abandon(self, now: float) -> None:
+        """The leader's snapshot that arrives, or has, cannot be kept or is no good: ask again."""
 
     def status(self) -> Status: ...
 

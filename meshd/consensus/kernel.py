@@ -8,7 +8,7 @@ with the log, and an error that nobody meant ends the kernel.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Final
 
@@ -16,7 +16,7 @@ from meshd import limits
 from meshd.consensus.applying import Applying
 from meshd.consensus.configuration import Configuration
 from meshd.consensus.elections import Elections
-from meshd.consensus.entries import Append, EntryKind, Snapshot, Stored
+from meshd.consensus.entries import Append, EntryKind, Point, Snapshot, Stored
 from meshd.consensus.handover import Handover
 from meshd.consensus.interface import (
     LAN,
@@ -58,7 +58,8 @@ from meshd.consensus.proposals import Proposals
 from meshd.consensus.reads import Reads
 from meshd.consensus.receiving import Receiving
 from meshd.consensus.sending import Sending
-from meshd.consensus.snapshots_in_memory import SnapshotsInMemory
+from meshd.consensus.snapshot_parts import Taken
+from meshd.consensus.snapshots import Snapshots
 from meshd.consensus.voter_list import pack_voters
 from meshd.errors import MeshdError
 from meshd.ids import NodeId
@@ -74,7 +75,8 @@ _FOR_VOTERS: Final = (VoteAnswer, PreVoteAnswer)
 class Kernel:
     """One node of the replicated log.  Implements `interface.Core`.
 
-    `stored` is what the journal held; `machine` is at its beginning and is brought up to date.
+    `stored` is what the journal held; `machine` has the state of the snapshot in it, or is at its
+    beginning where there is none, and is brought up to date from there.
     `eligible` says who may take part in the log at all, besides the voters that the log names: a
     voter that was away may have to listen to a leader that it does not know yet.  `vote_is_void`
     says that promises of this node are lost with an earlier journal: see `regain_vote`.
@@ -116,7 +118,7 @@ class Kernel:
         self.elections = Elections(self)
         self.receiving = Receiving(self)
         self.sending = Sending(self)
-        self.snapshots = SnapshotsInMemory(self, stored.snapshot)
+        self.snapshots = Snapshots(self, stored.snapshot)
         self.handover = Handover(self)
         self.proposals = Proposals(self)
         self.reads = Reads(self, first_id)
@@ -125,8 +127,6 @@ class Kernel:
             self.stock.reply_counter = first_id
             if self.configuration.voters == (me,):
                 self.stock.deadline = now  # a sole voter has nobody to wait for
-            if stored.snapshot is not None:
-                self.applying.restore(stored.snapshot.state, stored.snapshot.point.index)
         self._was: tuple[int, Peer | None] = (self.stock.role, None)
 
     # --- links and messages
@@ -212,15 +212,16 @@ class Kernel:
         if self._to_store:
             raise CallerMistake("The last outbox is not stored yet.")
         records = self.log.take_records()
-        snapshot, self.snapshots.to_store = self.snapshots.to_store, None
+        pieces, self.snapshots.pieces = tuple(self.snapshots.pieces), []
         early, self.wire.early = tuple(self.wire.early), []
         late, self.wire.late = tuple(self.wire.late), []
+        parts, self.wire.parts = tuple(self.wire.parts), []
         outcomes, self.outcomes = tuple(self.outcomes), []
         if not all(isinstance(record, Append) for record in records):
             # A leader's term must be on disk before anybody hears of it: it might lead in the same
             # term again after a crash, and put other entries in the same places.
             early, late = (), late + early
-        outbox = Outbox(early, snapshot, records, late, outcomes)
+        outbox = Outbox(early, pieces, records, late, parts, outcomes)
         self._to_store = outbox.must_sync
         return outbox
 
@@ -293,13 +294,32 @@ class Kernel:
         with _Call(self, now):
             self.handover.begin(to)
 
-    def take_snapshot(self) -> Snapshot | None:
+    def take_snapshot(self) -> Taken | None:
         self._require_alive()
         return self.snapshots.take()
 
     def compact(self, snapshot: Snapshot, now: float) -> None:
         with _Call(self, now):
             self.snapshots.compact(snapshot)
+
+    def snapshots_in_use(self) -> set[Point]:
+        return self.snapshots.in_use()
+
+    def prepare(self, snapshot: Snapshot, state: Iterable[bytes]) -> Iterator[None]:
+        self._require_alive()
+        try:
+            yield from self.snapshots.prepare(snapshot, state)
+        except CoreStopped as stopped:
+            self._stopped = stopped
+            raise
+
+    def install(self, snapshot: Snapshot, now: float) -> None:
+        with _Call(self, now):
+            self.snapshots.install(snapshot)
+
+    def abandon(self, now: float) -> None:
+        with _Call(self, now):
+            self.snapshots.abandon()
 
     # --- looking
 

@@ -200,7 +200,7 @@ class Stock(SyncObj):  # type: ignore[misc]
         """H12, H19: the list in force is read off the log after every call, so nothing to do."""
         return True
 
-    # --- snapshots_in_memory.py
+    # --- snapshots.py
 
     def _SyncObj__tryLogCompaction(self) -> None:
         """H10, H11, H13: snapshots are taken when the driver wants them."""

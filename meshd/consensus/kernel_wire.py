@@ -12,6 +12,7 @@ from typing import Any
 from meshd.consensus.interface import CoreStopped, Outgoing
 from meshd.consensus.kernel_seams import Node, Transport
 from meshd.consensus.messages import AskVote, Forward, ForwardAnswer, Message
+from meshd.consensus.snapshot_parts import PartToSend
 from meshd.ids import NodeId
 
 
@@ -43,6 +44,7 @@ class Wire(Transport):  # type: ignore[misc]
         self.connected: set[NodeId] = set()
         self.early: list[Outgoing] = []
         self.late: list[Outgoing] = []
+        self.parts: list[PartToSend] = []
         self.vote_by_transfer = False
         """Put into every AskVote: the leader wants this election."""
 
@@ -62,6 +64,7 @@ class Wire(Transport):  # type: ignore[misc]
         self.connected.discard(peer)
         self.early = [out for out in self.early if out.to != peer]
         self.late = [out for out in self.late if out.to != peer]
+        self.parts = [part for part in self.parts if part.to != peer]
 
     # --- pysyncobj's side
 

@@ -102,6 +102,10 @@ class Receiving:
             ),
         )
 
+    def installed_now(self, peer: Peer) -> None:
+        """The same without being asked: building the state took a while."""
+        self.installed(peer, self._round)
+
     def refuse_old_leader(self, peer: Peer) -> None:
         """Say the later term.  Stock is silent; with pre-vote, a node that has a later term and
         cannot win would then never be followed, nor follow.

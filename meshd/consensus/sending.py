@@ -27,7 +27,7 @@ from meshd.consensus.interface import Nonsense
 from meshd.consensus.kernel_stock import LEADER
 from meshd.consensus.kernel_wire import Peer
 from meshd.consensus.messages import AppendAnswer, AppendEntries
-from meshd.consensus.snapshots_in_memory import Transfer
+from meshd.consensus.snapshots import Transfer
 
 if TYPE_CHECKING:
     from meshd.consensus.kernel import Kernel

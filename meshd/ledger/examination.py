@@ -145,7 +145,7 @@ def _unfinished(report: Report) -> str:
 
 def read_stored(disk: Disk, place: Place) -> Stored:
     """The log as the journal has it.  Raises JournalUnusable, DiskFailed."""
-    return survey(disk, place.folder, place.owner, _snapshots(disk, place)).stored
+    return survey(disk, place.folder, place.owner, snapshots_of(disk, place)).stored
 
 
 def voters_of(stored: Stored) -> tuple[NodeId, ...]:
@@ -156,15 +156,17 @@ def voters_of(stored: Stored) -> tuple[NodeId, ...]:
     return stored.snapshot.voters if stored.snapshot is not None else ()
 
 
-def _snapshots(disk: Disk, place: Place) -> Snapshots:
+def snapshots_of(disk: Disk, place: Place) -> Snapshots:
+    """Those of the journal there."""
     return Snapshots(disk, place.folder, place.mesh)
 
 
 def _with_contents(
     disk: Disk, place: Place, about: Examination, running: bool, commit: int | None
 ) -> Examination:
+    snapshots = snapshots_of(disk, place)
     try:
-        stored = read_stored(disk, place)
+        stored = survey(disk, place.folder, place.owner, snapshots).stored
         voters = voters_of(stored)
     except MeshdError as error:  # it changed under our eyes, or holds a list of voters that is none
         about.problems.append(str(error))
@@ -185,14 +187,17 @@ def _with_contents(
         )
     if running and commit is None:
         about.notes.append("The daemon did not say how much of it is held by a majority.")
-    return _carried_out(stored, until, place, about)
+    return _carried_out(stored, snapshots, until, place, about)
 
 
-def _carried_out(stored: Stored, until: int, place: Place, about: Examination) -> Examination:
+def _carried_out(
+    stored: Stored, snapshots: Snapshots, until: int, place: Place, about: Examination
+) -> Examination:
     state, kinds, refused, malformed = RecordState(), Counter[str](), 0, 0
     try:
         if stored.snapshot is not None:
-            state.restore(stored.snapshot.state)
+            for _ in state.restoring(snapshots.state(stored.snapshot.point)):
+                pass
         for entry in stored.entries:
             if entry.index > until or entry.kind is not EntryKind.COMMAND:
                 continue
@@ -287,7 +292,7 @@ def remains(disk: Disk, place: Place) -> Remains:
             continue
     for index in folder.snapshots:
         try:
-            snapshot = _snapshots(disk, place).check(index)
+            snapshot = snapshots_of(disk, place).check(index)
         except JournalUnusable:
             continue
         terms.append(snapshot.point.term)

@@ -20,6 +20,7 @@ from meshd.consensus.driver import Driver, ProposalRefused, ProposalUnknown
 from meshd.consensus.entries import Point, Record, Stored
 from meshd.consensus.interface import LAN, Role, Settings, Status
 from meshd.consensus.journal import (
+    Journal,
     JournalFailed,
     JournalUnusable,
     Opened,
@@ -259,7 +260,7 @@ class Ledger:
         try:
             await self._promises.look(opened.stored)
             stored = await self._founded(opened)
-            self._record = RecordMachine()
+            self._record = await self._restored(opened.journal, stored)
             kernel = Kernel(
                 self._place.me,
                 stored,
@@ -302,6 +303,15 @@ class Ledger:
 
     async def _blocking(self, call: Callable[[], _T]) -> _T:
         return call() if self._ports.disk.is_quick else await trio.to_thread.run_sync(call)
+
+    async def _restored(self, journal: Journal, stored: Stored) -> RecordMachine:
+        """The state of the snapshot, built a few milliseconds at a time."""
+        machine = RecordMachine()
+        if stored.snapshot is not None:
+            for _ in machine.prepare(journal.snapshots.state(stored.snapshot.point)):
+                await trio.lowlevel.checkpoint()
+            machine.become()
+        return machine
 
     def _say(self, opened: Opened) -> None:
         if opened.cut is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
 from meshd.record.events import Event
 from meshd.record.state import RecordState
 
@@ -11,6 +13,7 @@ class RecordMachine:
 
     def __init__(self) -> None:
         self.state = RecordState()
+        self._prepared: RecordState | None = None
         self.restored = 0
         """How often the state was replaced as a whole: what was read from it before is void."""
 
@@ -18,13 +21,25 @@ class RecordMachine:
         """Carry out a committed command.  Raises UnknownCommand, on which the node stops."""
         return self.state.apply(index, command)
 
-    def freeze(self) -> bytes:
-        """The state as bytes."""
-        return self.state.freeze()
+    def capture(self) -> Iterator[bytes]:
+        """The state as it is now, packed as its items are asked for."""
+        return self.state.capture().parts()
 
-    def restore(self, state: bytes) -> None:
-        """Become what was frozen."""
-        self.state.restore(state)
+    def prepare(self, state: Iterable[bytes]) -> Iterator[None]:
+        """Build the state that was captured, beside the present one.
+
+        Raises StateDamaged, and StateUnknown for one of a later version.
+        """
+        prepared = RecordState()
+        yield from prepared.restoring(state)
+        self._prepared = prepared
+
+    def become(self) -> None:
+        """Have the state that was prepared last."""
+        if self._prepared is None:
+            raise ValueError("no state was prepared")
+        self.state.become(self._prepared)
+        self._prepared = None
         self.restored += 1
 
     def take_events(self) -> list[Event]:

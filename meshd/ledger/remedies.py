@@ -22,7 +22,6 @@ from meshd.consensus.entries import (
     Point,
     Rebase,
     Record,
-    Snapshot,
     Stored,
 )
 from meshd.consensus.journal import JournalUnusable, Verdict, check, open_journal, repair, set_aside
@@ -163,7 +162,7 @@ def _lose(of: Patient, verdict: Verdict, known: _Known, others: list[NodeId]) ->
             raise Refused(f"There is no journal in {of.place.folder}: nothing to set aside")
         return [_aside_and_void(of), _AT_THE_FOUNDER]
     first = Entry(1, _fresh_term(of, known.term), EntryKind.VOTERS, pack_voters([of.place.me]))
-    where = _begin(of, None, (Ballot(first.term), Append((first,))))
+    where = _begin(of, (Ballot(first.term), Append((first,))))
     kept = [f"The journal is now {where}."] if where else []
     return [*kept, "The next start of this node begins an empty record.", OTHERS_TOO]
 
@@ -195,8 +194,8 @@ def restore(of: Patient, backup: Backup, *, voters_are_gone: bool = False) -> li
         )
     term = _fresh_term(of, max(known.term, backup.point.term))
     point = Point(term, max(known.last, backup.point.index))
-    snapshot = Snapshot(point, (place.me,), backup.frozen)
-    where = _begin(of, snapshot, (Ballot(term), Rebase(point, keep_after=False)))
+    rebase = Rebase(point, keep_after=False)
+    where = _begin(of, (Ballot(term), rebase), backup.frozen)
     state = backup.state
     return [
         f"The record is as it was at entry {backup.point.index:,} of the former one, with "
@@ -273,8 +272,10 @@ def _fresh_term(of: Patient, known: int) -> int:
     return ahead
 
 
-def _begin(of: Patient, snapshot: Snapshot | None, records: tuple[Record, ...]) -> str:
+def _begin(of: Patient, records: tuple[Record, ...], state: bytes | None = None) -> str:
     """Put a journal with these records in place of the one that there is; where that is now.
+
+    `state` is that of the snapshot to which the last of the records is a Rebase.
 
     Cut anywhere, there is the old journal, or none and the mark of a founder (which then knows
     that it lost one, and waits), or the new one.
@@ -284,8 +285,9 @@ def _begin(of: Patient, snapshot: Snapshot | None, records: tuple[Record, ...]) 
         disk.delete(place.draft / name)
     opened = open_journal(disk, place.draft, place.owner, of.entropy)
     try:
-        if snapshot is not None:
-            opened.journal.save(snapshot)
+        if state is not None:
+            assert isinstance(records[-1], Rebase)
+            opened.journal.snapshots.save(records[-1].point, [place.me], [state])
         opened.journal.write(records)
     finally:
         opened.journal.close()

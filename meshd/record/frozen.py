@@ -8,7 +8,7 @@ from the rows that were read: a state that was damaged on its way is never used.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -84,16 +84,18 @@ def _frame(payload: bytes) -> bytes:
 
 def read_head(data: bytes) -> Head:
     """The head alone.  Raises StateDamaged or StateUnknown."""
-    return _read_head(next(_payloads(data), b""))
+    return _read_head(next(_payloads([data]), b""))
 
 
-def thaw(data: bytes, tables: dict[str, Table[Any, Any]]) -> Iterator[Head]:
+def thaw(pieces: Iterable[bytes], tables: dict[str, Table[Any, Any]]) -> Iterator[Head]:
     """Fill empty tables; gives the head after each part, so that the caller can pause there.
+
+    `pieces` are the frozen form, cut anywhere.
 
     Raises StateDamaged or StateUnknown; the tables are then of no use.  That the hash is right is
     left to the caller, who knows how it is made.
     """
-    payloads = _payloads(data)
+    payloads = _payloads(pieces)
     head = _read_head(next(payloads, b""))
     yield head
     for payload in payloads:
@@ -132,12 +134,24 @@ def _refuse_later(what: str, fields: dict[str, Any], known: int) -> None:
         )
 
 
-def _payloads(data: bytes) -> Iterator[bytes]:
-    at = 0
-    while at < len(data):
-        size = int.from_bytes(data[at : at + 4], "big")
-        end = at + 4 + size
-        if not 0 < size <= _PART_BYTES_MAX or end > len(data):
-            raise StateDamaged("The state is cut, or is none.")
-        yield data[at + 4 : end]
-        at = end
+def _payloads(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    waiting = bytearray()
+    for piece in pieces:
+        waiting += piece
+        at = 0
+        while (end := _end_of_frame(waiting, at)) <= len(waiting):
+            yield bytes(waiting[at + 4 : end])
+            at = end
+        del waiting[:at]
+    if waiting:
+        raise StateDamaged("The state is cut, or is none.")
+
+
+def _end_of_frame(data: bytearray, at: int) -> int:
+    """Where the frame that begins there ends, or that of its size if that is not whole."""
+    if len(data) < at + 4:
+        return at + 4
+    size = int.from_bytes(data[at : at + 4], "big")
+    if not 0 < size <= _PART_BYTES_MAX:
+        raise StateDamaged("The state is cut, or is none.")
+    return at + 4 + size

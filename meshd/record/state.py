@@ -156,17 +156,17 @@ class RecordState:
 
     def restore(self, data: bytes) -> None:
         """Become the state that was frozen, at once.  Raises as `restoring`."""
-        for _ in self.restoring(data):
+        for _ in self.restoring([data]):
             pass
 
-    def restoring(self, data: bytes) -> Iterator[None]:
+    def restoring(self, pieces: Iterable[bytes]) -> Iterator[None]:
         """Become the state that was frozen, a millisecond or so between two items.
 
-        Until the last item this state is as it was, and may be read.  Raises StateDamaged or
-        StateUnknown, and then it stays as it was.
+        `pieces` are the frozen form, cut anywhere.  Until the last item this state is as it was,
+        and may be read.  Raises StateDamaged or StateUnknown, and then it stays as it was.
         """
         tables = empty_tables()
-        thawing = thaw(data, tables)
+        thawing = thaw(pieces, tables)
         head = next(thawing)
         for _ in thawing:
             yield
@@ -177,6 +177,10 @@ class RecordState:
             if number % STEP_ROWS == 0:
                 yield
         self._become(tables, reducers, head.index)
+
+    def become(self, other: RecordState) -> None:
+        """Have the state of the other, which is given up with it."""
+        self._become(other._tables, other._reducers, other._index)
 
     def check(self) -> None:
         """Raise AssertionError if an invariant is broken.  For tests and `record check`."""

@@ -13,7 +13,6 @@ from meshd.consensus.entries import (
     Point,
     Rebase,
     Record,
-    Snapshot,
     Truncate,
 )
 from meshd.consensus.journal import JournalUnusable, Owner, Snapshots
@@ -117,7 +116,7 @@ def read_snapshot(data: bytes, vector: dict[str, Any]) -> Any:
             "term": snapshot.point.term,
             "index": snapshot.point.index,
             "voters": snapshot.voters,
-            "state": snapshot.state,
+            "state": b"".join(snapshots.state(head.point)),
         }
     )
 
@@ -134,5 +133,5 @@ def write_snapshot(decoded: Any, vector: dict[str, Any]) -> bytes:
     disk = MemoryDisk()
     snapshots = Snapshots(disk, FOLDER, given["mesh"])
     point = Point(given["term"], given["index"])
-    snapshots.save(Snapshot(point, tuple(given["voters"]), given["state"]))
+    snapshots.save(point, given["voters"], [given["state"]])
     return bytes(disk.files[snapshots.path(point.index)])

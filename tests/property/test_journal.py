@@ -34,6 +34,7 @@ from tests.unit.consensus.journal_rig import (
     opened,
     random_steps,
     rebase,
+    save,
     segments,
     snapshot_of,
 )
@@ -63,7 +64,7 @@ class Life:
         """What a driver does: snapshot, records, then what the snapshot makes obsolete."""
         assert self.journal is not None
         if step.snapshot is not None:
-            self.journal.snapshots.save(step.snapshot)
+            save(self.journal.snapshots, step.snapshot)
         self.perhaps = step.after
         self.journal.write(step.records)
         self.sure = self.perhaps

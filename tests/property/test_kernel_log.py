@@ -77,14 +77,14 @@ def test_the_log_is_the_plain_log_and_what_its_records_say(wishes: list[tuple[An
             if log.base.index < index <= log.last.index:
                 point = Point(log.term_at(index) or 0, index)
                 log.committed = max(log.committed, index)
-                snapshots.append(Snapshot(point, log.voters_at(index), b""))
+                snapshots.append(Snapshot(point, log.voters_at(index), 0))
                 log.compact(point, max(log.floor, index - rest[1]))
         elif kind == "install":
             index = max(log.committed, log.base.index) + rest[0]
             held = log.term_at(index)
             term += held != term or rest[1]
             point = Point(held if held is not None and rest[1] else term, index)
-            snapshot = Snapshot(point, rest[2], b"")
+            snapshot = Snapshot(point, rest[2], 0)
             snapshots.append(snapshot)
             keeps = held == point.term
             log.install(snapshot)

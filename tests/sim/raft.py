@@ -66,6 +66,7 @@ class Sums:
     elections: int = 0
     crashes: int = 0
     snapshots: int = 0
+    installed: int = 0
     messages: int = 0
 
     def add(self, world: World) -> None:
@@ -79,6 +80,7 @@ class Sums:
         self.elections += len(world.judge.leaders)
         self.crashes += world.crashes
         self.snapshots += world.snapshots
+        self.installed += world.installed
         self.messages += world.messages
 
     def __str__(self) -> str:
@@ -86,7 +88,8 @@ class Sums:
             f"{self.seeds} seeds, {self.virtual_s / 3600:.2f} virtual hours, {self.broken} broken; "
             f"{self.commands:,} commands ({self.acknowledged:,} acknowledged, {self.unknown:,}"
             f" unknown), {self.reads:,} linearizable reads, {self.elections:,} elections won, "
-            f"{self.crashes:,} crashes, {self.snapshots:,} snapshots, {self.messages:,} messages"
+            f"{self.crashes:,} crashes, {self.snapshots:,} snapshots"
+            f" ({self.installed:,} installed), {self.messages:,} messages"
         )
 
 

@@ -30,7 +30,7 @@ from meshd.consensus.proposals import Proposals
 from meshd.consensus.reads import Reads
 from meshd.consensus.receiving import Receiving
 from meshd.consensus.sending import Sending
-from meshd.consensus.snapshots_in_memory import SnapshotsInMemory
+from meshd.consensus.snapshots import Snapshots
 from tests.sim.raft import KINDS, simulate
 
 
@@ -146,7 +146,7 @@ MUTANTS = {
                            "self._lists = self._lists[:1]"),), CHANGING,
     ),
     "h13: snapshots hold the voters of now": Mutant(
-        SnapshotsInMemory, "take", (("log.voters_at(applied)", "log.voters"),),
+        Snapshots, "take", (("log.voters_at(applied)", "log.voters"),),
         (*CHANGING, "snapshots"),
     ),
     "more than one voter at a time": Mutant(
@@ -157,7 +157,7 @@ MUTANTS = {
     ),
     # --- snapshots
     "an older snapshot is installed": Mutant(
-        SnapshotsInMemory, "on_part", (("if part.index <= kernel.stock.commit:", "if False:"),),
+        Snapshots, "install", ((" or index <= kernel.stock.commit:", ":"),),
         ("snapshots", "storm"),
     ),
     "what follows a snapshot is dropped": Mutant(

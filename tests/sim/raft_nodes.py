@@ -5,16 +5,17 @@ from __future__ import annotations
 import base64
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import msgspec
 
-from meshd.consensus.entries import Record, Snapshot, Stored
+from meshd.consensus.entries import Point, Record, Stored
 from meshd.consensus.interface import Outbox, Settings
 from meshd.consensus.kernel import Kernel
 from meshd.consensus.replay import align, base_of, replay
 from meshd.ids import NodeId
+from tests.snapshot_shelf import Shelf
 
 SETTINGS = Settings(
     batch_bytes=512, window_bytes=4096, chunk_bytes=512, per_step=16, trailing=8, queue=64
@@ -47,12 +48,16 @@ class Machine:
         self._applied(index, command, self.digest)
         return self.digest
 
-    def freeze(self) -> bytes:
-        return msgspec.msgpack.encode((self.digest, self.commands))
+    def capture(self) -> Iterator[bytes]:
+        return iter([msgspec.msgpack.encode((self.digest, self.commands))])
 
-    def restore(self, state: bytes) -> None:
+    def prepare(self, state: Iterable[bytes]) -> Iterator[None]:
         form = tuple[bytes, list[tuple[int, bytes]]]
-        self.digest, self.commands = msgspec.msgpack.decode(state, type=form)
+        self._prepared = msgspec.msgpack.decode(b"".join(state), type=form)
+        yield
+
+    def become(self) -> None:
+        self.digest, self.commands = self._prepared
 
 
 class Disk:
@@ -60,22 +65,26 @@ class Disk:
 
     def __init__(self, stored: Stored) -> None:
         self.stored = stored
-        self.snapshots: list[Snapshot] = []
+        self.shelf = Shelf()
         self.slow_s = 0.0
 
-    def save(self, snapshot: Snapshot) -> None:
-        self.snapshots.append(snapshot)
-
     def write(self, records: tuple[Record, ...]) -> None:
-        self.stored = replay(self.stored, records, self.snapshots)
-        base = base_of(self.stored).index
-        self.snapshots = [s for s in self.snapshots if s.point.index > base]
+        self.stored = replay(self.stored, records, self.shelf.durable.values())
 
-    def reopened(self) -> Stored:
-        """What a journal finds: at a snapshot that no record names, the record was lost."""
-        newest = max(self.snapshots, key=lambda s: s.point.index, default=None)
-        self.snapshots = []
-        return align(self.stored, newest) if newest is not None else self.stored
+    def compact(self, in_use: set[Point]) -> None:
+        """What the snapshot of the log stands for goes."""
+        base = base_of(self.stored)
+        self.shelf.keep([p for p in self.shelf.durable if p.index >= base.index or p in in_use])
+
+    def reopen(self, *, take_up: bool) -> None:
+        """What a start finds.  `take_up`: a snapshot that no record names counts.
+
+        The record was lost in a crash, and both ways are right.
+        """
+        newest = max(self.shelf.durable.values(), key=lambda s: s.point.index, default=None)
+        if newest is not None and take_up:
+            self.stored = align(self.stored, newest)
+        self.shelf.keep([base_of(self.stored)])
 
 
 class Node:

@@ -31,6 +31,7 @@ from meshd.consensus.interface import (
 from meshd.consensus.kernel import Kernel
 from meshd.consensus.messages import Forward, decode, encode
 from meshd.consensus.replay import EMPTY, replay
+from meshd.consensus.snapshot_parts import Taken
 from meshd.consensus.voter_list import founding_records
 from meshd.ids import NodeId
 from tests.sim.raft_judge import Judge
@@ -68,6 +69,7 @@ class World:
         self.story: list[str] | None = None
         """What happened, for a person, if anybody wants to know."""
         self.messages = self.steps = self.proposed = self.asked = self.crashes = self.snapshots = 0
+        self.installed = 0
         self._events: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
         self._number = 0
         self._connection = 0
@@ -122,8 +124,9 @@ class World:
             return
         node.lives += 1
         self.say(f"{short(node.id)} starts, life {node.lives}")
-        node.disk.stored = node.disk.reopened()
+        node.disk.reopen(take_up=self.chance.random() < 0.5)
         node.machine = Machine(self.judge.applied)
+        node.disk.shelf.bring_up(node.machine, node.disk.stored.snapshot)
         node.syncing = None
         node.open = {}
         node.kernel = Kernel(
@@ -149,11 +152,8 @@ class World:
         self.say(f"{short(node_id)} loses power{', while it writes' if node.syncing else ''}")
         if node.syncing is not None:
             unfinished = node.syncing
-            if unfinished.snapshot is None or self.chance.random() < 0.5:
-                if unfinished.snapshot is not None:
-                    node.disk.save(unfinished.snapshot)
-                survived = self.chance.randint(0, len(unfinished.records))
-                node.disk.write(unfinished.records[:survived])
+            survived = self.chance.randint(0, len(unfinished.records))
+            node.disk.write(unfinished.records[:survived])
         node.kernel, node.syncing = None, None
         for other in self.ids:
             self.links.pop((node_id, other), None)
@@ -267,14 +267,16 @@ class World:
                 outbox = kernel.take_outbox()
                 for out in outbox.early:
                     self.post(node, out)
+                if (arrived := node.disk.shelf.take_in(outbox.pieces)) is not None:
+                    wait_s = self.chance.uniform(0, 0.3)
+                    self.after(wait_s, self._arrived, node, node.lives, arrived)
                 self._tell_outcomes(node, outbox)
                 if outbox.must_sync:
                     node.syncing = outbox
                     sync_s = self.chance.uniform(0.0002, 0.002) + node.disk.slow_s
                     self.after(sync_s, self._synced, node, node.lives, outbox)
                 else:
-                    for out in outbox.late:
-                        self.post(node, out)
+                    self._post_the_rest(node, outbox)
                 if kernel.next_wake() > clock:
                     break
             else:
@@ -287,16 +289,22 @@ class World:
     def _synced(self, node: Node, life: int, outbox: Outbox) -> None:
         if node.lives != life or node.kernel is None or node.syncing is not outbox:
             return
-        if outbox.snapshot is not None:
-            node.disk.save(outbox.snapshot)
         node.disk.write(outbox.records)
         node.syncing = None
         node.kernel.stored()
         if self.chance.random() < 0.02:
             self.judge.same_log(node.id, node.kernel, node.disk.stored)
+        self._post_the_rest(node, outbox)
+        self.turn(node)
+
+    def _post_the_rest(self, node: Node, outbox: Outbox) -> None:
         for out in outbox.late:
             self.post(node, out)
-        self.turn(node)
+        for wanted in outbox.parts:
+            if wanted.point in node.disk.shelf.durable:
+                self.post(node, Outgoing(wanted.to, node.disk.shelf.read(wanted)))
+            else:
+                self.judge.violation("a snapshot went while it was sent", node.id, wanted.point)
 
     def _wake_later(self, node: Node) -> None:
         if node.kernel is None:
@@ -370,7 +378,20 @@ class World:
             self.say(f"{short(node.id)} takes a snapshot at {taken.point.index}")
             self.after(self.chance.uniform(0, 0.3), self._snapshot_stored, node, node.lives, taken)
 
-    def _snapshot_stored(self, node: Node, life: int, snapshot: Snapshot) -> None:
+    def _snapshot_stored(self, node: Node, life: int, taken: Taken) -> None:
         if node.lives == life and node.kernel is not None:
-            node.disk.save(snapshot)
-            self._call(node, "compact", snapshot)
+            self._call(node, "compact", node.disk.shelf.save(taken))
+            node.disk.compact(node.kernel.snapshots_in_use())
+
+    def _arrived(self, node: Node, life: int, snapshot: Snapshot) -> None:
+        """A leader's snapshot is durable, and its state is built while other things happen."""
+        if node.lives == life and node.kernel is not None:
+            for _ in node.kernel.prepare(snapshot, [node.disk.shelf.states[snapshot.point]]):
+                pass
+            wait_s = self.chance.uniform(0, 0.3)
+            self.after(wait_s, self._built, node, life, snapshot)
+
+    def _built(self, node: Node, life: int, snapshot: Snapshot) -> None:
+        if node.lives == life and node.kernel is not None:
+            self.installed += 1
+            self._call(node, "install", snapshot)

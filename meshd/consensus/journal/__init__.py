@@ -10,7 +10,7 @@ from meshd.consensus.journal.errors import (
 from meshd.consensus.journal.journal import Journal, Opened, open_journal, probe_sync_s
 from meshd.consensus.journal.repair import Repair, Report, Verdict, check, repair, set_aside
 from meshd.consensus.journal.segments import Owner
-from meshd.consensus.journal.snapshots import SnapshotInfo, Snapshots, SnapshotWriter
+from meshd.consensus.journal.snapshots import Snapshots, SnapshotWriter
 from meshd.consensus.journal.survey import Cut
 
 __all__ = [
@@ -25,7 +25,6 @@ __all__ = [
     "Owner",
     "Repair",
     "Report",
-    "SnapshotInfo",
     "SnapshotWriter",
     "Snapshots",
     "Verdict",

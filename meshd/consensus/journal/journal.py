@@ -10,13 +10,13 @@ fast disk or in a worker thread on a slow one (`probe_sync_s` tells), one at a t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import PurePath
 
 from meshd import limits
-from meshd.consensus.entries import Rebase, Record, Snapshot, Stored
+from meshd.consensus.entries import Point, Rebase, Record, Stored
 from meshd.consensus.journal.blocks import encode_block
 from meshd.consensus.journal.errors import JournalFailed
 from meshd.consensus.journal.records import decode_records, encode_records
@@ -114,17 +114,10 @@ class Journal:
             self._failed = "The journal takes nothing any more: a write was broken off."
             raise
 
-    def save(self, snapshot: Snapshot) -> None:
-        """Make a snapshot durable that is in memory; it counts when its `Rebase` is written.
-
-        Raises DiskFailed, LimitExceeded: then it is as if it had not been tried.
-        """
-        self._require_usable()
-        self.snapshots.save(snapshot)
-
-    def compact(self) -> list[str]:
+    def compact(self, keep: Collection[Point] = ()) -> list[str]:
         """Delete the segments and snapshots that the snapshot of the last Rebase stands for.
 
+        Snapshots of the places `keep` stay: somebody still reads them.
         Returns their names.  Raises DiskFailed; what is left is deleted the next time, or when the
         journal is opened, and does no harm until then.
         """
@@ -136,7 +129,7 @@ class Journal:
             deleted.append(name)
             del self._headers[0]
         for point in sorted(self.snapshots.durable):
-            if point.index < self._cursor.base.index:
+            if point.index < self._cursor.base.index and point not in keep:
                 self.snapshots.forget(point)
                 deleted.append(self.snapshots.path(point.index).name)
         return deleted

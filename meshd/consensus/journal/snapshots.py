@@ -1,4 +1,4 @@
-"""Snapshots on disk: written aside a piece at a time, read back whole or in parts.
+"""Snapshots on disk: written aside a piece at a time, read back in parts.
 
 They count for nothing until the journal has a `Rebase` to their place: what is found beyond that
 when a journal is opened was left by a crash, and goes.
@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from errno import ENOENT
 from pathlib import PurePath
+from typing import Final
 
 from meshd import limits
 from meshd.consensus.entries import Point, Snapshot
@@ -30,21 +31,10 @@ from meshd.errors import DiskFailed, LimitExceeded, ProtocolError
 from meshd.ids import MeshId, NodeId, short
 from meshd.ports import AppendFile, Disk
 
+_READ_BYTES: Final = 1 * limits.MIB
+
 ASIDE_SUFFIX = ".new"
 """Of files that are still being written; those of earlier lives are deleted."""
-
-
-@dataclass(frozen=True, slots=True)
-class SnapshotInfo:
-    """A durable snapshot."""
-
-    point: Point
-    voters: tuple[NodeId, ...]
-    size_bytes: int
-    """Of the state."""
-    digest: bytes
-    """SHA-256 of all that is in the file: the same on every node that has this snapshot."""
-    state_offset: int
 
 
 class SnapshotWriter:
@@ -76,7 +66,7 @@ class SnapshotWriter:
         self._add(piece)
         self._size_bytes += len(piece)
 
-    def commit(self, digest: bytes | None = None) -> SnapshotInfo:
+    def commit(self, digest: bytes | None = None) -> Snapshot:
         """Make it durable under its name.
 
         `digest` is what another node's has: raises ProtocolError if this one differs.  Raises
@@ -99,11 +89,9 @@ class SnapshotWriter:
             self.abort()
             raise
         self._file = None
-        info = SnapshotInfo(
-            self._head.point, self._head.voters, self._size_bytes, found, self._state_offset
-        )
-        self._snapshots.durable[info.point] = info
-        return info
+        snapshot = Snapshot(self._head.point, self._head.voters, self._size_bytes, found)
+        self._snapshots.note(snapshot, self._state_offset)
+        return snapshot
 
     def abort(self) -> None:
         """Leave nothing of it, as far as the disk allows; idempotent."""
@@ -130,14 +118,16 @@ class SnapshotWriter:
 class Snapshots:
     """The snapshots of one journal's folder.
 
-    May be used in another thread than the journal, by one thread at a time.
+    May be used in other threads than the journal, and by several: each writer by one.
     """
 
     def __init__(self, disk: Disk, folder: PurePath, mesh: MeshId) -> None:
         self.disk = disk
         self.folder = folder
         self.mesh = mesh
-        self.durable: dict[Point, SnapshotInfo] = {}
+        self.durable: dict[Point, Snapshot] = {}
+        self._offsets: dict[Point, int] = {}
+        """Where the state begins in the file."""
         self._numbers = itertools.count(1)
 
     def path(self, index: int) -> PurePath:
@@ -152,29 +142,51 @@ class Snapshots:
         aside = self.folder / f"snapshot-{next(self._numbers)}{ASIDE_SUFFIX}"
         return SnapshotWriter(self, head, aside)
 
-    def save(self, snapshot: Snapshot) -> SnapshotInfo:
-        """Make a snapshot that is in memory durable.  Raises DiskFailed, LimitExceeded."""
-        writer = self.begin(snapshot.point, snapshot.voters)
-        for start in range(0, len(snapshot.state), limits.RAFT_CHUNK_BYTES):
-            writer.write(snapshot.state[start : start + limits.RAFT_CHUNK_BYTES])
-        return writer.commit()
+    def save(self, point: Point, voters: Iterable[NodeId], state: Iterable[bytes]) -> Snapshot:
+        """Make a state durable, piece by piece as it comes.
+
+        Raises DiskFailed, LimitExceeded, and what `state` raises: then nothing of it is left.
+        """
+        writer = self.begin(point, voters)
+        try:
+            for piece in state:
+                writer.write(piece)
+            return writer.commit()
+        finally:
+            writer.abort()  # unless it was committed
+
+    def note(self, snapshot: Snapshot, state_offset: int) -> None:
+        """It is durable, and its state begins there in its file."""
+        self.durable[snapshot.point] = snapshot
+        self._offsets[snapshot.point] = state_offset
 
     def part(self, point: Point, offset: int, size_bytes: int) -> bytes | None:
         """A piece of the state, at most `limits.RAFT_CHUNK_BYTES`; b"" behind its end.
 
         None if there is no such snapshot any more: begin with the latest.  Raises DiskFailed.
         """
-        info = self.durable.get(point)
-        if info is None:
+        snapshot = self.durable.get(point)
+        if snapshot is None:
             return None
-        size_bytes = min(size_bytes, limits.RAFT_CHUNK_BYTES, max(0, info.size_bytes - offset))
-        return self.disk.read_part(self.path(point.index), info.state_offset + offset, size_bytes)
+        size_bytes = min(size_bytes, limits.RAFT_CHUNK_BYTES, max(0, snapshot.size_bytes - offset))
+        begin = self._offsets[point] + offset
+        return self.disk.read_part(self.path(point.index), begin, size_bytes)
+
+    def state(self, point: Point) -> Iterator[bytes]:
+        """A durable snapshot's state in pieces, each read when it is asked for.
+
+        Raises DiskFailed, also if the snapshot goes meanwhile.
+        """
+        offset = 0
+        while piece := self.part(point, offset, limits.RAFT_CHUNK_BYTES):
+            yield piece
+            offset += len(piece)
+        known = self.durable.get(point)
+        if known is None or offset != known.size_bytes:
+            raise DiskFailed(ENOENT, f"{self.path(point.index)} went while it was read")
 
     def load(self, point: Point) -> Snapshot:
-        """Read and check the whole of it; the state is in memory once.
-
-        Raises JournalUnusable, DiskFailed.
-        """
+        """Look for it and check the whole of it.  Raises JournalUnusable, DiskFailed."""
         path = self.path(point.index)
         snapshot = self.check(point.index)
         if snapshot.point != point:
@@ -192,20 +204,21 @@ class Snapshots:
         if head.point.index != index:
             raise JournalDamaged(path, "it is not of the place that its name says")
         offset = len(head_bytes)
-        state = self.disk.read_part(path, offset, size_bytes) or b""
+        snapshot = Snapshot(head.point, head.voters, size_bytes, expected)
         digest = hashlib.sha256(head_bytes)
-        digest.update(state)
+        for at in range(0, size_bytes, _READ_BYTES):
+            size = min(_READ_BYTES, size_bytes - at)
+            digest.update(self.disk.read_part(path, offset + at, size) or b"")
         digest.update(encode_size(size_bytes))
         if digest.digest() != expected:
             raise JournalDamaged(path, "it does not match its checksum")
-        self.durable[head.point] = SnapshotInfo(
-            head.point, head.voters, size_bytes, expected, offset
-        )
-        return Snapshot(head.point, head.voters, state)
+        self.note(snapshot, offset)
+        return snapshot
 
     def forget(self, point: Point) -> None:
         """Delete a snapshot.  Raises DiskFailed."""
         self.durable.pop(point, None)
+        self._offsets.pop(point, None)
         self.disk.delete(self.path(point.index))
 
 

@@ -11,7 +11,7 @@ import random
 import sys
 from pathlib import Path
 
-from meshd.consensus.entries import Point, Snapshot
+from meshd.consensus.entries import Point
 from meshd.consensus.journal import Owner, open_journal
 from meshd.ids import MeshId, NodeId
 from meshd.machine.disk import FileDisk
@@ -34,8 +34,8 @@ def main(folder: str, seed: str) -> None:
         last = journal.cursor.last_index
         print(last, flush=True)
         if chance.random() < 0.05:
-            snapshot = Snapshot(Point(1, last), (), b"state after %d" % last)
-            journal.save(snapshot)
+            state = b"state after %d" % last
+            snapshot = journal.snapshots.save(Point(1, last), (), [state])
             journal.write([rebase(snapshot)])
             journal.compact()
 

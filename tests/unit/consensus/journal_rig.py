@@ -18,7 +18,7 @@ from meshd.consensus.entries import (
     Stored,
     Truncate,
 )
-from meshd.consensus.journal import Opened, Owner, open_journal
+from meshd.consensus.journal import Opened, Owner, Snapshots, open_journal
 from meshd.consensus.replay import replay
 from meshd.ids import MeshId, NodeId
 from meshd.testing.disk import MemoryDisk
@@ -47,8 +47,24 @@ def append(first: int, last: int, *, term: int = 1, data: bytes = b"command") ->
     )
 
 
+_states: dict[Snapshot, bytes] = {}
+"""Of the snapshots that were made up here."""
+
+
 def snapshot_of(index: int, *, term: int = 1, state: bytes = b"state") -> Snapshot:
-    return Snapshot(Point(term, index), (NODE, OTHER), b"%d:%s" % (index, state))
+    """As a journal describes it; `save` knows its state."""
+    return _made(Point(term, index), b"%d:%s" % (index, state))
+
+
+def _made(point: Point, state: bytes) -> Snapshot:
+    snapshot = Snapshots(MemoryDisk(), FOLDER, MESH).save(point, (NODE, OTHER), [state])
+    _states[snapshot] = state
+    return snapshot
+
+
+def save(snapshots: Snapshots, snapshot: Snapshot) -> None:
+    """Make a snapshot that was made up here durable there."""
+    snapshots.save(snapshot.point, snapshot.voters, [_states[snapshot]])
 
 
 def rebase(snapshot: Snapshot, *, keep_after: bool = True) -> Rebase:
@@ -118,4 +134,4 @@ def _random_entries(chance: random.Random, first: int, term: int) -> Append:
 
 
 def _random_snapshot(chance: random.Random, point: Point) -> Snapshot:
-    return Snapshot(point, (NODE, OTHER), chance.randbytes(chance.choice([0, 10, 3000])))
+    return _made(point, chance.randbytes(chance.choice([0, 10, 3000])))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from meshd.consensus.entries import Record, Snapshot, Stored
@@ -13,7 +13,9 @@ from meshd.consensus.kernel import Kernel
 from meshd.consensus.messages import Message, decode, encode
 from meshd.consensus.replay import EMPTY, align, replay
 from meshd.consensus.voter_list import founding_records
+from meshd.errors import ProtocolError
 from meshd.ids import NodeId
+from tests.snapshot_shelf import Shelf
 
 SETTINGS = Settings(heartbeat_s=0.1, election_min_s=1.0, election_max_s=2.0)
 
@@ -41,13 +43,20 @@ class Machine:
         self.commands.append(command)
         return b"%d at %d" % (len(self.commands), index)
 
-    def freeze(self) -> bytes:
-        return b"\n".join(self.commands)
+    def capture(self) -> Iterator[bytes]:
+        return iter([b"\n".join(self.commands)])
 
-    def restore(self, state: bytes) -> None:
-        if state == b"broken":
+    def prepare(self, state: Iterable[bytes]) -> Iterator[None]:
+        whole = b"".join(state)
+        if whole == b"broken":
             raise ValueError("this state cannot be restored")
-        self.commands = state.split(b"\n") if state else []
+        if whole == b"damaged":
+            raise ProtocolError("this state is damaged")
+        yield
+        self.prepared = whole.split(b"\n") if whole else []
+
+    def become(self) -> None:
+        self.commands = self.prepared
 
 
 class Host:
@@ -59,6 +68,8 @@ class Host:
         self.id = node_id(name)
         self.stored = stored
         self.snapshot: Snapshot | None = None
+        """The newest that is durable."""
+        self.shelf = Shelf()
         self.synced_records: list[Record] = []
         self.lives = 0
         self.start()
@@ -69,6 +80,7 @@ class Host:
         if self.snapshot is not None:
             self.stored = align(self.stored, self.snapshot)
         self.machine = Machine()
+        self.shelf.bring_up(self.machine, self.stored.snapshot)
         self.outcomes: dict[int, Outcome] = {}
         self.kernel = Kernel(
             self.id,
@@ -81,22 +93,34 @@ class Host:
         )
 
     def flush(self) -> None:
-        """Carry out the outbox: early messages, disk, late messages, outcomes."""
+        """Carry out the outbox: early messages, disk, late messages, parts, outcomes."""
         outbox = self.kernel.take_outbox()
         for out in outbox.early:
             self.mesh.post(self, out.to, out.message)
-        known = []
-        if outbox.snapshot is not None:
-            self.snapshot = outbox.snapshot
-        if self.snapshot is not None:
-            known.append(self.snapshot)
-        self.stored = replay(self.stored, outbox.records, known)
+        arrived = self.shelf.take_in(outbox.pieces)
+        self.stored = replay(self.stored, outbox.records, self.shelf.durable.values())
         self.synced_records += outbox.records
         if outbox.must_sync:
             self.kernel.stored()
         for out in outbox.late:
             self.mesh.post(self, out.to, out.message)
+        for wanted in outbox.parts:
+            self.mesh.post(self, wanted.to, self.shelf.read(wanted))
         self.outcomes |= {outcome.id: outcome for outcome in outbox.outcomes}
+        if arrived is not None:
+            self.install(arrived)
+
+    def install(self, snapshot: Snapshot) -> None:
+        """What a driver does with a leader's snapshot that is durable."""
+        try:
+            for _ in self.kernel.prepare(snapshot, [self.shelf.states[snapshot.point]]):
+                pass
+        except ProtocolError:
+            self.kernel.abandon(self.mesh.now)
+            return
+        self.kernel.install(snapshot, self.mesh.now)
+        self.snapshot = self.kernel.snapshots.current
+        self.flush()
 
     def turn(self) -> None:
         """Step and flush until there is nothing to do at this moment."""
@@ -111,10 +135,10 @@ class Host:
         """Take a snapshot, store it, and compact."""
         taken = self.kernel.take_snapshot()
         assert taken is not None
-        self.snapshot = taken
-        self.kernel.compact(taken, self.mesh.now)
+        self.snapshot = self.shelf.save(taken)
+        self.kernel.compact(self.snapshot, self.mesh.now)
         self.flush()
-        return taken
+        return self.snapshot
 
     @property
     def terms(self) -> list[int]:

@@ -9,11 +9,13 @@ from typing import Any
 import msgspec
 import pytest
 
+from meshd import limits
 from meshd.consensus.entries import Point, Rebase, Snapshot
 from meshd.consensus.interface import CallerMistake, CoreStopped, Nonsense, Settings
 from meshd.consensus.messages import AppendAnswer, AppendEntries, SnapshotAnswer, SnapshotPart
 from meshd.consensus.replay import replay
-from tests.unit.consensus.kernel_rig import SETTINGS, Mesh, ids, node_id
+from meshd.consensus.snapshot_parts import Taken
+from tests.unit.consensus.kernel_rig import SETTINGS, Host, Mesh, ids, node_id
 from tests.unit.consensus.stock_rig import StockMesh, inside, rows, stock_modules
 
 SMALL = {"trailing": 0, "chunk_bytes": 16}
@@ -31,6 +33,24 @@ def behind(commands: int = 40, **sizes: int) -> Mesh:
     mesh.commit("a", *[b"command %d" % n for n in range(commands)])
     mesh["a"].snap()
     return mesh
+
+
+def whole(host: Host, snapshot: Snapshot | Taken, term: int) -> SnapshotPart:
+    """All of a snapshot in one part, as a leader of that term may send it."""
+    shelf = host.shelf
+    data = shelf.states[(shelf.save(snapshot) if isinstance(snapshot, Taken) else snapshot).point]
+    return SnapshotPart(
+        term=term, round=1, index=snapshot.point.index, snapshot_term=snapshot.point.term,
+        voters=snapshot.voters, size=len(data), offset=0, data=data, crc32=zlib.crc32(data),
+    )  # fmt: skip
+
+
+def made_up(data: bytes, *, index: int = 90, size: int | None = None) -> SnapshotPart:
+    """A part of a snapshot that nobody took."""
+    return SnapshotPart(
+        term=99, round=1, index=index, snapshot_term=3, voters=ids("abc"),
+        size=len(data) if size is None else size, offset=0, data=data, crc32=zlib.crc32(data),
+    )  # fmt: skip
 
 
 # --- H10, H11: crashes in the middle of a compaction
@@ -70,7 +90,7 @@ def test_h10_every_beginning_of_the_records_is_a_whole_log() -> None:
     host = mesh["a"]
     founded = Mesh()["a"].stored
     snapshots = [
-        Snapshot(point=record.point, voters=ids("abc"), state=b"")
+        Snapshot(point=record.point, voters=ids("abc"), size_bytes=0)
         for record in host.synced_records
         if isinstance(record, Rebase)
     ]
@@ -114,7 +134,7 @@ def test_h11_a_tail_behind_a_snapshot_stays() -> None:
     assert taken is not None
     mesh.cuts.clear()
     mesh.commit("a", *[b"after %d" % n for n in range(5)])
-    host.snapshot = taken  # durable, and `compact` was not called
+    host.snapshot = host.shelf.save(taken)  # durable, and `compact` was not called
     last = host.kernel.log.last
     mesh.restart("b")
     assert mesh.kernel("b").log.last == last
@@ -176,7 +196,7 @@ def test_a_snapshot_of_nothing_is_installed_too() -> None:
     mesh["a"].turn()
     mesh["a"].snap()
     assert mesh["a"].snapshot is not None
-    assert mesh["a"].snapshot.state == b""
+    assert mesh["a"].snapshot.size_bytes == 0
     mesh.kernel("a").set_learners(ids("d"), mesh.now)
     mesh.settle(4)
     assert mesh.kernel("d").status().voters == ids("a")
@@ -203,11 +223,7 @@ def test_the_answer_to_a_snapshot_claims_the_snapshot_and_no_tail() -> None:
     mesh["c"].flush()
     mesh.heal("a", "c")
     mesh.queue.clear()
-    mesh.hand("a", "c", SnapshotPart(
-        term=term + 1, round=1, index=common.point.index, snapshot_term=common.point.term,
-        voters=common.voters, size=len(common.state), offset=0, data=common.state,
-        crc32=zlib.crc32(common.state),
-    ))  # fmt: skip
+    mesh.hand("a", "c", whole(mesh["b"], common, term + 1))
     mesh["c"].flush()
     [answer] = mesh.take(AppendAnswer, sender="c", to="a")
     assert mesh.kernel("c").log.last.index == last.index + 5
@@ -225,12 +241,9 @@ def test_what_follows_the_snapshots_place_in_the_log_stays() -> None:
     assert taken is not None
     host.kernel.stock._commit = taken.point.index - 1  # as if no leader had told it more
     host.kernel.log.committed = taken.point.index - 1
-    state = taken.state
-    mesh.hand("a", "c", SnapshotPart(
-        term=mesh.kernel("a").status().term, round=1, index=taken.point.index,
-        snapshot_term=taken.point.term, voters=taken.voters, size=len(state), offset=0, data=state,
-        crc32=zlib.crc32(state),
-    ))  # fmt: skip
+    mesh.hand("a", "c", whole(mesh["a"], taken, mesh.kernel("a").status().term))
+    host.flush()
+    assert host.kernel.snapshots.current == taken
     assert host.kernel.log.last == last
 
 
@@ -245,11 +258,7 @@ def test_an_older_snapshot_is_not_installed() -> None:
     applied = mesh.kernel("c").status().applied
     tried, records = mesh["c"].machine.tried, list(mesh["c"].synced_records)
     mesh.queue.clear()
-    mesh.hand("a", "c", SnapshotPart(
-        term=mesh.kernel("a").status().term, round=1, index=old.point.index,
-        snapshot_term=old.point.term, voters=old.voters, size=len(old.state), offset=0,
-        data=old.state, crc32=zlib.crc32(old.state),
-    ))  # fmt: skip
+    mesh.hand("a", "c", whole(mesh["a"], old, mesh.kernel("a").status().term))
     mesh["c"].turn()
     assert mesh.kernel("c").status().applied == applied
     assert mesh["c"].machine.commands[-1] == b"newer"
@@ -272,14 +281,103 @@ def test_a_part_whose_checksum_is_wrong_is_refused() -> None:
 def test_a_state_that_cannot_be_restored_ends_the_core_before_anything_is_stored() -> None:
     mesh = behind()
     stored = mesh["c"].stored
+    mesh.hand("a", "c", made_up(b"broken"))
     with pytest.raises(CoreStopped, match="did not take the snapshot"):
-        mesh.hand("a", "c", SnapshotPart(
-            term=99, round=1, index=90, snapshot_term=3, voters=ids("abc"), size=6, offset=0,
-            data=b"broken", crc32=zlib.crc32(b"broken"),
-        ))  # fmt: skip
+        mesh["c"].flush()
     with pytest.raises(CoreStopped):
         mesh["c"].flush()
-    assert mesh["c"].stored == stored
+    assert msgspec.structs.replace(mesh["c"].stored, ballot=stored.ballot) == stored
+
+
+def test_a_state_that_is_damaged_is_given_up_and_sent_again() -> None:
+    mesh = behind()
+    mesh.heal("c", "ab")
+    point = next(iter(mesh["a"].shelf.states))
+    sound, mesh["a"].shelf.states[point] = mesh["a"].shelf.states[point], b"damaged" + b" " * 800
+    mesh["c"].machine.prepare = refusing(mesh["c"].machine.prepare)  # type: ignore[method-assign]
+    mesh.settle(3)
+    assert mesh["c"].machine.commands == []
+    assert mesh.kernel("c").status().applied < point.index
+    mesh["a"].shelf.states[point] = sound
+    mesh.settle(20)
+    assert mesh["c"].machine.commands == mesh["a"].machine.commands
+
+
+def refusing(prepare: Any) -> Any:
+    """Until the state is one that does not say that it is damaged."""
+
+    def checked(state: Any) -> Any:
+        data = b"".join(state)
+        return prepare([b"damaged" if data.startswith(b"damaged") else data])
+
+    return checked
+
+
+def test_while_a_state_is_built_the_node_follows_and_what_overtakes_it_stands() -> None:
+    mesh = behind(commands=20, trailing=100)
+    host, snapshot = mesh["c"], mesh["a"].snapshot
+    assert snapshot is not None
+    state = mesh["a"].shelf.states[snapshot.point]
+    mesh.hand("a", "c", whole(mesh["a"], snapshot, mesh.kernel("a").status().term))
+    host.kernel.take_outbox()  # the last piece is handed out, and takes its time on the disk
+    host.kernel.stored()
+    building = host.kernel.prepare(snapshot, [state])
+    next(building)
+    mesh.heal("c", "ab")
+    mesh.settle(4)
+    mesh.commit("a", b"newer")
+    mesh.settle(1)
+    assert host.machine.commands == mesh["a"].machine.commands
+    for _ in building:
+        pass
+    host.kernel.install(snapshot, mesh.now)
+    host.flush()
+    assert host.machine.commands == mesh["a"].machine.commands
+    assert host.kernel.snapshots.current is None
+
+
+def test_while_a_state_is_built_no_other_snapshot_is_begun() -> None:
+    mesh = behind()
+    mesh.heal("c", "ab")
+    kernel = mesh.kernel("c")
+    mesh.hand("a", "c", made_up(b"whole"))
+    mesh.hand("a", "c", made_up(b"another", index=95, size=100))
+    kernel.disconnected(node_id("a"), mesh.now)
+    mesh.hand("b", "c", made_up(b"whole"))
+    outbox = kernel.take_outbox()
+    assert [piece.data for piece in outbox.pieces] == [b"whole"]
+    held = [out.message.held for out in outbox.late if isinstance(out.message, SnapshotAnswer)]
+    assert held[-1] == 5
+    kernel.stored()
+    kernel.abandon(mesh.now)
+    mesh.hand("b", "c", made_up(b"another", index=95, size=100))
+    assert [piece.data for piece in kernel.take_outbox().pieces] == [b"another"]
+
+
+def test_pieces_wait_for_the_disk_within_a_bound() -> None:
+    mesh = behind()
+    for n in range(100):
+        part = msgspec.structs.replace(made_up(b"x" * 10, size=10_000), offset=10 * n)
+        mesh.hand("a", "c", part)
+    pieces = mesh.kernel("c").take_outbox().pieces
+    assert len(pieces) == limits.RAFT_CHUNKS_IN_FLIGHT
+    assert sum(len(piece.data) for piece in pieces) == 10 * limits.RAFT_CHUNKS_IN_FLIGHT
+
+
+def test_a_snapshot_that_is_being_sent_stays_in_use() -> None:
+    mesh = behind(trailing=0)
+    first = mesh["a"].snapshot
+    assert first is not None
+    mesh.heal("c", "ab")
+    mesh.tick()
+    mesh.deliver(lambda sender, to, message: isinstance(message, SnapshotPart))
+    mesh.propose("a", b"more")
+    mesh["a"].turn()
+    mesh.deliver(lambda sender, to, message: to == "c")
+    second = mesh["a"].snap()
+    assert mesh.kernel("a").snapshots_in_use() == {first.point, second.point}
+    mesh.settle(20)
+    assert mesh.kernel("a").snapshots_in_use() == {second.point}
 
 
 def test_a_lost_part_is_sent_again() -> None:
@@ -363,7 +461,7 @@ def test_a_snapshot_of_another_log_is_refused() -> None:
     last = mesh.kernel("a").log.last
     for point in (Point(last.term, last.index + 1), Point(last.term + 1, last.index)):
         with pytest.raises(CallerMistake):
-            mesh.kernel("a").compact(Snapshot(point, ids("abc"), b""), mesh.now)
+            mesh.kernel("a").compact(Snapshot(point, ids("abc"), 0), mesh.now)
 
 
 def test_a_snapshot_that_was_overtaken_changes_nothing() -> None:
@@ -374,7 +472,7 @@ def test_a_snapshot_that_was_overtaken_changes_nothing() -> None:
     mesh.commit("a", b"two")
     late = mesh["a"].snap()
     assert early is not None
-    mesh.kernel("a").compact(early, mesh.now)
+    mesh.kernel("a").compact(mesh["a"].shelf.save(early), mesh.now)
     assert mesh.kernel("a").snapshots.current == late
 
 

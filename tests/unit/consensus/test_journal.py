@@ -26,6 +26,7 @@ from tests.unit.consensus.journal_rig import (
     append,
     opened,
     rebase,
+    save,
     segments,
     snapshot_of,
 )
@@ -153,7 +154,7 @@ def test_what_a_snapshot_stands_for_is_not_taken_away() -> None:
     journal = opened(disk).journal
     journal.write([append(1, 5)])
     for index in (2, 3):
-        journal.snapshots.save(snapshot_of(index))
+        save(journal.snapshots, snapshot_of(index))
     journal.write([rebase(snapshot_of(3))])
     with pytest.raises(ValueError, match="entry 3 cannot be taken away: there are those after 3"):
         journal.write([Truncate(3)])

@@ -38,6 +38,7 @@ from tests.unit.consensus.journal_rig import (
     append,
     opened,
     rebase,
+    save,
     segments,
     snapshot_of,
 )
@@ -206,7 +207,7 @@ def test_a_segment_that_is_larger_than_any_is_not_read() -> None:
 
 def test_a_snapshot_without_a_log_is_damage_and_no_new_journal() -> None:
     disk = written([append(1, 1)])
-    opened(disk).journal.snapshots.save(snapshot_of(1))
+    save(opened(disk).journal.snapshots, snapshot_of(1))
     disk.delete(FIRST)
     assert "there is a snapshot and no log that leads to it" in refused(disk, JournalDamaged)
 

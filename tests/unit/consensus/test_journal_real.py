@@ -15,7 +15,7 @@ from meshd.consensus.journal import Journal, JournalFailed, Opened, open_journal
 from meshd.machine.disk import FileDisk
 from meshd.testing.entropy import SeededEntropy
 from tests.unit.consensus.journal_child import OWNER, SEGMENT_BYTES
-from tests.unit.consensus.journal_rig import NODE, append, rebase, snapshot_of
+from tests.unit.consensus.journal_rig import NODE, append, rebase, save, snapshot_of
 
 ROOT = Path(__file__).parents[3]
 
@@ -30,7 +30,7 @@ def test_a_journal_is_there_again_and_nobody_elses_business(tmp_path: Path) -> N
     journal.write([Ballot(1, NODE)])
     for n in range(1, 100):
         journal.write([append(n, n, data=bytes(200))])
-    journal.save(snapshot_of(50))
+    save(journal.snapshots, snapshot_of(50))
     journal.write([rebase(snapshot_of(50))])
     assert journal.compact()
     journal.close()
@@ -94,11 +94,12 @@ def test_what_a_killed_process_has_spoken_of_is_there(tmp_path: Path) -> None:
         child.stdout.close()
         child.wait()
         found = opened(tmp_path / "j")
-        found.journal.close()
         snapshot, entries = found.stored.snapshot, found.stored.entries
         base = snapshot.point.index if snapshot else 0
         if snapshot:
-            assert snapshot.state == b"state after %d" % base
+            state = found.journal.snapshots.state(snapshot.point)
+            assert b"".join(state) == b"state after %d" % base
         last = base + len(entries)
         assert spoken <= last <= spoken + 10
         assert entries == append(base + 1, last).entries
+        found.journal.close()

@@ -28,6 +28,7 @@ from tests.unit.consensus.journal_rig import (
     append,
     opened,
     rebase,
+    save,
     segments,
     snapshot_of,
 )
@@ -39,7 +40,7 @@ def disk() -> MemoryDisk:
     made = MemoryDisk()
     journal = opened(made, segment_bytes=600).journal
     journal.write([Ballot(1, NODE), append(1, 4)])
-    journal.save(snapshot_of(2))
+    save(journal.snapshots, snapshot_of(2))
     journal.write([rebase(snapshot_of(2))])
     journal.write([append(5, 5, data=bytes(400))])
     journal.write([append(6, 6, data=b"x" * 300)])
@@ -133,7 +134,7 @@ def test_each_damaged_file_is_named(disk: MemoryDisk) -> None:
 
 def test_what_is_damaged_and_does_not_count_any_more_is_left_over(disk: MemoryDisk) -> None:
     journal = opened(disk, segment_bytes=600).journal
-    journal.save(snapshot_of(7))
+    save(journal.snapshots, snapshot_of(7))
     journal.write([rebase(snapshot_of(7))])
     disk.release()
     for name in (segment_name(1), snapshot_name(2)):

@@ -31,6 +31,7 @@ from tests.unit.consensus.journal_rig import (
     append,
     opened,
     rebase,
+    save,
     segments,
     snapshot_of,
 )
@@ -43,7 +44,7 @@ def path_of(index: int) -> PurePath:
 def with_snapshot(disk: MemoryDisk, snapshot: Snapshot, entries: int = 5) -> Journal:
     journal = opened(disk).journal
     journal.write([Ballot(1, NODE), append(1, entries)])
-    journal.save(snapshot)
+    save(journal.snapshots, snapshot)
     journal.write([rebase(snapshot)])
     return journal
 
@@ -62,7 +63,7 @@ def test_a_leaders_snapshot_replaces_the_log() -> None:
     disk = MemoryDisk()
     journal = opened(disk).journal
     journal.write([append(1, 5)])
-    journal.save(snapshot_of(3, term=2))
+    save(journal.snapshots, snapshot_of(3, term=2))
     journal.write([rebase(snapshot_of(3, term=2), keep_after=False), append(4, 4, term=2)])
     stored = opened(disk).stored
     assert stored.snapshot == snapshot_of(3, term=2)
@@ -72,7 +73,7 @@ def test_a_leaders_snapshot_replaces_the_log() -> None:
 def test_a_snapshot_without_its_record_counts_for_nothing_and_goes_at_the_next_start() -> None:
     disk = MemoryDisk()
     journal = with_snapshot(disk, snapshot_of(2))
-    journal.save(snapshot_of(4))
+    save(journal.snapshots, snapshot_of(4))
     disk.lose_power()
     found = opened(disk)
     assert found.stored.snapshot == snapshot_of(2)
@@ -86,9 +87,9 @@ def test_what_a_snapshot_stands_for_is_deleted_and_what_comes_next_is_kept() -> 
     journal = opened(disk, segment_bytes=500).journal
     for n in range(1, 31):
         journal.write([append(n, n, data=bytes(50))])
-    journal.save(snapshot_of(10))
+    save(journal.snapshots, snapshot_of(10))
     journal.write([rebase(snapshot_of(10))])
-    journal.save(snapshot_of(30))
+    save(journal.snapshots, snapshot_of(30))
     before = len(segments(disk))
     deleted = journal.compact()
     assert len(deleted) == before - len(segments(disk)) > 1
@@ -109,7 +110,7 @@ def test_a_journal_that_is_compacted_now_and_then_stays_small() -> None:
     for n in range(1, 1001):
         journal.write([append(n, n, data=bytes(50))])
         if n % 20 == 0:
-            journal.save(snapshot_of(n))
+            save(journal.snapshots, snapshot_of(n))
             journal.write([rebase(snapshot_of(n))])
             journal.compact()
         largest = max(largest, sum(len(data) for data in disk.files.values()))
@@ -153,7 +154,7 @@ def test_a_snapshot_that_fails_leaves_nothing_and_the_journal_goes_on(step: str)
 
     disk.on_step = on_step
     with pytest.raises(DiskFailed, match="the disk is full"):
-        journal.save(snapshot_of(4))
+        save(journal.snapshots, snapshot_of(4))
     disk.on_step = None
     assert sum("snapshot" in name for name in disk.names(FOLDER)) == 1
     with pytest.raises(ValueError, match="no durable snapshot"):
@@ -187,19 +188,21 @@ def test_a_state_is_written_in_pieces_and_read_in_pieces() -> None:
 def test_a_snapshot_that_is_sent_in_pieces_arrives_as_it_was() -> None:
     here, there = MemoryDisk(), MemoryDisk()
     sender = opened(here).journal.snapshots
-    info = sender.save(snapshot_of(5, state=b"x" * 1000))
+    info = snapshot_of(5, state=b"x" * 1000)
+    save(sender, info)
     receiver = opened(there, owner=Owner(MESH, OTHER)).journal.snapshots
     writer = receiver.begin(info.point, info.voters)
     while piece := sender.part(info.point, writer.size_bytes, 64):
         writer.write(piece)
     assert writer.commit(info.digest) == info
-    assert receiver.load(info.point) == snapshot_of(5, state=b"x" * 1000)
+    assert receiver.load(info.point) == info
 
 
 def test_a_snapshot_that_arrives_with_a_fault_is_refused_and_leaves_nothing() -> None:
     disk = MemoryDisk()
     snapshots = opened(disk).journal.snapshots
-    info = snapshots.save(snapshot_of(5))
+    info = snapshot_of(5)
+    save(snapshots, info)
     before = dict(disk.files)
     writer = snapshots.begin(Point(1, 6), info.voters)
     writer.write(b"not what was sent")
@@ -261,7 +264,8 @@ def replaced(other: Snapshot, mesh: MeshId = MESH) -> MemoryDisk:
     disk, elsewhere = MemoryDisk(), MemoryDisk()
     with_snapshot(disk, snapshot_of(3))
     snapshots = Snapshots(elsewhere, FOLDER, mesh)
-    snapshots.save(other)
+    state = b"%d:state" % other.point.index
+    snapshots.save(other.point, other.voters, [state])
     disk.write(path_of(3), bytes(elsewhere.files[path_of(other.point.index)]), private=True)
     return disk
 

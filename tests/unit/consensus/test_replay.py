@@ -39,7 +39,7 @@ def log(*terms: int) -> Stored:
 
 
 def snapshot(index: int, term: int) -> Snapshot:
-    return Snapshot(point=Point(term, index), voters=(A,), state=b"state")
+    return Snapshot(point=Point(term, index), voters=(A,), size_bytes=5)
 
 
 def test_an_empty_log_ends_at_the_start() -> None:

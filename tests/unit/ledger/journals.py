@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import PurePath
 
-from meshd.consensus.entries import Append, Ballot, Entry, EntryKind, Point, Rebase, Snapshot
+from meshd.consensus.entries import Append, Ballot, Entry, EntryKind, Point, Rebase
 from meshd.consensus.journal import open_journal
 from meshd.consensus.replay import last_of
 from meshd.consensus.voter_list import pack_voters
 from meshd.identity.keys import PublicKey
 from meshd.ids import MeshId, NodeId
 from meshd.ledger.backup import Backup, pieces, read_backup
-from meshd.ledger.examination import read_stored, voters_of
+from meshd.ledger.examination import read_stored, snapshots_of, voters_of
 from meshd.ledger.place import Place
 from meshd.ledger.remedies import Patient
 from meshd.ports import Disk
@@ -104,8 +104,8 @@ class Kept:
         """Let a snapshot stand for all that there is."""
         opened = open_journal(self.disk, self.place.folder, self.place.owner, SeededEntropy(2))
         last = last_of(opened.stored)
-        snapshot = Snapshot(last, voters_of(opened.stored), self.state().freeze())
-        opened.journal.save(snapshot)
+        state = self.state().freeze()
+        opened.journal.snapshots.save(last, voters_of(opened.stored), [state])
         opened.journal.write([Rebase(last, keep_after=True)])
         opened.journal.compact()
         opened.journal.close()
@@ -115,7 +115,9 @@ class Kept:
         """What the journal comes to."""
         stored, state = read_stored(self.disk, self.place), RecordState()
         if stored.snapshot is not None:
-            state.restore(stored.snapshot.state)
+            snapshots = snapshots_of(self.disk, self.place)
+            snapshots.load(stored.snapshot.point)
+            state.restore(b"".join(snapshots.state(stored.snapshot.point)))
         for entry in stored.entries:
             if entry.kind is EntryKind.COMMAND:
                 state.apply(entry.index, entry.data)

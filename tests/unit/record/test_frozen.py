@@ -55,7 +55,7 @@ def test_a_capture_does_not_see_what_comes_after_it() -> None:
 def test_a_state_is_read_in_steps_and_stays_what_it_was_until_the_last() -> None:
     log = busy()
     state = RecordState()
-    steps = state.restoring(log.state.freeze())
+    steps = state.restoring([log.state.freeze()])
     for _ in steps:
         assert not state.nodes.is_founded
     assert state.nodes.is_founded

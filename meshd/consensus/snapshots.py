@@ -7,19 +7,22 @@ snapshot's own place.
 Stock also sends a whole dump in one go, installs one that is older than what it has, and clears the
 log behind it.  Here parts wait for answers, nothing goes back, and what follows the snapshot stays.
 
-The newest snapshot is held in memory whole, and so is one that is arriving.
+No state is in memory whole: what is sent is read from the disk part by part, what arrives is
+written aside part by part, and the machine builds it from there.
 """
 
 from __future__ import annotations
 
-import zlib
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Final
+from zlib import crc32
 
 from meshd import limits
 from meshd.consensus.entries import Point, Snapshot
 from meshd.consensus.interface import CallerMistake, Nonsense
 from meshd.consensus.kernel_wire import Peer
 from meshd.consensus.messages import SnapshotAnswer, SnapshotPart
+from meshd.consensus.snapshot_parts import PartToSend, Piece, Taken
 from meshd.consensus.voter_list import require_voters
 
 if TYPE_CHECKING:
@@ -48,44 +51,52 @@ class Transfer:
 class _Arriving:
     """A snapshot of which parts are here."""
 
-    __slots__ = ("data", "first", "peer")
+    __slots__ = ("first", "held", "peer")
 
     def __init__(self, peer: Peer, first: SnapshotPart) -> None:
         self.peer = peer
         self.first = first
-        self.data = bytearray()
+        self.held = 0
+        """Bytes that were handed out to be written."""
+
+    @property
+    def is_whole(self) -> bool:
+        """It is being made durable, and the machine prepares its state."""
+        return self.held == self.first.size
 
     def is_of(self, peer: Peer, part: SnapshotPart) -> bool:
+        """What is whole is so whoever sent it: a place in the log names one state."""
         mine = self.first
         return (
-            self.peer == peer
+            (self.peer == peer or self.is_whole)
             and (mine.index, mine.snapshot_term, mine.size, mine.voters)
             == (part.index, part.snapshot_term, part.size, part.voters)
         )  # fmt: skip
 
 
-class SnapshotsInMemory:
+class Snapshots:
     """The snapshots of one node."""
 
     def __init__(self, kernel: Kernel, current: Snapshot | None) -> None:
         self._kernel = kernel
         self.current = current
-        self.to_store: Snapshot | None = None
-        """Installed since the last outbox."""
+        self.pieces: list[Piece] = []
+        """Arrived since the last outbox."""
+        self._prepared: Snapshot | None = None
         self._arriving: _Arriving | None = None
 
     # --- one's own
 
-    def take(self) -> Snapshot | None:
+    def take(self) -> Taken | None:
         kernel, log = self._kernel, self._kernel.log
         applied = kernel.stock.applied
         term = log.term_at(applied)
         if applied <= log.base.index or term is None:
             return None
-        return Snapshot(
+        return Taken(
             point=Point(term=term, index=applied),
             voters=log.voters_at(applied),
-            state=kernel.applying.freeze(),
+            parts=kernel.applying.capture(),
         )
 
     def compact(self, snapshot: Snapshot) -> None:
@@ -98,6 +109,12 @@ class SnapshotsInMemory:
             raise CallerMistake(f"A snapshot at {index} is not of this log.")
         self.current = snapshot
         log.compact(snapshot.point, self._floor(index))
+
+    def in_use(self) -> set[Point]:
+        """Those that must stay on disk."""
+        sent = (progress.transfer for progress in self._kernel.sending.progress.values())
+        used = {transfer.snapshot.point for transfer in sent if transfer is not None}
+        return used | ({self.current.point} if self.current is not None else set())
 
     def _floor(self, index: int) -> int:
         """Some entries behind the snapshot stay, and those after one that is being sent."""
@@ -128,7 +145,7 @@ class SnapshotsInMemory:
         transfer = progress.transfer
         if transfer is None or transfer.snapshot.point.index < kernel.log.floor:
             transfer = progress.transfer = Transfer(self.current, kernel.now)
-        size = len(transfer.snapshot.state)
+        size = transfer.snapshot.size_bytes
         chunk = kernel.settings.chunk_bytes
         waited_s = kernel.now - transfer.progressed_at
         if waited_s >= transfer.patience * kernel.settings.heartbeat_s:
@@ -146,22 +163,23 @@ class SnapshotsInMemory:
 
     def _send_part(self, progress: Progress, transfer: Transfer, max_bytes: int) -> None:
         kernel, snapshot = self._kernel, transfer.snapshot
-        data = snapshot.state[transfer.sent : transfer.sent + max_bytes]
-        kernel.wire.tell_early(
-            progress.peer.id,
-            SnapshotPart(
-                term=kernel.stock.term,
-                round=kernel.sending.round,
-                index=snapshot.point.index,
-                snapshot_term=snapshot.point.term,
-                voters=snapshot.voters,
-                size=len(snapshot.state),
-                offset=transfer.sent,
-                data=data,
-                crc32=zlib.crc32(data),
-            ),
+        size_bytes = min(max_bytes, snapshot.size_bytes - transfer.sent)
+        part = SnapshotPart(
+            term=kernel.stock.term,
+            round=kernel.sending.round,
+            index=snapshot.point.index,
+            snapshot_term=snapshot.point.term,
+            voters=snapshot.voters,
+            size=snapshot.size_bytes,
+            offset=transfer.sent,
+            data=b"",
+            crc32=0,  # of nothing
         )
-        transfer.sent += len(data)
+        if size_bytes:
+            kernel.wire.parts.append(PartToSend(progress.peer.id, part, size_bytes))
+        else:
+            kernel.wire.tell_early(progress.peer.id, part)
+        transfer.sent += size_bytes
         progress.round_told = kernel.sending.round
 
     def on_answer(self, peer: Peer, answer: SnapshotAnswer) -> None:
@@ -173,7 +191,7 @@ class SnapshotsInMemory:
         transfer = progress.transfer
         if transfer is None or transfer.snapshot.point.index != answer.index:
             return
-        if answer.held > len(transfer.snapshot.state):
+        if answer.held > transfer.snapshot.size_bytes:
             raise Nonsense(f"{peer.id} has {answer.held} bytes of a snapshot that is smaller.")
         kernel.sending.note_round(progress, answer.round)
         if answer.held > transfer.held:
@@ -190,44 +208,67 @@ class SnapshotsInMemory:
         if part.term < kernel.stock.term:
             kernel.receiving.refuse_old_leader(peer)
             return
-        if zlib.crc32(part.data) != part.crc32:
+        if crc32(part.data) != part.crc32:
             raise Nonsense(f"A part of a snapshot from {peer.id} has a wrong checksum.")
         kernel.receiving.on_leader_word(peer, part.term, part.round)
         if part.index <= kernel.stock.commit:
             self._arriving = None  # never back
             kernel.receiving.installed(peer, part.round)
             return
-        if self._arriving is None or not self._arriving.is_of(peer, part):
-            self._arriving = _Arriving(peer, part)
+        held = self._take_in(peer, part)
+        kernel.wire.tell(
+            peer.id,
+            SnapshotAnswer(term=part.term, round=part.round, index=part.index, held=held),
+        )
+
+    def _take_in(self, peer: Peer, part: SnapshotPart) -> int:
+        """How much of that snapshot is here with this part."""
         arriving = self._arriving
-        if part.offset == len(arriving.data):
-            arriving.data += part.data
-        if len(arriving.data) == part.size:
-            self._arriving = None
-            self._install(part, bytes(arriving.data))
-            kernel.receiving.installed(peer, part.round)
-        else:
-            kernel.wire.tell(
-                peer.id,
-                SnapshotAnswer(
-                    term=part.term, round=part.round, index=part.index, held=len(arriving.data)
-                ),
+        if arriving is None or not (arriving.is_whole or arriving.is_of(peer, part)):
+            arriving = self._arriving = _Arriving(peer, part)
+        elif not arriving.is_of(peer, part):
+            return 0  # until the one that is whole is installed, or is no good
+        is_next = part.offset == arriving.held and (part.data or part.size == 0)
+        if is_next and len(self.pieces) < limits.RAFT_CHUNKS_IN_FLIGHT:
+            arriving.held += len(part.data)
+            self.pieces.append(
+                Piece(
+                    point=Point(term=part.snapshot_term, index=part.index),
+                    voters=require_voters(part.voters),
+                    size_bytes=part.size,
+                    offset=part.offset,
+                    data=part.data,
+                )
             )
+        return arriving.held
 
     def link_lost(self, peer: Peer) -> None:
-        if self._arriving is not None and self._arriving.peer == peer:
+        arriving = self._arriving
+        if arriving is not None and arriving.peer == peer and not arriving.is_whole:
             self._arriving = None
 
-    def _install(self, part: SnapshotPart, state: bytes) -> None:
-        kernel = self._kernel
-        snapshot = Snapshot(
-            point=Point(term=part.snapshot_term, index=part.index),
-            voters=require_voters(part.voters),
-            state=state,
-        )
-        kernel.applying.restore(state, part.index)
-        self.current = self.to_store = snapshot
-        kernel.log.install(snapshot)
-        kernel.stock.commit = part.index
-        kernel.stock.applied = part.index
-        kernel.proposals.skipped_to(part.index)
+    def prepare(self, snapshot: Snapshot, state: Iterable[bytes]) -> Iterator[None]:
+        self._prepared = None
+        yield from self._kernel.applying.prepare(state, snapshot.point.index)
+        self._prepared = snapshot
+
+    def install(self, snapshot: Snapshot) -> None:
+        kernel, log, index = self._kernel, self._kernel.log, snapshot.point.index
+        prepared, arrived = self._prepared, self._arriving
+        self._prepared = None
+        if arrived is not None and arrived.first.index == index:
+            self._arriving = None
+        if prepared is not snapshot or index <= kernel.stock.commit:
+            return  # never back: the log came that far meanwhile
+        kernel.applying.become()
+        self.current = snapshot
+        log.install(snapshot)
+        kernel.stock.commit = index
+        kernel.stock.applied = index
+        kernel.proposals.skipped_to(index)
+        if arrived is not None and kernel.stock.leader == arrived.peer:
+            kernel.receiving.installed_now(arrived.peer)
+
+    def abandon(self) -> None:
+        self._arriving = self._prepared = None
+        self.pieces.clear()
