@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
-from typing import Any, Final
+from typing import Final
 
 from meshd import limits
 from meshd.consensus.applying import Applying
@@ -34,26 +34,12 @@ from meshd.consensus.interface import (
     Why,
 )
 from meshd.consensus.kernel_log import Log
+from meshd.consensus.kernel_mail import handler_of
 from meshd.consensus.kernel_seams import Turn
 from meshd.consensus.kernel_status import status_of
 from meshd.consensus.kernel_stock import LEADER, Stock
 from meshd.consensus.kernel_wire import Peer, Wire
-from meshd.consensus.messages import (
-    AppendAnswer,
-    AppendEntries,
-    AskVote,
-    Forward,
-    ForwardAnswer,
-    Message,
-    PreVote,
-    PreVoteAnswer,
-    ReadAnswer,
-    ReadAsk,
-    SnapshotAnswer,
-    SnapshotPart,
-    TimeoutNow,
-    VoteAnswer,
-)
+from meshd.consensus.messages import Message, PreVoteAnswer, VoteAnswer
 from meshd.consensus.proposals import Proposals
 from meshd.consensus.reads import Reads
 from meshd.consensus.receiving import Receiving
@@ -157,37 +143,7 @@ class Kernel:
             if getattr(message, "term", 0) > self.stock.term + _TERM_LEAP:
                 raise Nonsense(f"{peer} is in term {getattr(message, 'term', 0)}.")
             if is_voter or not isinstance(message, _FOR_VOTERS):
-                handle: Callable[[Peer, Any], None] = self._handler(message)
-                handle(self.peer(peer), message)
-
-    def _handler(self, message: Message) -> Callable[[Peer, Any], None]:
-        match message:
-            case AppendEntries():
-                return self.receiving.on_append
-            case AppendAnswer():
-                return self.sending.on_append_answer
-            case SnapshotPart():
-                return self.snapshots.on_part
-            case SnapshotAnswer():
-                return self.snapshots.on_answer
-            case PreVote():
-                return self.elections.on_pre_vote
-            case PreVoteAnswer():
-                return self.elections.on_pre_vote_answer
-            case AskVote():
-                return self.elections.on_ask_vote
-            case VoteAnswer():
-                return self.elections.on_vote_answer
-            case TimeoutNow():
-                return self.elections.on_timeout_now
-            case Forward():
-                return self.proposals.on_forward
-            case ForwardAnswer():
-                return self.proposals.on_forward_answer
-            case ReadAsk():
-                return self.reads.on_ask
-            case ReadAnswer():
-                return self.reads.on_answer
+                handler_of(self, message)(self.peer(peer), message)
 
     # --- doing
 
