@@ -90,6 +90,7 @@ class Config:
     log_level: str = "info"
     log_format: str = "auto"
     drain_timeout_s: float = limits.DRAIN_S
+    traces: bool = True
     voter: str = "auto"
     """`auto`, `always` or `never`."""
     require_key: bool = True

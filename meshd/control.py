@@ -26,6 +26,8 @@ HTTP/1.1 over a UNIX socket (0600), JSON bodies of these structs.  `meshd status
     POST /control/jobs/cancel JobQuery  -> jobs.views.JobView
     POST /control/jobs/retry  JobQuery  -> jobs.views.JobView
     POST /control/jobs/submit jobs.orders.Order -> JobMade
+    POST /control/requests    RequestsQuery -> jobs.request_views.RequestsPage
+    POST /control/requests/show JobQuery -> jobs.request_views.RequestView
 An error is a 4xx/5xx with `Problem`.
 """
 
@@ -98,6 +100,16 @@ class JobsQuery(msgspec.Struct, frozen=True):
     state: str = ""
     queue: str = ""
     model: str = ""
+    limit: int = 100
+
+
+class RequestsQuery(msgspec.Struct, frozen=True):
+    """Which requests that were no jobs; empty: any."""
+
+    state: str = ""
+    model: str = ""
+    node: str = ""
+    """Name or id of the node that answered."""
     limit: int = 100
 
 

@@ -244,6 +244,14 @@ HISTORY_PAGE_ROWS: Final = 1_000
 HISTORY_TEXT_CHARS: Final = 1024  # of an error, or the reason of an attempt
 HISTORY_ATTEMPTS: Final = 32  # that are kept of one job, the last ones
 
+# --- traces of requests that are no jobs (jobs/DESIGN.md); TRACE_BYTES, TRACES_PER_COMMAND below
+TRACE_BATCH_S: Final = 1.0  # from the first of a batch until it is written down
+TRACES_FRESH: Final = 4096  # kept meanwhile; past it they are only counted
+TRACE_TEXT_CHARS: Final = 128  # of a path, or a model's name
+TRACE_SPOOL_BATCHES: Final = 1024  # kept on the disk while there is no majority: 16 MiB
+TRACE_RETRY_S: Final = 10.0  # between tries while there is none
+REQUESTS_HISTORY_BYTES: Final = 1024 * MIB  # of their history; rows and age as of the jobs'
+
 # --- lists that grow by use
 API_KEYS: Final = 256
 ALIASES: Final = 1024

@@ -240,6 +240,13 @@ SETTINGS: tuple[Setting, ...] = (
         "Web pages that may call this node (the Origin header).",
     ),
     Setting(
+        "traces",
+        switch(),
+        True,
+        "Whether requests leave a trace in the record: when, which model and node, how it went; "
+        "never what was said.",
+    ),
+    Setting(
         "voter",
         choice(VOTER_WISHES),
         "auto",

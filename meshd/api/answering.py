@@ -14,6 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
+import msgspec
 import trio
 
 from meshd import limits
@@ -29,6 +30,7 @@ from meshd.routing.catalogue import Target
 
 QUEUE_SLACK_S = 1.0
 """After the longest wait in a queue, for "busy" to arrive."""
+_CLIENT_GONE = 499
 
 
 class Client(Protocol):
@@ -50,6 +52,24 @@ class Client(Protocol):
     async def finish(self, data: bytes = b"") -> None: ...
 
 
+class Answered(msgspec.Struct, frozen=True, gc=False):
+    """How a request went."""
+
+    began_at: float
+    status: int
+    """Of the answer's head; 499: the client went away before there was one."""
+    failure: str
+    """A `FailureKind`; "": the client has the whole answer."""
+    first_at: float | None
+    """When the first piece of the answer came."""
+    node: NodeId | None
+    """Who was asked last."""
+    failures: tuple[tuple[NodeId, str], ...]
+    """Who was asked in vain, and the kind of each failure."""
+    prompt_tokens: int
+    completion_tokens: int
+
+
 ErrorBody = Callable[[Failure], tuple[int, list[HeaderPair], bytes]]
 NodeName = Callable[[NodeId], str]
 
@@ -64,7 +84,7 @@ async def answer(
     share: Share,
     more_headers: Sequence[HeaderPair] = (),
     ending: Callable[[], None] = lambda: None,
-) -> None:
+) -> Answered:
     """Answer one inference request; the response has been completed when this returns.
 
     `ending` is called before the first piece of a stream that says that the answer is whole.  What
@@ -72,6 +92,7 @@ async def answer(
     """
     # A streaming client's read timeout is between bytes; only a whole answer has it as deadline.
     deadline_s = None if call.stream else call.deadline_s
+    began_at = trio.current_time()
     exchange = forwarder.open(request_id, call.request, stream=call.stream, deadline_s=deadline_s)
     responder.on_disconnect = exchange.client_gone
     kind = _StreamingSink if call.stream else _WholeSink
@@ -84,9 +105,21 @@ async def answer(
         await forwarder.run(exchange, sink)
     except SinkClosed:
         exchange.client_gone()
+        sink.failure = FailureKind.CANCELLED
     finally:
         if watch is not None:
             forwarder.sweeper.unwatch(watch)
+    relay, usage = exchange.relay, sink.usage
+    return Answered(
+        began_at,
+        sink.status or _CLIENT_GONE,
+        sink.failure,
+        relay.first_at,
+        relay.asked,
+        relay.failures,
+        usage.prompt_tokens if usage is not None else 0,
+        usage.completion_tokens if usage is not None else 0,
+    )
 
 
 _NOBODY_ANSWERED = frozenset(
@@ -130,7 +163,11 @@ class _Sink(ClientSink):
         self._request_id = way.request_id
         self._holder = b""
         self._attempt = 0
-        self._usage: Usage | None = None
+        self.usage: Usage | None = None
+        self.status = 0
+        """Of the head that was sent; 0: none was."""
+        self.failure = ""
+        """A `FailureKind`; "": there was none."""
 
     def keep_alive(self, sweeper: Sweeper, patience_s: float | None) -> Watch | None:
         """Say something now and then while there is nothing to say, until unwatched.
@@ -160,11 +197,13 @@ class _Sink(ClientSink):
     async def _send_failure(self, failure: Failure) -> None:
         """An answer that never began: the failure's own status and the dialect's own body."""
         status, headers, body = self._error_body(failure)
+        self.failure = failure.kind
         if failure.kind in _NOBODY_ANSWERED:
             self._holder = b""
         await self._send(status, [*headers, *self._meta()], body)
 
     async def _send(self, status: int, headers: Sequence[HeaderPair], body: bytes) -> None:
+        self.status = status
         try:
             await self._responder.send(status, headers, body)
         except StreamBroken as e:
@@ -215,6 +254,7 @@ class _StreamingSink(_Sink):
             else:
                 self._holder, self._attempt = b"", 0  # who will answer is not known yet
                 headers = self._headers(self._encoder.content_type_stream)
+                self.status = 200
                 responder.start_nowait(200, headers, self._encoder.start() + data)
 
     async def emit(self, items: Sequence[AnswerItem]) -> None:
@@ -226,13 +266,13 @@ class _StreamingSink(_Sink):
                     self._ending()
                 pieces.append(encode(item))
             elif type(item) is Usage:
-                self._usage = item
+                self.usage = item
         data = b"".join(pieces)
         if data:
             await self._write(data)
 
     async def finish(self) -> None:
-        data = self._encoder.end(self._usage)
+        data = self._encoder.end(self.usage)
         if not self._responder.started:
             await self._write(b"")
         await self._finish(data)
@@ -241,6 +281,7 @@ class _StreamingSink(_Sink):
         if not self._responder.started:
             await self._send_failure(failure)
             return
+        self.failure = failure.kind
         await self._finish(self._encoder.error(failure))
 
     async def _write(self, data: bytes) -> None:
@@ -252,6 +293,7 @@ class _StreamingSink(_Sink):
                 await responder.write(data)
             else:
                 headers = self._headers(self._encoder.content_type_stream)
+                self.status = 200
                 await responder.start(200, headers, self._encoder.start() + data)
         except StreamBroken as e:
             raise SinkClosed(str(e)) from e
@@ -278,7 +320,7 @@ class _WholeSink(_Sink):
         self._deltas.clear()
         self._size_bytes = 0
         self._share.release()
-        self._usage = self._embedding = None
+        self.usage = self._embedding = None
 
     async def emit(self, items: Sequence[AnswerItem]) -> None:
         for item in items:
@@ -286,9 +328,10 @@ class _WholeSink(_Sink):
                 self._deltas.append(item)
                 self._size_bytes += _size_bytes(item)
             elif type(item) is Usage:
-                self._usage = item
+                self.usage = item
             elif type(item) is Embedding:
                 self._embedding = item
+                self.usage = Usage(prompt_tokens=item.prompt_tokens)
         if self._size_bytes > limits.ANSWER_BYTES:
             raise failed(
                 FailureKind.BAD_REQUEST,  # another holder would say no less
@@ -311,8 +354,9 @@ class _WholeSink(_Sink):
             if self._embedding is not None:
                 body = self._encoder.embedding(self._embedding)
             else:
-                body = self._encoder.whole(self._deltas, self._usage)
+                body = self._encoder.whole(self._deltas, self.usage)
         except DialectError as e:
+            self.failure = FailureKind.UNSUPPORTED
             await self._send(e.status, [*e.headers, *self._meta()], e.body)
             return
         await self._send(200, self._headers(self._encoder.content_type_whole), body)

@@ -10,6 +10,8 @@ import msgspec
 from meshd import control, limits
 from meshd.errors import Refused
 from meshd.jobs.orders import Order
+from meshd.jobs.request_views import RequestsPage, RequestView
+from meshd.jobs.requests import Requests
 from meshd.jobs.service import JobService
 from meshd.jobs.views import JobsPage, JobView
 
@@ -18,10 +20,11 @@ WAIT_S = 30.0
 
 
 class JobOrders:
-    """The same `JobService` as behind `/mesh/v1/jobs`.  Raises as that does."""
+    """The same services as behind `/mesh/v1/jobs` and `/mesh/v1/requests`.  Raises as they do."""
 
-    def __init__(self, jobs: JobService) -> None:
+    def __init__(self, jobs: JobService, requests: Requests) -> None:
         self._jobs = jobs
+        self._requests = requests
 
     def routes(self) -> dict[tuple[str, str], Callable[[bytes], Awaitable[Any]]]:
         """For the table of `AdminApi`."""
@@ -31,12 +34,13 @@ class JobOrders:
             ("POST", "/control/jobs/cancel"): self._cancel,
             ("POST", "/control/jobs/retry"): self._retry,
             ("POST", "/control/jobs/submit"): self._submit,
+            ("POST", "/control/requests"): self._requests_page,
+            ("POST", "/control/requests/show"): self._request,
         }
 
     async def _page(self, body: bytes) -> JobsPage:
         query = msgspec.json.decode(body or b"{}", type=control.JobsQuery)
-        if not 0 < query.limit <= limits.JOBS_PAGE:
-            raise Refused(f"the limit must be from 1 to {limits.JOBS_PAGE}")
+        _check_limit(query.limit)
         return await self._jobs.page(
             state=query.state, queue=query.queue, model=query.model, after="", most=query.limit
         )
@@ -54,3 +58,18 @@ class JobOrders:
     async def _submit(self, body: bytes) -> control.JobMade:
         made = await self._jobs.submit(msgspec.json.decode(body, type=Order))
         return msgspec.convert(made, control.JobMade)
+
+    async def _requests_page(self, body: bytes) -> RequestsPage:
+        query = msgspec.json.decode(body or b"{}", type=control.RequestsQuery)
+        _check_limit(query.limit)
+        return await self._requests.page(
+            state=query.state, model=query.model, node=query.node, after="", most=query.limit
+        )
+
+    async def _request(self, body: bytes) -> RequestView:
+        return await self._requests.get(msgspec.json.decode(body, type=control.JobQuery).id)
+
+
+def _check_limit(limit: int) -> None:
+    if not 0 < limit <= limits.JOBS_PAGE:
+        raise Refused(f"the limit must be from 1 to {limits.JOBS_PAGE}")

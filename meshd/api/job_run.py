@@ -32,6 +32,6 @@ async def run_job(api: ClientApi, path: str, body: bytes) -> tuple[int, bytes]:
     """Status and body of the answer to a request that asks for no stream."""
     wire = _KeptWire()
     request = ServerRequest("POST", path, "", list(_HEADERS), body)
-    await api.handle(request, Responder(wire, request))
+    await api.handle(request, Responder(wire, request), is_job=True)
     head, _, answer = bytes(wire.sent).partition(b"\r\n\r\n")
     return int(head.split(b" ", 2)[1]), answer

@@ -8,6 +8,8 @@
     POST   /mesh/v1/jobs/{id}/retry          a dead one, once more
     POST   /mesh/v1/queues/{queue}/claim     for a worker: the next one, or wait for it
     POST   /mesh/v1/queues/{queue}/renew | complete | fail | release
+    GET    /mesh/v1/requests?state=&model=&node=&after=&limit=      answered without a job
+    GET    /mesh/v1/requests/{x-request-id}
 
 Every answer says in `x-meshd-index` how much of the record it rests on.
 """
@@ -26,6 +28,7 @@ from meshd.api.dialect import DialectError, HeaderPair
 from meshd.errors import MeshdError, Refused, StreamBroken
 from meshd.http import Responder, ServerRequest
 from meshd.jobs.orders import ClaimOrder, Held, Order
+from meshd.jobs.requests import NoSuchRequest, Requests
 from meshd.jobs.service import JobService, NoSuchJob
 from meshd.jobs.views import OVER, BodyTooLarge, JobView
 from meshd.record.commands import Malformed
@@ -57,8 +60,9 @@ T = TypeVar("T")
 class JobsApi:
     """Handles what clients ask about jobs."""
 
-    def __init__(self, jobs: JobService) -> None:
+    def __init__(self, jobs: JobService, requests: Requests) -> None:
         self._jobs = jobs
+        self._requests = requests
         self._workers: dict[str, Callable[[Held], Awaitable[None]]] = {
             "renew": jobs.renew,
             "complete": jobs.complete,
@@ -104,6 +108,10 @@ class JobsApi:
                 return self._by(method, path, {"POST": self._claim})
             case ["queues", _, verb] if verb in self._workers:
                 return self._by(method, path, {"POST": self._tell})
+            case ["requests"]:
+                return self._by(method, path, {"GET": self._requests_page})
+            case ["requests", _]:
+                return self._by(method, path, {"GET": self._request})
         raise _problem(404, f"there is no {path[:200]} here", "unknown_url")
 
     @staticmethod
@@ -209,6 +217,24 @@ class JobsApi:
                 break
         await responder.finish()
 
+    async def _requests_page(
+        self, request: ServerRequest, responder: Responder, headers: list[HeaderPair]
+    ) -> None:
+        query = _query(request)
+        page = await self._requests.page(
+            state=query.get("state", ""),
+            model=query.get("model", ""),
+            node=query.get("node", ""),
+            after=query.get("after", ""),
+            most=_whole(query.get("limit", "100"), "limit", limits.JOBS_PAGE),
+        )
+        await self._send(responder, page, headers)
+
+    async def _request(
+        self, request: ServerRequest, responder: Responder, headers: list[HeaderPair]
+    ) -> None:
+        await self._send(responder, await self._requests.get(_id(request)), headers)
+
     # ---------------------------------------------------------------- small things
 
     async def _barrier_if_wanted(self, query: dict[str, str]) -> None:
@@ -238,6 +264,8 @@ def _of(error: MeshdError) -> DialectError:
     match error:
         case NoSuchJob():
             return _problem(404, text, "no_such_job")
+        case NoSuchRequest():
+            return _problem(404, text, "no_such_request")
         case RecordRefused(code=code):
             problem = _problem(_STATUS.get(code, 409), text, code.name.lower())
         case BodyTooLarge():

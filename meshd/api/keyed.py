@@ -57,7 +57,7 @@ _STOPPED: Final = Failure(
     retry_after_s=2.0,
 )
 
-Answering = Callable[[Client, Callable[[], None]], Awaitable[None]]
+Answering = Callable[[Client, Callable[[], None]], Awaitable[object]]
 """Answers the request to that client; the second is to be called when a stream begins to end."""
 
 

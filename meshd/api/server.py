@@ -10,11 +10,12 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
+import trio
 
 from meshd import __version__
 from meshd.api import lists, ollama, openai
 from meshd.api.access import Access
-from meshd.api.answering import Client, answer
+from meshd.api.answering import Answered, Client, answer
 from meshd.api.dialect import Call, DialectError, HeaderPair, not_found
 from meshd.api.jobs import PREFIX as JOBS
 from meshd.api.jobs import JobsApi
@@ -26,6 +27,9 @@ from meshd.errors import MeshdError
 from meshd.http import Headers, Responder, Room, ServerRequest, Share
 from meshd.ids import NodeId, RequestId
 from meshd.inference import Failure, FailureKind
+from meshd.jobs.keyed import Key
+from meshd.jobs.trace_rows import Ended
+from meshd.jobs.traces import Traces
 from meshd.ports import Clock, Entropy
 from meshd.relay.forwarder import Forwarder
 from meshd.routing.catalogue import Catalogue, Target
@@ -63,11 +67,13 @@ class ClientApi:
         room: Room,
         jobs: JobsApi,
         keyed: KeyedApi,
+        traces: Traces | None,
     ) -> None:
         """`access` is asked anew for each request, since keys and addresses change.
 
         `room` is where answers that are not streamed are kept.
         `show` gives the body of Ollama's /api/show for a target, awaitable.
+        `traces` are told of each request that is no job; None: nobody wants to know.
         """
         self._name = name.encode("ascii", "replace")
         self._forwarder = forwarder
@@ -81,12 +87,13 @@ class ClientApi:
         self._room = room
         self._jobs = jobs
         self._keyed = keyed
+        self._traces = traces
         self.counters: Counter[str] = Counter()
 
     def admit(self, request: ServerRequest) -> tuple[int, Headers, bytes] | None:
         """Decide from the head alone, before the body is read: `ServerOptions.admit`."""
         try:
-            self._access().check(request.method, request.path, request.header, request.remote)
+            request.caller = self._scope(request)
             if request.path.startswith(JOBS):
                 self._jobs.check(request.method, request.path, request.header(b"content-type"))
             else:
@@ -106,8 +113,10 @@ class ClientApi:
         _, headers, body = error_body(path, Failure(kind, message, status))
         return [*headers, self._request_id()[1]], body
 
-    async def handle(self, request: ServerRequest, responder: Responder) -> None:
-        """The handler of the client port's HTTP server."""
+    async def handle(
+        self, request: ServerRequest, responder: Responder, *, is_job: bool = False
+    ) -> None:
+        """The handler of the client port's HTTP server.  A job's own request leaves no trace."""
         request_id, id_header = self._request_id()
         cors = self._cors(request)
         if request.path.startswith(JOBS):
@@ -118,7 +127,8 @@ class ClientApi:
         try:
             match = find(request.method, request.path)
             if match.route in (Route.OPENAI_CALL, Route.OLLAMA_CALL):
-                await self._call(match, request, responder, request_id, cors)
+                traces = None if is_job else self._traces
+                await self._call(match, request, responder, request_id, cors, traces)
                 return
             if match.route is Route.PREFLIGHT:
                 status, headers, body = self._access().preflight(request.header(b"origin"))
@@ -141,7 +151,39 @@ class ClientApi:
         responder: Responder,
         request_id: RequestId,
         cors: list[HeaderPair],
+        traces: Traces | None,
     ) -> None:
+        try:
+            call, key = self._decoded(match, request, request_id)
+        except DialectError as e:
+            if traces is not None:
+                traces.add(_refused_at_once(request_id, request, e.status))
+            raise
+        share = Share(self._room)
+
+        def failed(failure: Failure) -> tuple[int, list[HeaderPair], bytes]:
+            return error_body(request.path, failure)
+
+        def answering(client: Client, ending: Callable[[], None]) -> Awaitable[Answered]:
+            forwarder, name_of = self._forwarder, self._node_name
+            return answer(call, request_id, client, forwarder, failed, name_of, share, cors, ending)
+
+        try:
+            if key is None:
+                answered = await answering(responder, _nothing)
+                if traces is not None:
+                    traces.add(_ended(request_id, request, call, answered))
+            else:
+                self.counters["keyed"] += 1
+                headers = [(b"x-request-id", request_id.encode()), *cors]
+                await self._keyed.answer(Asked(request, key, call, responder, headers, answering))
+        finally:
+            share.release()
+
+    def _decoded(
+        self, match: Match, request: ServerRequest, request_id: RequestId
+    ) -> tuple[Call, Key | None]:
+        """What is asked for, and with which key.  Raises DialectError, also if nobody has that."""
         decode = openai.decode if match.dialect is Dialect.OPENAI else ollama.decode
         call: Call = decode(
             request.path,
@@ -159,25 +201,7 @@ class ClientApi:
         if not (key is not None and self._keyed.knows(key)) and not self._holders(call):
             self.counters["unknown_model"] += 1
             raise _refused(request.path, self._unknown(call.request.model))
-
-        def failed(failure: Failure) -> tuple[int, list[HeaderPair], bytes]:
-            return error_body(request.path, failure)
-
-        share = Share(self._room)
-
-        def answering(client: Client, ending: Callable[[], None]) -> Awaitable[None]:
-            forwarder, name_of = self._forwarder, self._node_name
-            return answer(call, request_id, client, forwarder, failed, name_of, share, cors, ending)
-
-        try:
-            if key is None:
-                await answering(responder, _nothing)
-            else:
-                self.counters["keyed"] += 1
-                headers = [(b"x-request-id", request_id.encode()), *cors]
-                await self._keyed.answer(Asked(request, key, call, responder, headers, answering))
-        finally:
-            share.release()
+        return call, key
 
     def _scope(self, request: ServerRequest) -> str:
         """Whose idempotency keys a request's are: the API key's that it shows, or everybody's."""
@@ -256,6 +280,33 @@ class ClientApi:
 
 def _nothing() -> None:
     """Nobody waits for the end of a stream."""
+
+
+def _ended(request_id: RequestId, request: ServerRequest, call: Call, answered: Answered) -> Ended:
+    """For the traces: how it went, and nothing of what was said."""
+    return Ended(
+        request_id,
+        request.path,
+        call.request.model,
+        request.caller,
+        call.stream,
+        answered.began_at,
+        trio.current_time(),
+        answered.status,
+        answered.failure,
+        answered.first_at,
+        answered.node or "",
+        answered.failures,
+        answered.prompt_tokens,
+        answered.completion_tokens,
+    )
+
+
+def _refused_at_once(request_id: RequestId, request: ServerRequest, status: int) -> Ended:
+    """For the traces, of a request that nobody was asked to answer."""
+    now = trio.current_time()
+    kind = FailureKind.NOT_FOUND if status == 404 else FailureKind.BAD_REQUEST
+    return Ended(request_id, request.path, "", request.caller, False, now, now, status, kind)
 
 
 def _refused(path: str, failure: Failure) -> DialectError:

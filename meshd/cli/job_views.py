@@ -8,6 +8,7 @@ import msgspec
 
 from meshd.cli.tables import Cell, Column, Paper
 from meshd.cli.words import ago, count, plain
+from meshd.jobs.request_views import RequestsPage, RequestView
 from meshd.jobs.views import OVER, JobsPage, JobView
 
 _MOODS = {"claimed": "good", "done": "good", "failed": "bad", "dead": "bad", "cancelled": "dim"}
@@ -82,6 +83,80 @@ def show_job(paper: Paper, job: JobView, now_unix_s: float) -> None:
             paper.line(title, "dim")
             for line in answer_text(value).split("\n"):
                 paper.line(line)
+
+
+def show_requests(paper: Paper, page: RequestsPage, now_unix_s: float) -> None:
+    """One line each, the newest first."""
+    if not page.requests:
+        paper.line("No request has left a trace.")
+    else:
+        paper.table(
+            [
+                Column("REQUEST"),
+                Column("STATE"),
+                Column("STATUS", right=True),
+                Column("MODEL", grows=True),
+                Column("AT", grows=True),
+                Column("FIRST", right=True),
+                Column("TOTAL", right=True),
+                Column("TOKENS", right=True),
+                Column("AGE", right=True),
+            ],
+            [
+                [
+                    request.id,
+                    Cell(request.state, _MOODS.get(request.state, "")),
+                    str(request.status or ""),
+                    request.model.removesuffix(":latest"),
+                    request.node,
+                    _seconds(request.first_token_ms),
+                    _seconds(request.total_ms),
+                    str(request.completion_tokens or ""),
+                    ago(now_unix_s - request.finished_unix_s),
+                ]
+                for request in page.requests
+            ],
+        )
+    if page.after:
+        paper.line()
+        paper.line("There are more: --limit shows more of them.", "dim")
+    if page.left_out:
+        paper.line()
+        paper.line(f"{count(page.left_out, 'request')} more came at once and were only counted.")
+
+
+def show_request(paper: Paper, request: RequestView, now_unix_s: float) -> None:
+    """All of one."""
+    why = f": {request.reason}" if request.reason else ""
+    paper.line(f"{request.id} is {request.state}{why}", "strong")
+    tokens = request.prompt_tokens or request.completion_tokens
+    facts = [
+        ("path", request.path + (", streamed" if request.streamed else "")),
+        ("status", str(request.status or "")),
+        ("model", request.model.removesuffix(":latest")),
+        ("entry", request.entry),
+        ("at", request.node),
+        ("over", f"{ago(now_unix_s - request.finished_unix_s)} ago"),
+        ("first", _seconds(request.first_token_ms)),
+        ("total", _seconds(request.total_ms)),
+        (
+            "tokens",
+            f"{request.prompt_tokens} in, {request.completion_tokens} out" if tokens else "",
+        ),
+        ("API key", request.api_key),
+    ]
+    for name, value in facts:
+        if value:
+            paper.item(f"{name:<9}", value)
+    if request.failed:
+        paper.line()
+        paper.line(f"{count(len(request.failed), 'attempt')} came to nothing:")
+        for attempt in request.failed:
+            paper.item("-", f"{attempt.node}: {attempt.reason}")
+
+
+def _seconds(ms: int | None) -> str:
+    return "" if ms is None else f"{ms / 1000:.2f} s"
 
 
 _ENDED = {

@@ -12,14 +12,18 @@ from meshd.cli.control import ControlClient
 from meshd.cli.orders import client, print_json, show
 from meshd.cli.shell import FAILED, AsJson, DataDir, UsageError, command, complain, tell, to_type
 from meshd.cli.words import count, plain
-from meshd.control import JobMade, JobQuery, JobsQuery
+from meshd.control import JobMade, JobQuery, JobsQuery, RequestsQuery
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from meshd.jobs.orders import Order
     from meshd.jobs.views import JobView
 
 WAIT_S = 20.0
 """In one order, for a job to be over."""
+REQUEST = "req_"
+"""How the ids of requests begin."""
 
 JobId = Annotated[str, typer.Argument(help="Its id, as `meshd jobs` shows it.", metavar="ID")]
 OfQueue = Annotated[str, typer.Option("--queue", help="The queue.", show_default=False)]
@@ -41,11 +45,26 @@ def jobs(
         str, typer.Option("--model", help="Those for this model.", show_default=False)
     ] = "",
     queue: OfQueue = "",
+    node: Annotated[
+        str,
+        typer.Option(
+            "--node", help="With --requests: those this node answered.", show_default=False
+        ),
+    ] = "",
+    requests: Annotated[
+        bool,
+        typer.Option("--requests", help="Requests that were answered at once, without a job."),
+    ] = False,
     limit: Annotated[int, typer.Option("--limit", min=1, help="So many at most.")] = 100,
     as_json: AsJson = False,
 ) -> None:
     """Queued jobs: those that wait or run, or those in one state."""
     if context.invoked_subcommand is not None:
+        return
+    if requests:
+        if queue:
+            raise UsageError("--requests were answered at once: they were in no --queue")
+        _requests(data_dir, RequestsQuery(state, model, node, limit), as_json)
         return
     from meshd.cli.job_views import show_jobs
     from meshd.jobs.views import JobsPage
@@ -62,7 +81,10 @@ def jobs(
 
 @command
 def jobs_show(job: JobId, data_dir: DataDir = None, as_json: AsJson = False) -> None:
-    """What is known of a job, and what came of it."""
+    """What is known of a job, and what came of it; or of a request, by its x-request-id."""
+    if job.startswith(REQUEST):
+        _request(data_dir, job, as_json)
+        return
     from meshd.cli.job_views import show_job
     from meshd.jobs.views import JobView
     from meshd.machine.clock import SystemClock
@@ -134,6 +156,29 @@ def jobs_retry(job: JobId, data_dir: DataDir = None, as_json: AsJson = False) ->
 
 
 # ---------------------------------------------------------------- what they share
+
+
+def _requests(data_dir: Path | None, query: RequestsQuery, as_json: bool) -> None:
+    from meshd.cli.job_views import show_requests
+    from meshd.jobs.request_views import RequestsPage
+    from meshd.machine.clock import SystemClock
+
+    page = client(data_dir).post("/control/requests", RequestsPage, query)
+    if as_json:
+        print_json(page.requests)
+        return
+    now_unix_s = SystemClock().wall()
+    show(page, False, lambda paper, page: show_requests(paper, page, now_unix_s))
+
+
+def _request(data_dir: Path | None, request: str, as_json: bool) -> None:
+    from meshd.cli.job_views import show_request
+    from meshd.jobs.request_views import RequestView
+    from meshd.machine.clock import SystemClock
+
+    view = client(data_dir).post("/control/requests/show", RequestView, JobQuery(request))
+    now_unix_s = SystemClock().wall()
+    show(view, as_json, lambda paper, view: show_request(paper, view, now_unix_s))
 
 
 def _say(view: JobView, as_json: bool, sentence: str) -> None:

@@ -45,7 +45,9 @@ class ServerRequest:
     headers are lower-case, values have no blanks around them.
     """
 
-    __slots__ = ("body", "headers", "http10", "keep_alive", "method", "path", "query", "remote")
+    __slots__ = (
+        "body", "caller", "headers", "http10", "keep_alive", "method", "path", "query", "remote",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -66,6 +68,8 @@ class ServerRequest:
         self.remote = remote
         self.http10 = http10
         self.keep_alive = keep_alive
+        self.caller = ""
+        """Who asks, if whoever admitted it has found that out."""
 
     def header(self, name: bytes) -> bytes | None:
         """The first header of that (lower-case) name."""

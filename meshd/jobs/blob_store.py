@@ -382,6 +382,6 @@ class BlobStore:
 
 
 def erase(disk: Disk, folder: PurePath) -> None:
-    """Delete all of it: the node leaves its mesh.  Raises DiskFailed."""
+    """Delete all that is in a folder: the node leaves its mesh.  Raises DiskFailed."""
     for name in disk.names(folder):
         disk.delete(folder / name)

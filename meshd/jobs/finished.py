@@ -1,4 +1,4 @@
-"""What is left of a job when it is over.  Pure."""
+"""What is left of a job, or of a request that was answered without one, when it is over.  Pure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ class Attempt(msgspec.Struct, frozen=True):
 
 
 class FinishedJob(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One finished job.  Times are milliseconds of record time."""
+    """One finished job, or request.  Times are milliseconds of record time.
+
+    Of a request that was no job they are of the mesh's median clock, which that time follows.
+    """
 
     id: str
     state: str
@@ -46,4 +49,11 @@ class FinishedJob(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     status: int = 0
     """The HTTP status of the answer; 0: there was none."""
     run_ms: int = 0
-    """How long it ran at last, by the clock of who ran it."""
+    """How long it ran at last, by the clock of who ran it; of a request, how long it took."""
+    path: str = ""
+    """Of a request, as the rest from here on."""
+    streamed: bool = False
+    first_token_ms: int | None = None
+    """From its arrival to the first piece of the answer; None: there was none."""
+    api_key: str = ""
+    """The id of the API key that the client showed; "": none."""

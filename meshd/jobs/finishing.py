@@ -1,6 +1,6 @@
-"""From what applying the log brought about to rows of the history.
+"""From what applying the log brought about to rows of the histories.
 
-    finishing = Finishing(history)
+    finishing = Finishing(history, requests)
     record.on_events(finishing.happened)            # at once, each time commands were applied
     await finishing.settle()                        # before the log is cut off
 
@@ -12,11 +12,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from itertools import groupby
 from typing import Final
 
-import msgspec
-
+from meshd.jobs import trace_rows
 from meshd.jobs.blob_plan import is_blob
 from meshd.jobs.blobs import Blobs
 from meshd.jobs.finished import Attempt, FinishedJob
@@ -32,8 +32,6 @@ _ENDS: Final = {
 }
 ENDED: Final = {reason: end.name.lower() for end, reason in _ENDS.items() if reason != "failed"}
 """From an attempt's reason as it is kept to how it ended, where that was no failure."""
-_encoder = msgspec.msgpack.Encoder(order="sorted")
-_decoder = msgspec.msgpack.Decoder(FinishedJob)
 
 
 def finished_of(event: JobFinished) -> FinishedJob:
@@ -72,19 +70,6 @@ def _attempt(attempt: AttemptRow) -> Attempt:
     return Attempt(attempt.node, attempt.reason or _ENDS[attempt.end])
 
 
-def pack_trace(request: FinishedJob) -> bytes:
-    """A request that was answered without a job, as a row of the command `Trace`."""
-    return _encoder.encode(request)
-
-
-def read_trace(row: bytes) -> FinishedJob | None:
-    """What `pack_trace` made, by any version; None for what cannot be read."""
-    try:
-        return _decoder.decode(row)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
-        return None
-
-
 async def result_of(job: FinishedJob, blobs: Blobs) -> bytes | None:
     """What came out of a finished job; None if it is kept no longer, or nobody has it now."""
     if not is_blob(job.result_size_bytes):
@@ -93,10 +78,12 @@ async def result_of(job: FinishedJob, blobs: Blobs) -> bytes | None:
 
 
 class Finishing:
-    """Hands what is over to the history, each entry once and whole."""
+    """Hands what is over to its history, each entry once and whole."""
 
-    def __init__(self, history: History) -> None:
+    def __init__(self, history: History, requests: History) -> None:
+        """`history` is of jobs, `requests` of what was answered without one."""
         self._history = history
+        self._requests = requests
         self.counters: Counter[str] = Counter()
 
     def happened(self, events: Sequence[Event]) -> None:
@@ -105,19 +92,19 @@ class Finishing:
         No wait, no I/O.  What was added in this life already is left out.
         """
         for index, group in groupby(events, key=lambda event: event.index):
-            if index <= self._history.last_index:
-                continue
-            rows: list[FinishedJob | None] = []
-            for event in group:
-                match event:
-                    case JobFinished():
-                        rows.append(finished_of(event))
-                    case Traced():
-                        rows += map(read_trace, event.rows)
-                        self.counters["traces_left_out"] += event.left_out
-            if rows:
-                self._history.add(index, rows)
-                self.counters["traces_unreadable"] += rows.count(None)
+            told = list(group)
+            jobs = [finished_of(event) for event in told if isinstance(event, JobFinished)]
+            if jobs and index > self._history.last_index:
+                self._history.add(index, jobs)
+            traces = [event for event in told if isinstance(event, Traced)]
+            if traces and index > self._requests.last_index:
+                self._trace(index, traces)
+
+    def _trace(self, index: int, traces: Sequence[Traced]) -> None:
+        """Their rows are read by the history's own thread: a replay has very many of them."""
+        rows = [partial(trace_rows.read, row, event.by) for event in traces for row in event.rows]
+        self._requests.add(index, rows)
+        self.counters["traces_left_out"] += sum(event.left_out for event in traces)
 
     async def settle(self) -> None:
         """Until what happened so far needs the log no more.
@@ -127,7 +114,8 @@ class Finishing:
         `Driver._snapshot_if_due`, that is `self._stepped()` and then this, between
         `take_snapshot` and `store.save`.  A replay that is longer than
         `limits.HISTORY_PENDING_ROWS` should await it now and then too, or its oldest rows are
-        dropped for want of room.  Returns at once while the history is stopped: nothing in the
+        dropped for want of room.  Returns at once while a history is stopped: nothing in the
         daemon waits for that disk.
         """
         await self._history.settle()
+        await self._requests.settle()

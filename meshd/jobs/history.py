@@ -1,9 +1,12 @@
-"""The history of finished jobs at this node: written behind apply, into a local SQLite file.
+"""A history of what is over, at this node: written behind apply, into a local SQLite file.
 
     history = History(databases, path, now_ms=record_time)
     nursery.start_soon(history.run)
     history.add(index, finished)                    # from apply: no wait, no I/O
     page = await history.find(Filter(model="tiny"))
+
+There are two, alike: of finished jobs, and of requests that were answered without one.  Those are
+many more, and have a file of their own so that no job goes to make room for them.
 
 Nothing waits for it, and nothing depends on it: if the disk is full, or the file cannot be used, it
 stops, says so, and tries again; the daemon goes on.
@@ -33,6 +36,10 @@ __all__ = ["Attempt", "Filter", "FinishedJob", "History", "HistoryState", "Page"
 log = logs.get("history")
 T = TypeVar("T")
 
+Unread = Callable[[], FinishedJob | None]
+"""Reads a row; None if it cannot be read by this version."""
+_Pending = tuple[int, FinishedJob | Unread]
+
 
 class HistoryState(StrEnum):
     """How it is with the file."""
@@ -60,7 +67,7 @@ class Standing:
 
 
 class History:
-    """One node's history.  `run` it; all else may be called from any task."""
+    """One node's history of one kind.  `run` it; all else may be called from any task."""
 
     def __init__(
         self,
@@ -71,8 +78,10 @@ class History:
         max_rows: int = limits.HISTORY_ROWS,
         max_age_s: float = limits.HISTORY_AGE_S,
         max_bytes: int = limits.HISTORY_BYTES,
+        what: str = "finished jobs",
     ) -> None:
-        """`now_ms` is record time, against which a row's age is measured."""
+        """`now_ms` is record time, against which a row's age is measured; `what` is in it."""
+        self._what = f"history of {what}"
         self._databases = databases
         self._path = path
         self._now_ms = now_ms
@@ -83,10 +92,10 @@ class History:
         self._state = HistoryState.OPENING
         self._why = ""
         self._rows = 0
-        self._pending: deque[Row] = deque()
+        self._pending: deque[_Pending] = deque()
         self._pending_bytes = 0
         """Of their results."""
-        self._batch: list[Row] = []
+        self._batch: list[_Pending] = []
         """Being written."""
         self._batch_start = 0
         """Of all that were added, the number of its first."""
@@ -113,21 +122,19 @@ class History:
         """Of the last entry that was added in this life; -1: none."""
         return self._last_index
 
-    def add(self, index: int, jobs: Sequence[FinishedJob | None]) -> None:
+    def add(self, index: int, jobs: Sequence[FinishedJob | Unread]) -> None:
         """What the entry at `index` finished, in the order in which it did.
 
         All of an entry at once, and entries in their order: a row is recognised by that after a
-        replay.  None keeps the place of what cannot be read by this version.  Raises ValueError if
-        they are not in order.
+        replay.  What is to be read is read when it is written, by another thread, and keeps its
+        place if it cannot be.  Raises ValueError if they are not in order.
         """
         if index <= self._last_index:
             raise ValueError(f"entry {index} was applied after entry {self._last_index}")
-        rows = [
-            (row_number(index, place), job) for place, job in enumerate(jobs) if job is not None
-        ]
+        rows = [(row_number(index, place), job) for place, job in enumerate(jobs)]
         self._last_index = index
         self._pending.extend(rows)
-        self._pending_bytes += sum(len(job.result) for _, job in rows)
+        self._pending_bytes += sum(map(_kept_bytes, rows))
         self._added += len(rows)
         self._drop_surplus()
         if rows:
@@ -216,10 +223,10 @@ class History:
         size = min(len(self._pending), limits.HISTORY_BATCH_ROWS)
         batch = self._batch = [self._next_pending() for _ in range(size)]
         try:
-            self._rows += await database.write(lambda sql: history_rows.insert(sql, batch))
+            self._rows += await database.write(lambda sql: history_rows.insert(sql, _read(batch)))
         except BaseException:  # also a cancel: what was not written still waits to be
             self._pending.extendleft(reversed(batch))
-            self._pending_bytes += sum(len(job.result) for _, job in batch)
+            self._pending_bytes += sum(map(_kept_bytes, batch))
             self._drop_surplus()
             raise
         finally:
@@ -247,7 +254,7 @@ class History:
             await trio.sleep(limits.HISTORY_RETRY_S)
             return
         self._set_aside = str(aside)
-        log.warning("the history of finished jobs begins anew", why=why, old=str(aside))
+        log.warning(f"the {self._what} begins anew", why=why, old=str(aside))
         if trio.current_time() < self._replaced_at + limits.HISTORY_RETRY_S:
             self._stop(why)
             await trio.sleep(limits.HISTORY_RETRY_S)
@@ -271,13 +278,13 @@ class History:
 
     def _stop(self, why: str) -> None:
         if self._state is not HistoryState.STOPPED or why != self._why:
-            log.warning("the history of finished jobs stops; all else goes on", why=why)
+            log.warning(f"the {self._what} stops; all else goes on", why=why)
         self._why = why
         self._turn(HistoryState.STOPPED)
 
     def _turn(self, state: HistoryState) -> None:
         if state is HistoryState.OPEN and self._state is HistoryState.STOPPED:
-            log.info("the history of finished jobs goes on", dropped=self._dropped)
+            log.info(f"the {self._what} goes on", dropped=self._dropped)
             self._why = ""
         self._state = state
         self._is_urgent = False
@@ -297,9 +304,9 @@ class History:
             self._next_pending()
             self._dropped += 1
 
-    def _next_pending(self) -> Row:
+    def _next_pending(self) -> _Pending:
         row = self._pending.popleft()
-        self._pending_bytes -= len(row[1].result)
+        self._pending_bytes -= _kept_bytes(row)
         return row
 
     # --- readers
@@ -309,12 +316,22 @@ class History:
         while self._state is HistoryState.OPENING:
             await self._turned.wait()
         if self._database is None:
-            raise Refused(f"There is no history of finished jobs at this node: {self._why}")
+            raise Refused(f"There is no {self._what} at this node: {self._why}")
         try:
             return await self._database.read(work)
         except DatabaseDamaged as error:
             self._is_damaged = True
             self._wake.set()
-            raise Refused(f"The history of finished jobs begins anew: {error}") from error
+            raise Refused(f"The {self._what} begins anew: {error}") from error
         except DiskFailed as error:
-            raise Refused(f"The history of finished jobs cannot be read: {error}") from error
+            raise Refused(f"The {self._what} cannot be read: {error}") from error
+
+
+def _kept_bytes(pending: _Pending) -> int:
+    """What it holds besides what all hold."""
+    return len(pending[1].result) if isinstance(pending[1], FinishedJob) else 0
+
+
+def _read(batch: Sequence[_Pending]) -> list[Row]:
+    rows = [(n, job if isinstance(job, FinishedJob) else job()) for n, job in batch]
+    return [(number, job) for number, job in rows if job is not None]

@@ -18,8 +18,8 @@ from meshd.errors import Refused
 from meshd.jobs.finished import Attempt, FinishedJob
 from meshd.ports import SqlValue, Transaction
 
-FORM: Final = 2
-"""Of the table; in the file as SQLite's user_version.  A file of the one before is read and brought
+FORM: Final = 3
+"""Of the table; in the file as SQLite's user_version.  A file of an earlier one is read and brought
 up to it, which changes no row and so takes no time."""
 
 _PLACE_BITS: Final = 16
@@ -46,6 +46,15 @@ _FORM_2: Final = (
     "ALTER TABLE jobs ADD COLUMN run_ms INTEGER NOT NULL DEFAULT 0",
 )
 """What it has more than form 1."""
+_FORM_3: Final = (
+    "ALTER TABLE jobs ADD COLUMN path TEXT NOT NULL DEFAULT ''",
+    "ALTER TABLE jobs ADD COLUMN streamed INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE jobs ADD COLUMN first_token_ms INTEGER",
+    "ALTER TABLE jobs ADD COLUMN api_key TEXT NOT NULL DEFAULT ''",
+)
+"""What it has more than form 2."""
+_STEPS: Final = {1: _FORM_2, 2: _FORM_3}
+"""From each earlier form to the one after it."""
 
 _SCHEMA: Final = (
     """CREATE TABLE jobs (
@@ -68,6 +77,7 @@ _SCHEMA: Final = (
         error TEXT NOT NULL
     )""",
     *_FORM_2,
+    *_FORM_3,
     "CREATE INDEX by_id ON jobs (id)",
     "CREATE INDEX by_time ON jobs (finished_ms)",
     *(f"CREATE INDEX by_{column} ON jobs ({column}, finished_ms)" for column in _FILTERED),
@@ -116,11 +126,12 @@ def prepare(sql: Transaction) -> int:
     ((form,),) = sql.execute("PRAGMA user_version")
     if form > FORM:
         raise Refused(
-            f"The history of finished jobs was written by a later version of meshd (form {form}, "
+            f"This history was written by a later version of meshd (form {form}, "
             f"this one reads {FORM}): start that version, or delete the file."
         )
     if form < FORM:
-        for statement in _FORM_2 if form else _SCHEMA:
+        steps = [_STEPS[earlier] for earlier in range(form, FORM)] if form else [_SCHEMA]
+        for statement in (statement for step in steps for statement in step):
             sql.execute(statement)
         sql.execute(_SET_FORM)
     ((count,),) = sql.execute("SELECT count(*) FROM jobs")
@@ -235,5 +246,6 @@ def _text(text: str) -> str:
 
 def _job(row: tuple[Any, ...]) -> FinishedJob:
     fields = dict(zip(_COLUMNS, row[1:], strict=True))
+    fields["streamed"] = bool(fields["streamed"])
     fields["attempts"] = msgspec.json.decode(fields["attempts"], type=tuple[Attempt, ...])
     return FinishedJob(**fields)

@@ -7,6 +7,7 @@ from functools import partial
 
 import trio
 
+from meshd import limits
 from meshd.api.job_orders import JobOrders
 from meshd.api.job_run import run_job
 from meshd.api.jobs import JobsApi
@@ -18,9 +19,11 @@ from meshd.jobs.duties import Duties
 from meshd.jobs.finishing import Finishing
 from meshd.jobs.history import History
 from meshd.jobs.keyed import KeyedRequests
+from meshd.jobs.requests import Requests
 from meshd.jobs.runner import Runner
 from meshd.jobs.said_links import SaidLinks, serve_said
 from meshd.jobs.service import JobService
+from meshd.jobs.traces import Traces
 from meshd.modelnames import normalise
 from meshd.node.data import DataSide
 from meshd.node.mesh import MeshSide
@@ -46,7 +49,14 @@ class JobsSide:
             record.beside("history.db"),
             now_ms=lambda: ledger.state.clock.now_unix_ms,
         )
-        self.finishing = Finishing(self.history)
+        self.request_history = History(
+            ports.databases,
+            record.beside("requests.db"),
+            now_ms=lambda: ledger.state.clock.now_unix_ms,
+            max_bytes=limits.REQUESTS_HISTORY_BYTES,
+            what="requests",
+        )
+        self.finishing = Finishing(self.history, self.request_history)
         self.blobs = Blobs(
             ports.disk,
             record.beside("blobs"),
@@ -61,10 +71,24 @@ class JobsSide:
         self.duties = Duties(
             ledger, record.wall_unix_s, lambda: clock.monotonic() + clock.suspended_s()
         )
+        self.traces = Traces(
+            ledger.execute,
+            ports.disk,
+            record.beside("traces"),
+            start=mesh.standing.generation,
+            wall_unix_s=record.wall_unix_s,
+            randrange=ports.entropy.randrange,
+        )
         self.service = JobService(ledger, mesh.name_of, self.history, self.blobs, self.duties)
         self.runner = Runner(ledger, self._run, self._free, ports.entropy.random, self.blobs)
-        self.api = JobsApi(self.service)
-        self.orders = JobOrders(self.service)
+        self.requests = Requests(
+            self.request_history,
+            mesh.name_of,
+            lambda text: mesh.registry.find(text).id,
+            lambda: self.finishing.counters["traces_left_out"],
+        )
+        self.api = JobsApi(self.service, self.requests)
+        self.orders = JobOrders(self.service, self.requests)
         said = SaidLinks(data.remotes.pool)
         self._keyed = KeyedRequests(ledger, self.service, self.blobs, said, room)
         self.keyed = KeyedApi(self._keyed)
@@ -76,6 +100,8 @@ class JobsSide:
         """Until cancelled."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.history.run)
+            nursery.start_soon(self.request_history.run)
+            nursery.start_soon(self.traces.run)
             nursery.start_soon(self.blobs.run)
             nursery.start_soon(self.runner.run)
             nursery.start_soon(self.duties.run)

@@ -146,6 +146,7 @@ class Node:
             room=self.room,
             jobs=self.jobs.api,
             keyed=self.jobs.keyed,
+            traces=self.jobs.traces if config.traces else None,
         )
         self.jobs.use(api)
         options = ServerOptions(

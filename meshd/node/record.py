@@ -15,7 +15,7 @@ from meshd.consensus.voters import Wish
 from meshd.control import Done, RecordReport, VotesDecided
 from meshd.errors import ProtocolError, Refused
 from meshd.ids import NodeId
-from meshd.jobs.blob_store import erase as erase_blobs
+from meshd.jobs.blob_store import erase as erase_folder
 from meshd.ledger.electorate import Machine
 from meshd.ledger.ledger import Ledger
 from meshd.ledger.place import Place, erase
@@ -162,7 +162,8 @@ class RecordSide:
     def erase(self) -> None:
         """Forget it all: this node leaves the mesh.  Raises DiskFailed."""
         erase(self._ports.disk, self._place)
-        erase_blobs(self._ports.disk, self.beside("blobs"))
+        for what in ("blobs", "traces"):
+            erase_folder(self._ports.disk, self.beside(what))
 
     # ---------------------------------------------------------------- what the ledger asks
 

@@ -247,3 +247,6 @@ class Trace(Command, frozen=True):
     """Each packed by its entry; not looked into."""
     left_out: Count = 0
     """So many more requests there were."""
+    number: Count = 0
+    """Of the batch, each of a node's higher than its last: so that it counts once, over starts too;
+    0: it may count as often as it comes."""

@@ -78,6 +78,8 @@ class NodeRow(Row, frozen=True):
         tuple[Certificate, ...], Meta(max_length=limits.CERTIFICATES_PER_NODE)
     ] = ()
     """The newest last."""
+    traced: Count = 0
+    """The number of its last batch of traces."""
 
 
 class RemovedRow(Row, frozen=True):

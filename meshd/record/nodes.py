@@ -203,6 +203,14 @@ class Nodes:
         """Note a member's later start."""
         self._nodes.put(replace(self._nodes[command.node], generation=command.generation))
 
+    def note_traces(self, node: str, number: int) -> bool:
+        """Whether that batch of a member's is a new one; then it is its last from now on."""
+        row = self.member(node)
+        if number <= row.traced:
+            return False
+        self._nodes.put(replace(row, traced=number))
+        return True
+
     # --- keys
 
     def hold_ca(self, context: Context, command: commands.HoldCa) -> bytes:

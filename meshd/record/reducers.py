@@ -73,7 +73,7 @@ class Reducers:
             registry.Tick: self._tick,
             registry.ConfirmClock: self._confirm_clock,
             registry.RaiseFeature: self._raise_feature,
-            registry.Trace: _trace,
+            registry.Trace: self._trace,
             commands_jobs.Accept: self.jobs.accept,
             commands_jobs.Submit: self.jobs.submit,
             commands_jobs.Claim: self.jobs.claim,
@@ -158,6 +158,11 @@ class Reducers:
             context.emit(FeatureRaised(context.index, command.version))
         return DONE
 
+    def _trace(self, context: Context, command: registry.Trace) -> bytes:
+        if not command.number or self.nodes.note_traces(context.client, command.number):
+            context.emit(Traced(context.index, context.client, command.rows, command.left_out))
+        return DONE
+
 
 def empty_tables() -> dict[str, Table[Any, Any]]:
     """In the order in which they are frozen: ONLY APPEND."""
@@ -177,8 +182,3 @@ def empty_tables() -> dict[str, Table[Any, Any]]:
         job_rows.key_table(),
     ]
     return {table.name: table for table in tables}
-
-
-def _trace(context: Context, command: registry.Trace) -> bytes:
-    context.emit(Traced(context.index, context.client, command.rows, command.left_out))
-    return DONE

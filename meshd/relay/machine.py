@@ -20,6 +20,7 @@ from enum import Enum, auto
 import msgspec
 
 from meshd import limits
+from meshd.ids import NodeId
 from meshd.inference import Delta, Embedding, Failure, FailureKind, Usage
 from meshd.routing.catalogue import Target
 from meshd.routing.placement import TargetKey
@@ -113,6 +114,10 @@ class Relay:
     """How often any holder was asked; "busy" is no attempt, but a new question after it is new."""
     delivered: bool = False
     finish_seen: bool = False
+    first_at: float | None = None
+    """When the first piece of an answer came."""
+    failures: tuple[tuple[NodeId, str], ...] = ()
+    """Who was asked in vain, and the kind of each failure."""
     silent_at: float = math.inf
     """When the current holder counts as gone unless heard; inf while it is this process."""
     _target: Target | None = None
@@ -175,11 +180,14 @@ class Relay:
             if isinstance(item, Delta):
                 if item.finish_reason is not None:
                     self.finish_seen = True
-                if self.streaming and not self.delivered and item.has_content():
-                    self.delivered = True
-                    self.state = State.STREAMING
+                if self.first_at is None and item.has_content():
+                    self.first_at = now
+                    if self.streaming:
+                        self.delivered = True
+                        self.state = State.STREAMING
             elif isinstance(item, Embedding):
                 self.finish_seen = True
+                self.first_at = now
 
     def ended(self, now: float) -> list[Directive]:
         """The attempt returned in order."""
@@ -203,6 +211,7 @@ class Relay:
         target = self._target
         assert target is not None, "failed() without an attempt"
         kind = failure.kind
+        self.failures = (*self.failures, (target.node, kind))
         if self.finish_seen and kind in _BROKE_OFF:
             self.state = State.DONE  # all of the answer was here; only its usage may be missing
             return [Finish()]
@@ -258,6 +267,11 @@ class Relay:
         return None if self._cause is None else self._cause.message
 
     @property
+    def asked(self) -> NodeId | None:
+        """The node that was asked last, if any was."""
+        return None if self._target is None else self._target.node
+
+    @property
     def wake_at(self) -> float:
         """When `tick` has something to say, if nothing happens before."""
         return min(self.deadline_at, self.silent_at)
@@ -272,6 +286,7 @@ class Relay:
         wait_s = max(0.0, self._queue_until - now) if queue else 0.0
         self._target, self._remote = target, remote
         self.finish_seen = False
+        self.first_at = None
         self._asked += 1
         self.attempts += 1
         self.asks += 1

@@ -251,7 +251,8 @@ MAKERS: list[Callable[[World], Command]] = [
            sha256=_choice(bytes(32), b"\1" * 32)),
     _maker(registry.RevokeApiKey, id=_choice("0" * 8, "1" * 8)),
     _maker(registry.RaiseFeature, version=_choice(1)),
-    _maker(registry.Trace, rows=_choice((), (b"row",)), left_out=_choice(0, 2)),
+    _maker(registry.Trace, rows=_choice((), (b"row",)), left_out=_choice(0, 2),
+           number=lambda world: world.state.index // 16),
 ]  # fmt: skip
 
 

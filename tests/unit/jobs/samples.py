@@ -1,10 +1,11 @@
-"""Finished jobs for tests."""
+"""Finished jobs, and requests that are over, for tests."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from meshd.jobs import FinishedJob
+from meshd.jobs.trace_rows import Ended
 
 
 def finished(number: int, **fields: Any) -> FinishedJob:
@@ -20,3 +21,19 @@ def finished(number: int, **fields: Any) -> FinishedJob:
         **fields,
     }
     return FinishedJob(**given)
+
+
+def ended(number: int, **fields: Any) -> Ended:
+    """The `number`-th request: they end a second apart, and take half of one."""
+    given = {
+        "request_id": f"req_{number}",
+        "path": "/v1/chat/completions",
+        "model": "tiny",
+        "api_key": "",
+        "streamed": False,
+        "began_at": number - 0.5,
+        "ended_at": float(number),
+        "status": 200,
+        **fields,
+    }
+    return Ended(**given)

@@ -11,8 +11,8 @@ import trio
 from trio.testing import MockClock
 
 from meshd import limits
-from meshd.jobs import Attempt, Filter, FinishedJob, History
-from meshd.jobs.finishing import Finishing, finished_of, pack_trace, read_trace, result_of
+from meshd.jobs import Attempt, Filter, FinishedJob, History, trace_rows
+from meshd.jobs.finishing import Finishing, finished_of, result_of
 from meshd.record.commands_jobs import Cancel, Expire, Fail, RequestFields
 from meshd.record.commands_registry import Trace
 from meshd.record.events import Event, JobFinished
@@ -20,19 +20,23 @@ from meshd.record.job_rows import job_name
 from meshd.record.state import RecordState
 from meshd.testing.database import MemoryDatabases
 from tests.unit.jobs.blob_nodes import blob_nodes
-from tests.unit.jobs.samples import finished
+from tests.unit.jobs.samples import ended, finished
 from tests.unit.record.logs import START_MS, Log, id_of
 from tests.unit.record.made import RESULT, accept, complete, submit, take
 
 PATH = PurePosixPath("/data/history.db")
+REQUESTS = PurePosixPath("/data/requests.db")
 
 
 @asynccontextmanager
 async def history_of(databases: MemoryDatabases) -> AsyncIterator[tuple[History, Finishing]]:
     async with trio.open_nursery() as nursery:
-        history = History(databases, PATH, now_ms=lambda: START_MS)
-        nursery.start_soon(history.run)
-        yield history, Finishing(history)
+        jobs, requests = (
+            History(databases, path, now_ms=lambda: START_MS) for path in (PATH, REQUESTS)
+        )
+        nursery.start_soon(jobs.run)
+        nursery.start_soon(requests.run)
+        yield jobs, Finishing(jobs, requests)
         nursery.cancel_scope.cancel()
 
 
@@ -114,14 +118,6 @@ def test_a_job_whose_error_is_the_answer() -> None:
     assert row.attempts == (Attempt(id_of("mini"), "bad request"),)
 
 
-def test_a_trace_comes_back_and_what_is_none_is_left_out() -> None:
-    row = finished(3, prompt_tokens=7, error="“nein”")
-    assert read_trace(pack_trace(row)) == row
-    later = pack_trace(row).replace(b"\xa5state", b"\xa5stata")
-    for data in (b"", b"\xc1", b"\x90", later, pack_trace(row)[:-1], b"\x81\xa2id\xa1\xff"):
-        assert read_trace(data) is None
-
-
 # --- into the history
 
 
@@ -132,7 +128,7 @@ def jobs_and_traces(log: Log) -> None:
         if number == 0:
             log.by("mini", complete(job["job"], job["fence"], inline=b"result"))
     log.tick(10)
-    traces = [pack_trace(finished(n, finished_ms=START_MS)) for n in (1, 2)]
+    traces = [trace_rows.pack(ended(n), START_MS / 1000) for n in (1, 2)]
     rows = (traces[0], b"of a later version", traces[1])
     log.by("studio", Trace(rows=rows, left_out=3))
     log.by("studio", Cancel(job=log.by("mini", submit())["job"]))
@@ -146,8 +142,10 @@ def replayed(log: Log) -> list[Event]:
     return state.take_events()
 
 
-def ids(databases: MemoryDatabases) -> list[tuple[int, str]]:
-    return databases.files[PATH].execute("SELECT row, id FROM jobs ORDER BY row").fetchall()
+def ids(databases: MemoryDatabases) -> list[list[tuple[int, str]]]:
+    """What is in each of the two."""
+    rows = "SELECT row, id FROM jobs ORDER BY row"
+    return [databases.files[path].execute(rows).fetchall() for path in (PATH, REQUESTS)]
 
 
 def in_turns(events: Sequence[Event], most: int) -> list[list[Event]]:
@@ -170,8 +168,9 @@ async def test_all_that_is_over_is_in_the_history_once(autojump_clock: MockClock
         finishing.happened(events)  # a ledger that began anew within the process
         await finishing.settle()
         written = ids(databases)
-        assert len(written) == len({row for row, _ in written}) == 1 + 4 + 2 + 1
-        assert finishing.counters["traces_unreadable"] == 1
+        jobs, requests = written
+        assert len(jobs) == len({row for row, _ in jobs}) == 1 + 4 + 1
+        assert [name for _, name in requests] == ["req_1", "req_2"]
         assert finishing.counters["traces_left_out"] == 3
         done = await history.find(Filter(state="done", queue="", model="llama3"))
         assert done.jobs[0].result == b"result"

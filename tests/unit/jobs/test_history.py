@@ -252,8 +252,8 @@ async def test_results_that_wait_for_a_full_disk_are_bounded_too(
 
 async def test_a_place_is_kept_for_what_cannot_be_read(autojump_clock: MockClock) -> None:
     async with running() as bench:
-        bench.history.add(1, [None, finished(1), None])
-        bench.history.add(2, [None])
+        bench.history.add(1, [lambda: None, lambda: finished(1), lambda: None])
+        bench.history.add(2, [lambda: None])
         await bench.history.settle()
         rows = bench.databases.files[PATH].execute("SELECT row FROM jobs").fetchall()
         assert rows == [(history_rows.row_number(1, 1),)]

@@ -309,6 +309,6 @@ def test_a_file_of_the_version_before_is_read_and_written_to() -> None:
 
 
 def test_a_file_of_a_later_version_is_left_alone(sql: Transaction) -> None:
-    sql.execute("PRAGMA user_version = 3")
+    sql.execute("PRAGMA user_version = 4")
     with pytest.raises(Refused, match="by a later version of meshd"):
         history_rows.prepare(sql)

@@ -80,3 +80,14 @@ def test_traces_pass_through_to_the_history_and_leave_nothing_behind() -> None:
     traced = log.happened(Traced)
     assert traced == [Traced(log.index, id_of("attic"), (b"one", b"two"), 3)]
     assert b"two" not in log.state.freeze()
+
+
+def test_a_numbered_batch_of_traces_counts_once_whoever_proposes_it_again() -> None:
+    log = Log("studio")
+    for number in (7, 7, 8, 7, 8):
+        log.by("attic", Trace(rows=(b"%d" % number,), number=number))
+    log.by("studio", Trace(rows=(b"another's",), number=1))
+    log.start("attic")
+    log.by("attic", Trace(rows=(b"8 again",), number=8))
+    assert [event.rows for event in log.happened(Traced)] == [(b"7",), (b"8",), (b"another's",)]
+    log.state.check()
