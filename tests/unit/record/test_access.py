@@ -7,7 +7,7 @@ import hashlib
 import pytest
 
 from meshd import limits
-from meshd.apikeys import SECRET_BYTES, ApiKeys
+from meshd.apikeys import SECRET_BYTES, new_key
 from meshd.record.commands_registry import AddApiKey, RevokeApiKey, SetAlias, SetPolicy, Trace
 from meshd.record.events import AliasesChanged, ApiKeysChanged, PoliciesChanged, Traced
 from meshd.record.results import Code
@@ -16,7 +16,7 @@ from tests.unit.record.logs import START_MS, Log, code_of, id_of
 
 
 def test_a_key_on_record_opens_the_client_port() -> None:
-    text, key, _ = ApiKeys().create(bytes(SECRET_BYTES), "bot", 0)
+    text, key = new_key(bytes(SECRET_BYTES), "bot", 0)
     log = Log()
     command = AddApiKey(id=key.id, name=key.name, sha256=bytes.fromhex(key.sha256))
     log.by("attic", command)
