@@ -272,6 +272,7 @@ JOBS_LIVE: Final = 20_000
 JOBS_QUEUED: Final = 10_000  # past it new ones are refused; those that come back are not
 JOBS_DEAD: Final = 1000  # kept for a look and a retry
 JOB_DEAD_S: Final = 7 * 24 * 3600
+RESULTS_KEPT: Final = 20_000  # of finished jobs that are blobs, named for BLOB_KEPT_S
 JOB_ATTEMPTS: Final = 10
 JOB_ATTEMPTS_KEPT: Final = 16  # on record; releases do not count as attempts
 JOB_KEYS: Final = 16  # idempotency keys that found one job by its dedupe key

@@ -135,6 +135,14 @@ class KeyRow(Row, frozen=True):
     size_bytes: Count = 0
 
 
+class KeptRow(Row, frozen=True):
+    """The result of a job that is over, if it is a blob."""
+
+    job: JobId
+    digest: Digest
+    until_unix_ms: UnixMs
+
+
 def job_table() -> Table[int, JobRow]:
     return Table(
         "jobs",
@@ -157,6 +165,10 @@ def key_table() -> Table[tuple[str, str], KeyRow]:
         parts=_PARTS,
         part_of=lambda key: zlib.crc32(key[1].encode()) % _PARTS,
     )
+
+
+def kept_table() -> Table[int, KeptRow]:
+    return Table("kept", KeptRow, lambda row: row.job)
 
 
 def job_id(index: int, number: int = 0) -> int:

@@ -28,7 +28,8 @@ from meshd.record.context import Context
 from meshd.record.events import LeaseRenewed
 from meshd.record.graveyard import Graveyard
 from meshd.record.idempotency import Keys
-from meshd.record.job_rows import AttemptEnd, ClaimRow, JobRow, JobState, KeyRow, job_id
+from meshd.record.job_rows import AttemptEnd, ClaimRow, JobRow, JobState, KeptRow, KeyRow, job_id
+from meshd.record.kept import KeptResults
 from meshd.record.lifecycle import Lifecycle, claim_of
 from meshd.record.live import Lane, LiveJobs
 from meshd.record.nodes import Nodes
@@ -44,6 +45,7 @@ class Jobs:
         jobs: Table[int, JobRow],
         dead: Table[int, JobRow],
         keys: Table[tuple[str, str], KeyRow],
+        kept: Table[int, KeptRow],
         nodes: Nodes,
         now_unix_ms: int,
     ) -> None:
@@ -51,7 +53,8 @@ class Jobs:
         self.live = LiveJobs(jobs, now_unix_ms)
         self.dead = Graveyard(dead)
         self.keys = Keys(keys, self.live)
-        self._ways = Lifecycle(self.live, self.dead, self.keys)
+        self.kept = KeptResults(kept)
+        self._ways = Lifecycle(self.live, self.dead, self.keys, self.kept)
         self._nodes = nodes
 
     def indexing(self) -> Iterator[None]:
@@ -59,6 +62,7 @@ class Jobs:
         yield from self.live.indexing()
         yield from self.dead.indexing()
         yield from self.keys.indexing()
+        yield from self.kept.indexing()
 
     # --- in
 
@@ -254,7 +258,7 @@ class Jobs:
 
     def next_due_unix_ms(self) -> int | None:
         """When the record clock has to move on, for anything here to change by it."""
-        owners = (self.live, self.keys, self.dead)
+        owners = (self.live, self.keys, self.dead, self.kept)
         due = [at for owner in owners if (at := owner.next_due_unix_ms()) is not None]
         return min(due, default=None)
 
@@ -263,6 +267,7 @@ class Jobs:
         self.live.check()
         self.dead.check()
         self.keys.check()
+        self.kept.check()
 
     # --- inside
 

@@ -16,6 +16,7 @@ from meshd.record.events import JobClaimed, JobFinished, JobForgotten, JobQueued
 from meshd.record.graveyard import Graveyard
 from meshd.record.idempotency import Keys
 from meshd.record.job_rows import AttemptEnd, AttemptRow, ClaimRow, JobRow, JobState, KeyRow
+from meshd.record.kept import KeptResults
 from meshd.record.live import LiveJobs
 from meshd.record.results import done
 
@@ -25,10 +26,11 @@ _UNCOUNTED: Final = (AttemptEnd.RELEASED, AttemptEnd.NODE_REMOVED)
 class Lifecycle:
     """Moves jobs from state to state; that they may go there was checked."""
 
-    def __init__(self, live: LiveJobs, dead: Graveyard, keys: Keys) -> None:
+    def __init__(self, live: LiveJobs, dead: Graveyard, keys: Keys, kept: KeptResults) -> None:
         self._live = live
         self._dead = dead
         self._keys = keys
+        self._kept = kept
 
     def claim(self, context: Context, row: JobRow, lease_ms: int, worker: str) -> JobRow:
         claimed = replace(row, claim=claim_of(context, lease_ms, worker))
@@ -96,6 +98,8 @@ class Lifecycle:
         self._live.drop(row.id)
         for scope, key in row.keys:
             self._keys.settle(scope, key, state, status, digest, size_bytes)
+        if size_bytes > limits.INLINE_BYTES and not row.keys:  # else the key names it
+            self._kept.keep(row.id, digest, context.now_unix_ms)
         context.emit(
             JobFinished(
                 context.index,
@@ -142,7 +146,7 @@ class Lifecycle:
                 self._end_key(context, key)
             elif (old := self._dead.next_over(now)) is not None:
                 self._forget(context, old)
-            else:
+            elif not self._kept.end_next(now):
                 return False
         return True
 

@@ -50,7 +50,12 @@ class Reducers:
         self.api_keys = access.ApiKeys(tables["api_keys"])
         self.settings = access.Settings(tables["aliases"], tables["policies"])
         self.jobs = jobs.Jobs(
-            tables["jobs"], tables["dead"], tables["keys"], self.nodes, self.clock.now_unix_ms
+            tables["jobs"],
+            tables["dead"],
+            tables["keys"],
+            tables["kept"],
+            self.nodes,
+            self.clock.now_unix_ms,
         )
         self._by_kind: dict[type[Command], Callable[[Context, Any], bytes]] = {
             registry.Found: self._found,
@@ -180,5 +185,6 @@ def empty_tables() -> dict[str, Table[Any, Any]]:
         job_rows.job_table(),
         job_rows.dead_table(),
         job_rows.key_table(),
+        job_rows.kept_table(),
     ]
     return {table.name: table for table in tables}

@@ -17,7 +17,7 @@ from meshd.record.commands import VERSION, Entry, Malformed, UnknownCommand, dec
 from meshd.record.context import Context
 from meshd.record.events import Event
 from meshd.record.frozen import FORM, FrozenState, Head, StateDamaged, thaw
-from meshd.record.job_rows import JobRow, KeyRow
+from meshd.record.job_rows import JobRow, KeptRow, KeyRow
 from meshd.record.reducers import WITHOUT_SESSION, Reducers, empty_tables
 from meshd.record.results import Code, Refuse, refused
 from meshd.record.table import Row, Table, encode_row
@@ -145,7 +145,7 @@ class RecordState:
         As of the first item; an item is what a millisecond or so finds, and the caller may pause
         between two while commands go on being applied.  A digest may come twice.
         """
-        captured = [self._tables[name].capture() for name in ("jobs", "dead", "keys")]
+        captured = [self._tables[name].capture() for name in ("jobs", "dead", "keys", "kept")]
         for table in captured:
             for rows in table.rows():
                 yield list(_blobs_of(rows))
@@ -198,7 +198,11 @@ def _blobs_of(rows: Iterable[Row]) -> Iterator[bytes]:
     """What is no larger than `INLINE_BYTES` is in the log itself, whoever has it now."""
     for row in rows:
         match row:
-            case JobRow(request=request) if request.size_bytes > limits.INLINE_BYTES:
-                yield request.digest
+            case JobRow(queue=queue, request=request):
+                # Of a keyed request there is its fingerprint alone: who repeats it has its body.
+                if queue and request.size_bytes > limits.INLINE_BYTES:
+                    yield request.digest
             case KeyRow(size_bytes=size_bytes, digest=digest) if size_bytes > limits.INLINE_BYTES:
+                yield digest
+            case KeptRow(digest=digest):
                 yield digest

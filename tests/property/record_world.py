@@ -23,7 +23,7 @@ NAMES = ["attic", "mini", "studio", "laptop", "cellar"]
 SMALL_LIMITS = {
     "JOBS_LIVE": 8, "JOBS_QUEUED": 5, "JOBS_DEAD": 2, "IDEMPOTENCY_KEYS": 5, "SWEEP_ROWS": 2,
     "SESSION_RESULTS": 6, "QUEUES": 2, "TOKENS": 2, "API_KEYS": 2, "ALIASES": 2, "POLICIES": 2,
-    "MEMBERS": 4, "JOB_KEYS": 2, "JOB_ATTEMPTS_KEPT": 3,
+    "MEMBERS": 4, "JOB_KEYS": 2, "RESULTS_KEPT": 2, "JOB_ATTEMPTS_KEPT": 3,
     "CERTIFICATES_PER_NODE": 2,
 }  # fmt: skip
 SMALL_FOLD = 3
@@ -218,7 +218,7 @@ MAKERS: list[Callable[[World], Command]] = [
              models=_choice((), ("llama3",)), most=_choice(1, 3))] * 4,
     _maker(jobs.Claim, job=World.job, lease_ms=_LEASE),
     _under_fence(jobs.Renew, lease_ms=_LEASE),
-    _under_fence(jobs.Complete, digest=_choice(bytes(32)), size_bytes=_choice(0, 9)),
+    _under_fence(jobs.Complete, digest=_choice(bytes(32)), size_bytes=_choice(0, 9000)),
     _under_fence(jobs.Fail, reason=_choice("no", ""), final=_choice(True, False, False),
                  pause_ms=_choice(0, 2000)),
     _under_fence(jobs.Release, pause_ms=_choice(0, 2000)),

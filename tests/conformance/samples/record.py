@@ -116,7 +116,10 @@ def states() -> list[Vector]:
             covered |= there
             name = f"after {world.state.index} commands"
             vectors.append(good(name, "state", read(world.state.freeze())))
-    return vectors
+    while not len(world.state.jobs.kept):
+        world.apply(world.next())
+    name = f"after {world.state.index} commands, with a result that is kept"
+    return [*vectors, good(name, "state", read(world.state.freeze()))]
 
 
 def read(frozen: bytes) -> Any:

@@ -50,7 +50,7 @@ def complete(job: int, fence: int, **changes: Any) -> Complete:
 
 def refused(log: Log, command: Any, by: str = "mini") -> Code:
     """Why it was refused; that it changed nothing but its session is checked."""
-    tables = ("jobs", "dead", "keys")
+    tables = ("jobs", "dead", "keys", "kept")
     before = [log.state._tables[name].hash_sum() for name in tables]
     with pytest.raises(RecordRefused) as caught:
         log.by(by, command)
