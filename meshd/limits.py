@@ -98,7 +98,10 @@ JOIN_SOURCES: Final = 1024
 # --- the replicated log (consensus/DESIGN.md)
 RAFT_COMMAND_BYTES: Final = 32 * KIB  # larger things are blobs; the log holds their digests
 RAFT_VOTERS: Final = 7  # five, and two in passing
-RAFT_LEARNERS: Final = 32  # that one leader sends the log to
+RAFT_LEARNERS: Final = 7  # that one leader sends the log to, since they may get a vote
+RAFT_SUBSCRIBERS: Final = 256  # that one voter serves: five of them serve more than MEMBERS
+RAFT_FEEDS_IN_FLIGHT: Final = 16  # messages to a subscriber, so that under load they get larger
+RAFT_FEED_ENTRIES: Final = 8192  # in flight to one, and not applied by one
 RAFT_MESSAGE_BYTES: Final = 1 * MIB
 RAFT_BATCH_BYTES: Final = 64 * KIB  # of entries in one message, with the one that passes it
 RAFT_BATCH_ENTRIES: Final = 4096

@@ -123,6 +123,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     heartbeat_s: float = 0.25
     election_min_s: float = 0.8
     election_max_s: float = 1.6
+    sign_s: float = 5.0
+    """A voter that has nothing to tell those who follow it without a vote says so this often."""
     batch_bytes: int = limits.RAFT_BATCH_BYTES
     window_bytes: int = limits.RAFT_WINDOW_BYTES
     """Sent to one follower and not acknowledged yet, at most (plus one batch)."""
@@ -278,6 +280,10 @@ class Status(msgspec.Struct, frozen=True):
     applied: int
     queued: int
     transferring_to: NodeId | None
+    source: NodeId | None
+    """The voter whose committed entries this node follows, if it needs one."""
+    subscribers: dict[NodeId, int]
+    """Who follows this voter's, and how far each is."""
     peers: dict[NodeId, PeerStatus]
     """Of a leader only."""
 
@@ -328,9 +334,10 @@ class Core(Protocol):
         """
 
     def set_learners(self, learners: Sequence[NodeId], now: float) -> None:
-        """Who gets the log from this node while it leads, without a vote.  Not in the log.
+        """Who gets the log from this node while it leads, since it may get a vote.  Not in the log.
 
-        Voters among them are left out, and those beyond `limits.RAFT_LEARNERS`.
+        All others follow a voter of their choice.  Voters among them are left out, and those
+        beyond `limits.RAFT_LEARNERS`.
         """
 
     def regain_vote(self, now: float) -> None:

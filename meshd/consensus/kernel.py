@@ -17,6 +17,7 @@ from meshd.consensus.applying import Applying
 from meshd.consensus.configuration import Configuration
 from meshd.consensus.elections import Elections
 from meshd.consensus.entries import Append, EntryKind, Point, Snapshot, Stored
+from meshd.consensus.following import Following
 from meshd.consensus.handover import Handover
 from meshd.consensus.interface import (
     LAN,
@@ -43,7 +44,9 @@ from meshd.consensus.messages import Message, PreVoteAnswer, VoteAnswer
 from meshd.consensus.proposals import Proposals
 from meshd.consensus.reads import Reads
 from meshd.consensus.receiving import Receiving
+from meshd.consensus.relaying import Relaying
 from meshd.consensus.sending import Sending
+from meshd.consensus.serving import Serving
 from meshd.consensus.snapshot_parts import Taken
 from meshd.consensus.snapshots import Snapshots
 from meshd.consensus.voter_list import pack_voters
@@ -53,6 +56,8 @@ from meshd.ids import NodeId
 _TERM_LEAP: Final = 2**32
 """No node is so many terms ahead: each takes an election.  (Terms must not run out.)"""
 _A_MOMENT_S: Final = 0.001
+_RELAYED_IDS: Final = 2**52
+"""Ids of what is passed on for others begin there, beyond all of this node's own."""
 
 _FOR_VOTERS: Final = (VoteAnswer, PreVoteAnswer)
 """What counts only if it comes from a voter (H5)."""
@@ -108,6 +113,9 @@ class Kernel:
         self.handover = Handover(self)
         self.proposals = Proposals(self)
         self.reads = Reads(self, first_id)
+        self.serving = Serving(self)
+        self.following = Following(self, first_id)
+        self.relaying = Relaying(self, first_id + _RELAYED_IDS)
         with Turn(chance, now):
             self.stock = Stock(self)
             self.stock.reply_counter = first_id
@@ -122,15 +130,20 @@ class Kernel:
             if peer in self.wire.connected:  # then nothing told that the one before is gone
                 self._link_is_gone(self.peer(peer))
             self.wire.connected.add(peer)
-            self.sending.link_changed(self.peer(peer))
+            self._link_changed(self.peer(peer))
 
     def disconnected(self, peer: NodeId, now: float) -> None:
         with _Call(self, now):
             self._link_is_gone(self.peer(peer))
 
+    def _link_changed(self, peer: Peer) -> None:
+        self.sending.link_changed(peer)
+        self.serving.link_changed(peer)
+        self.following.link_changed(peer)
+
     def _link_is_gone(self, peer: Peer) -> None:
         self.wire.forget(peer.id)
-        self.sending.link_changed(peer)
+        self._link_changed(peer)
         self.snapshots.link_lost(peer)
         self.elections.link_lost(peer)
         self.reads.link_lost(peer)
@@ -156,9 +169,11 @@ class Kernel:
             self.elections.end_step()
             self.agree()
             self.handover.step()
+            self.following.step()
             self.reads.step()
             if self.stock.role == LEADER:
                 self.sending.send()
+            self.serving.send()
         self._nudged = self.stock.commit > self.stock.applied or (
             self.sending.more and self.stock.role == LEADER
         )
@@ -194,7 +209,13 @@ class Kernel:
             return math.inf
         if self._nudged:
             return -math.inf
-        wake_at = min(self.elections.wake_at, self.proposals.wake_at, self.reads.wake_at)
+        wake_at = min(
+            self.elections.wake_at,
+            self.proposals.wake_at,
+            self.reads.wake_at,
+            self.following.wake_at,
+            self.serving.wake_at,
+        )
         if self.stock.role == LEADER:
             wake_at = min(
                 wake_at, self.sending.heartbeat_at, self.handover.wake_at, self._quorum_ends_at()
@@ -314,6 +335,7 @@ class Kernel:
             self.stock.deadline = self.now + self.stock.election_timeout_s()
         if leader != was_leader:
             self.reads.leader_changed()
+            self.relaying.leader_changed()
 
     def _new_id(self) -> int:
         self._last_id += 1

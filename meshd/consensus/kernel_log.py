@@ -12,7 +12,7 @@ far the log is on disk: a leader counts itself for no more (kernel_stock.py).
 from __future__ import annotations
 
 from bisect import bisect_right
-from typing import Any, NoReturn, overload
+from typing import Any, NamedTuple, NoReturn, overload
 
 from meshd.consensus.entries import (
     Append,
@@ -36,6 +36,18 @@ Row = tuple[bytes, int, int]
 """Payload, index, term."""
 
 _KINDS = tuple(EntryKind)
+
+
+class Compared(NamedTuple):
+    """What rows from elsewhere are to this log."""
+
+    fits: bool
+    """The log holds the place that they follow."""
+    at: int
+    term: int
+    """The last place known to be equal; if it does not fit, the one that does not."""
+    rows: list[Row]
+    """What comes after that place and is not in the log, or is there otherwise."""
 
 
 class Log(Journal):  # type: ignore[misc]
@@ -102,6 +114,23 @@ class Log(Journal):  # type: ignore[misc]
         first, last = (min(max(0, index - floor), end) for index in (after, through))
         return max(0, self._ends[last] - self._ends[first])
 
+    def compare(self, prev_index: int, prev_term: int, rows: list[Row]) -> Compared:
+        """Find where `rows`, which follow that place elsewhere, begin to differ from this log.
+
+        Up to the floor this log is committed, so that it is the same wherever it is committed.
+        """
+        if prev_index < self.floor:
+            rows = [row for row in rows if row[1] > self.floor]
+            prev_index, prev_term = self.floor, self._rows[0][2]
+        if self.term_at(prev_index) != prev_term:
+            return Compared(False, prev_index, prev_term, rows)
+        equal = 0
+        while equal < len(rows) and self.term_at(rows[equal][1]) == rows[equal][2]:
+            equal += 1
+        if equal:
+            prev_index, prev_term = rows[equal - 1][1:]
+        return Compared(True, prev_index, prev_term, rows[equal:])
+
     @property
     def voters(self) -> tuple[NodeId, ...]:
         """By the newest list in the log, committed or not (hazard H12)."""
@@ -114,6 +143,13 @@ class Log(Journal):  # type: ignore[misc]
 
     def has_list_after(self, index: int) -> bool:
         return bool(self._lists) and self._lists[-1][0] > index
+
+    def take_over(self, rows: list[Row]) -> None:
+        """Committed entries from elsewhere: what is in their places goes, and they are appended."""
+        if rows:
+            self.deleteEntriesFrom(rows[0][1] - self.floor)
+        for row in rows:
+            self.add(*row)
 
     # --- pysyncobj's Journal
 

@@ -10,6 +10,10 @@ from meshd.consensus.messages import (
     AppendAnswer,
     AppendEntries,
     AskVote,
+    Feed,
+    FeedAnswer,
+    FeedEnd,
+    Follow,
     Forward,
     ForwardAnswer,
     Message,
@@ -56,3 +60,11 @@ def handler_of(kernel: Kernel, message: Message) -> Callable[[Peer, Any], None]:
             return kernel.reads.on_ask
         case ReadAnswer():
             return kernel.reads.on_answer
+        case Follow():
+            return kernel.serving.on_follow
+        case Feed():
+            return kernel.following.on_feed
+        case FeedAnswer():
+            return kernel.serving.on_answer
+        case FeedEnd():
+            return kernel.following.on_end

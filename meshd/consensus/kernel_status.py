@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from meshd.consensus.interface import PeerStatus, Status
 from meshd.consensus.kernel_stock import LEADER, ROLES
 from meshd.consensus.sending import Progress
+from meshd.ids import NodeId
 
 if TYPE_CHECKING:
     from meshd.consensus.kernel import Kernel
@@ -19,7 +20,7 @@ def status_of(kernel: Kernel) -> Status:
     return Status(
         role=ROLES[stock.role],
         term=stock.term,
-        leader=stock.leader.id if stock.leader is not None else None,
+        leader=_leader(kernel),
         ready=kernel.is_ready,
         voters=kernel.configuration.voters,
         learners=kernel.learners,
@@ -29,8 +30,18 @@ def status_of(kernel: Kernel) -> Status:
         applied=stock.applied,
         queued=kernel.proposals.queued,
         transferring_to=kernel.handover.to,
+        source=kernel.following.source.id if kernel.following.source is not None else None,
+        subscribers={peer.id: s.match for peer, s in kernel.serving.subscribers.items()},
         peers={progress.peer.id: _peer(kernel, progress) for progress in followers},
     )
+
+
+def _leader(kernel: Kernel) -> NodeId | None:
+    """A follower without a vote asks its source, which stands in the leader's place."""
+    leader, following = kernel.stock.leader, kernel.following
+    if leader is None or leader != following.source:
+        return leader.id if leader is not None else None
+    return following.leader
 
 
 def _peer(kernel: Kernel, progress: Progress) -> PeerStatus:

@@ -1,4 +1,4 @@
-"""What voters say to each other about the log, and their form as bytes.  Pure.
+"""What voters and their followers say about the log, and its form as bytes.  Pure.
 
 Each message is a msgpack array: its tag, then its fields in order.  Every field is bounded here,
 and what can be judged from the message alone is judged here too (`decode`), so that the kernel sees
@@ -104,6 +104,8 @@ class SnapshotPart(_Message, frozen=True, tag=7):
     data: Annotated[bytes, Meta(max_length=limits.RAFT_PART_BYTES)]
     crc32: Annotated[int, Meta(ge=0, le=2**32 - 1)]
     """Of `data`."""
+    stream: Count = 0
+    """The subscription that it belongs to; 0: it is the leader's, for voters and learners."""
 
 
 class SnapshotAnswer(_Message, frozen=True, tag=8):
@@ -113,6 +115,8 @@ class SnapshotAnswer(_Message, frozen=True, tag=8):
     round: Count
     index: Count
     held: Count
+    stream: Count = 0
+    """That of the part."""
 
 
 class TimeoutNow(_Message, frozen=True, tag=9):
@@ -122,7 +126,7 @@ class TimeoutNow(_Message, frozen=True, tag=9):
 
 
 class Forward(_Message, frozen=True, tag=10):
-    """A command for the leader, from a voter that is none."""
+    """A command for the leader, from a voter or learner that is none, or for a voter to pass on."""
 
     id: Count
     command: Annotated[bytes, Meta(max_length=limits.RAFT_COMMAND_BYTES)]
@@ -149,9 +153,52 @@ class ReadAnswer(_Message, frozen=True, tag=13):
     """None: ask another, or again."""
 
 
+class Follow(_Message, frozen=True, tag=14):
+    """Send me what is committed, from here on: a node without a vote, to any voter."""
+
+    stream: Count
+    """Names this subscription; the asker's next one has another number."""
+    last_index: Count
+    last_term: Count
+    """The end of the asker's log."""
+    commit: Count
+    """Up to here it is committed for sure."""
+
+
+class Feed(_Message, frozen=True, tag=15):
+    """These entries are committed, and so is the place before them."""
+
+    stream: Count
+    term: Count
+    """The sender's own."""
+    leader: Voter | None
+    """Whom the sender can pass commands and questions on to; None: nobody now."""
+    prev_index: Count
+    prev_term: Count
+    entries: Annotated[
+        tuple[tuple[Count, Payload], ...], Meta(max_length=limits.RAFT_BATCH_ENTRIES)
+    ]
+
+
+class FeedAnswer(_Message, frozen=True, tag=16):
+    """All up to `index` is committed and on disk here."""
+
+    stream: Count
+    index: Count
+
+
+class FeedEnd(_Message, frozen=True, tag=17):
+    """That subscription is none (any more): the sender does not serve it, or does not want it."""
+
+    stream: Count
+    voters: Annotated[tuple[Voter, ...], Meta(max_length=limits.RAFT_VOTERS)]
+    """Who has a vote, as far as the sender knows, and may be asked instead."""
+
+
 Message = (
     PreVote | PreVoteAnswer | AskVote | VoteAnswer | AppendEntries | AppendAnswer
     | SnapshotPart | SnapshotAnswer | TimeoutNow | Forward | ForwardAnswer | ReadAsk | ReadAnswer
+    | Follow | Feed | FeedAnswer | FeedEnd
 )  # fmt: skip
 
 MESSAGE_BYTES: Final = limits.RAFT_MESSAGE_BYTES
@@ -180,7 +227,7 @@ def decode(data: bytes) -> Message:
 
 def check(message: Message) -> None:
     """Raise ProtocolError for what is wrong by itself, whatever the log holds."""
-    if isinstance(message, AppendEntries):
+    if isinstance(message, (AppendEntries, Feed)):
         _check_entries(message)
     elif isinstance(message, SnapshotPart):
         require_voters(message.voters)
@@ -190,15 +237,20 @@ def check(message: Message) -> None:
             raise ProtocolError("A snapshot is of no place that there can be.")
     elif isinstance(message, (PreVote, AskVote)) and message.last_term >= message.term:
         raise ProtocolError("A candidate's log has entries of the term that it asks votes for.")
+    elif isinstance(message, FeedEnd):
+        if message.voters:
+            require_voters(message.voters)
+    elif isinstance(message, Follow) and message.commit > message.last_index:
+        raise ProtocolError("More of a log is said to be committed than there is of it.")
 
 
-def _check_entries(message: AppendEntries) -> None:
+def _check_entries(message: AppendEntries | Feed) -> None:
     before = message.prev_term
     if message.prev_index == 0 and before != 0:
         raise ProtocolError("The place before the first entry has term 0.")
     for term, payload in message.entries:
         if not before <= term <= message.term:
-            raise ProtocolError("The terms of the entries do not grow up to the leader's.")
+            raise ProtocolError("The terms of the entries do not grow up to the sender's.")
         before = term
         if payload[0] == EntryKind.VOTERS:
             parse_voters(payload[1:])
@@ -208,4 +260,4 @@ def _check_entries(message: AppendEntries) -> None:
         elif payload[0] != EntryKind.COMMAND:
             raise ProtocolError(f"There is no kind {payload[0]} of entries.")
     if before > message.term:
-        raise ProtocolError("The log of a leader has entries of a later term than its own.")
+        raise ProtocolError("The sender's log has entries of a later term than its own.")

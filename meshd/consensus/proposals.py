@@ -87,11 +87,14 @@ class Proposals:
     def on_forward(self, peer: Peer, message: Forward) -> None:
         """Another node's proposal, for the leader."""
         if self._kernel.stock.role != LEADER:
-            self._answer(peer, message.id, _NOT_LEADER)
+            if not self._kernel.relaying.command(peer, message):
+                self._answer(peer, message.id, _NOT_LEADER)
         elif not self._enqueue(EntryKind.COMMAND, message.command, (peer, message.id)):
             self._answer(peer, message.id, _QUEUE_FULL)
 
     def on_forward_answer(self, peer: Peer, answer: ForwardAnswer) -> None:
+        if self._kernel.relaying.command_answered(answer):
+            return
         message = {"type": "apply_command_response", "request_id": answer.id}
         if answer.error:
             known = answer.error in _REFUSALS

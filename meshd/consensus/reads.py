@@ -139,11 +139,14 @@ class Reads:
         kernel = self._kernel
         full = len(self._fresh) + len(self._asked) >= limits.RAFT_OPEN
         if kernel.stock.role != LEADER or full:
-            kernel.wire.tell(peer.id, ReadAnswer(message.id, None))
+            if not kernel.relaying.read(peer, message):
+                kernel.wire.tell(peer.id, ReadAnswer(message.id, None))
         else:
             self._fresh.append((peer, message.id))
 
     def on_answer(self, peer: Peer, answer: ReadAnswer) -> None:
+        if self._kernel.relaying.read_answered(answer):
+            return
         read = self._open.get(answer.id)
         if read is not None and read.asked == peer:
             self._answered(answer.id, read, answer.index)

@@ -18,7 +18,7 @@ from meshd.consensus.interface import CoreStopped, Nonsense
 from meshd.consensus.kernel_log import Row
 from meshd.consensus.kernel_stock import LEADER
 from meshd.consensus.kernel_wire import Peer
-from meshd.consensus.messages import AppendAnswer, AppendEntries
+from meshd.consensus.messages import AppendAnswer, AppendEntries, Feed
 
 if TYPE_CHECKING:
     from meshd.consensus.kernel import Kernel
@@ -43,20 +43,9 @@ class Receiving:
             self.refuse_old_leader(peer)
             return
         self.require_the_leader(peer, message.term)
-        rows = _rows(message)
-        prev_index, prev_term = message.prev_index, message.prev_term
-        if prev_index < log.floor:
-            # Here it is committed up to the floor, so whoever leads has the same.
-            rows = [row for row in rows if row[1] > log.floor]
-            prev_index, prev_term = log.floor, log.term_at(log.floor) or 0
-        fits = log.term_at(prev_index) == prev_term
-        equal = 0
-        if fits:
-            while equal < len(rows) and log.term_at(rows[equal][1]) == rows[equal][2]:
-                equal += 1
-            if equal:
-                prev_index, prev_term = rows[equal - 1][1:]
-                rows = rows[equal:]
+        fits, prev_index, prev_term, rows = log.compare(
+            message.prev_index, message.prev_term, rows_of(message)
+        )
         self._require_no_harm(prev_index, fits, rows)
 
         self._round, self._prev = message.round, prev_index
@@ -120,9 +109,8 @@ class Receiving:
     def require_the_leader(self, peer: Peer, term: int) -> None:
         """Raise Nonsense if another leads in this term."""
         stock = self._kernel.stock
-        if term == stock.term and (
-            stock.role == LEADER or (stock.leader is not None and stock.leader != peer)
-        ):
+        is_known = stock.leader is not None and stock.leader != self._kernel.following.source
+        if term == stock.term and (stock.role == LEADER or (is_known and stock.leader != peer)):
             raise Nonsense(f"{peer.id} says that it leads in term {term}, but {stock.leader} does.")
 
     def _require_no_harm(self, prev_index: int, fits: bool, rows: list[Row]) -> None:
@@ -135,6 +123,7 @@ class Receiving:
     def _hand_to_stock(self, peer: Peer, term: int, commit: int, rest: dict[str, object]) -> None:
         kernel = self._kernel
         kernel.elections.heard_leader()
+        kernel.following.taught()
         kernel.stock.on_message(
             peer, {"type": "append_entries", "term": term, "commit_index": commit, **rest}
         )
@@ -156,7 +145,8 @@ class Receiving:
         return index
 
 
-def _rows(message: AppendEntries) -> list[Row]:
+def rows_of(message: AppendEntries | Feed) -> list[Row]:
+    """Its entries as rows of a log."""
     return [
         (payload, index, term)
         for index, (term, payload) in enumerate(message.entries, message.prev_index + 1)

@@ -52,6 +52,9 @@ class Progress:
         "peer", "probed_at", "round_answered", "round_told", "transfer",
     )  # fmt: skip
 
+    stream = 0
+    """What it is sent is no subscription's (serving.py)."""
+
     def __init__(self, peer: Peer, next_index: int) -> None:
         self.peer = peer
         self.match = 0
@@ -153,7 +156,8 @@ class Sending:
         if progress.next <= self._kernel.log.floor:
             progress.mode = Mode.SNAPSHOT
         if progress.mode is Mode.SNAPSHOT:
-            self._kernel.snapshots.send(progress, due)
+            if self._kernel.snapshots.send(progress, due):
+                progress.round_told = self.round
         elif progress.mode is Mode.PROBE:
             self._probe(progress, due)
         else:

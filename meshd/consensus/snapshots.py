@@ -28,6 +28,7 @@ from meshd.consensus.voter_list import require_voters
 if TYPE_CHECKING:
     from meshd.consensus.kernel import Kernel
     from meshd.consensus.sending import Progress
+    from meshd.consensus.serving import Subscriber
 
 _RESEND_FACTOR_MAX: Final = 64
 
@@ -112,7 +113,7 @@ class Snapshots:
 
     def in_use(self) -> set[Point]:
         """Those that must stay on disk."""
-        sent = (progress.transfer for progress in self._kernel.sending.progress.values())
+        sent = (progress.transfer for progress in self._takers())
         used = {transfer.snapshot.point for transfer in sent if transfer is not None}
         return used | ({self.current.point} if self.current is not None else set())
 
@@ -120,13 +121,17 @@ class Snapshots:
         """Some entries behind the snapshot stay, and those after one that is being sent."""
         log = self._kernel.log
         floor = max(log.floor, index - self._kernel.settings.trailing)
-        for progress in self._kernel.sending.progress.values():
+        for progress in self._takers():
             if progress.transfer is not None:
                 floor = min(floor, progress.transfer.snapshot.point.index)
         floor = max(floor, log.floor)
         if log.bytes_between(floor, index) > limits.RAFT_TRAILING_BYTES:
             return index
         return floor
+
+    def _takers(self) -> Iterator[Progress | Subscriber]:
+        yield from self._kernel.sending.progress.values()
+        yield from self._kernel.serving.subscribers.values()
 
     # --- to a follower
 
@@ -137,11 +142,14 @@ class Snapshots:
             transfer is not None and progress.match < transfer.snapshot.point.index
         )
 
-    def send(self, progress: Progress, due: bool) -> None:
-        """Parts as far as the window goes; if there are none, one without data, to be heard."""
+    def send(self, progress: Progress | Subscriber, due: bool) -> bool:
+        """Parts as far as the window goes; if there are none, one without data, to be heard.
+
+        Returns whether anything was sent.
+        """
         kernel = self._kernel
         if self.current is None:
-            return
+            return False
         transfer = progress.transfer
         if transfer is None or transfer.snapshot.point.index < kernel.log.floor:
             transfer = progress.transfer = Transfer(self.current, kernel.now)
@@ -160,13 +168,16 @@ class Snapshots:
             sent += 1
         if due and not sent:
             self._send_part(progress, transfer, 0)
+        return due or sent > 0
 
-    def _send_part(self, progress: Progress, transfer: Transfer, max_bytes: int) -> None:
+    def _send_part(
+        self, progress: Progress | Subscriber, transfer: Transfer, max_bytes: int
+    ) -> None:
         kernel, snapshot = self._kernel, transfer.snapshot
         size_bytes = min(max_bytes, snapshot.size_bytes - transfer.sent)
         part = SnapshotPart(
             term=kernel.stock.term,
-            round=kernel.sending.round,
+            round=0 if progress.stream else kernel.sending.round,
             index=snapshot.point.index,
             snapshot_term=snapshot.point.term,
             voters=snapshot.voters,
@@ -174,51 +185,70 @@ class Snapshots:
             offset=transfer.sent,
             data=b"",
             crc32=0,  # of nothing
+            stream=progress.stream,
         )
         if size_bytes:
             kernel.wire.parts.append(PartToSend(progress.peer.id, part, size_bytes))
+        elif progress.stream:
+            kernel.wire.tell(progress.peer.id, part)
         else:
             kernel.wire.tell_early(progress.peer.id, part)
         transfer.sent += size_bytes
-        progress.round_told = kernel.sending.round
 
     def on_answer(self, peer: Peer, answer: SnapshotAnswer) -> None:
         """Raises Nonsense for bytes that were never sent."""
         kernel = self._kernel
-        progress = kernel.sending.answering(peer, answer.term, answer.round)
-        if progress is None:
+        if answer.stream:
+            subscriber = kernel.serving.answering(peer, answer.stream)
+            if subscriber is not None:
+                self._note_held(subscriber, answer)
             return
+        progress = kernel.sending.answering(peer, answer.term, answer.round)
+        if progress is not None:
+            self._note_held(progress, answer)
+            kernel.sending.note_round(progress, answer.round)
+
+    def _note_held(self, progress: Progress | Subscriber, answer: SnapshotAnswer) -> None:
         transfer = progress.transfer
         if transfer is None or transfer.snapshot.point.index != answer.index:
             return
         if answer.held > transfer.snapshot.size_bytes:
-            raise Nonsense(f"{peer.id} has {answer.held} bytes of a snapshot that is smaller.")
-        kernel.sending.note_round(progress, answer.round)
+            raise Nonsense(
+                f"{progress.peer.id} has {answer.held} bytes of a snapshot that is smaller."
+            )
         if answer.held > transfer.held:
-            transfer.progressed_at = kernel.now
+            transfer.progressed_at = self._kernel.now
             transfer.patience = 2
         transfer.held = answer.held
         transfer.sent = max(transfer.sent, transfer.held)
 
-    # --- from a leader
+    # --- from a leader, or from the voter that is followed
 
     def on_part(self, peer: Peer, part: SnapshotPart) -> None:
         """Raises Nonsense, before anything is changed, for a part whose checksum is wrong."""
         kernel = self._kernel
-        if part.term < kernel.stock.term:
+        if part.stream:
+            if not kernel.following.is_from_source(peer, part.stream):
+                return
+        elif part.term < kernel.stock.term:
             kernel.receiving.refuse_old_leader(peer)
             return
         if crc32(part.data) != part.crc32:
             raise Nonsense(f"A part of a snapshot from {peer.id} has a wrong checksum.")
-        kernel.receiving.on_leader_word(peer, part.term, part.round)
+        if part.stream:
+            kernel.following.heard(part.term)
+        else:
+            kernel.receiving.on_leader_word(peer, part.term, part.round)
         if part.index <= kernel.stock.commit:
             self._arriving = None  # never back
-            kernel.receiving.installed(peer, part.round)
+            self._say_installed(peer, part)
             return
         held = self._take_in(peer, part)
         kernel.wire.tell(
             peer.id,
-            SnapshotAnswer(term=part.term, round=part.round, index=part.index, held=held),
+            SnapshotAnswer(
+                term=part.term, round=part.round, index=part.index, held=held, stream=part.stream
+            ),
         )
 
     def _take_in(self, peer: Peer, part: SnapshotPart) -> int:
@@ -241,6 +271,12 @@ class Snapshots:
                 )
             )
         return arriving.held
+
+    def _say_installed(self, peer: Peer, part: SnapshotPart) -> None:
+        if part.stream:
+            self._kernel.following.installed()
+        else:
+            self._kernel.receiving.installed(peer, part.round)
 
     def link_lost(self, peer: Peer) -> None:
         arriving = self._arriving
@@ -266,7 +302,9 @@ class Snapshots:
         kernel.stock.commit = index
         kernel.stock.applied = index
         kernel.proposals.skipped_to(index)
-        if arrived is not None and kernel.stock.leader == arrived.peer:
+        if arrived is not None and arrived.first.stream:
+            kernel.following.installed()
+        elif arrived is not None and kernel.stock.leader == arrived.peer:
             kernel.receiving.installed_now(arrived.peer)
 
     def abandon(self) -> None:

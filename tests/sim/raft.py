@@ -36,6 +36,7 @@ KINDS = {
     "storm": Kind(3, 0, Weather(faults=5.0, loss=0.05, doubling=0.1, strays=0.8, transfers=0.5)),
     "storm_changing": Kind(3, 2, Weather(changes=1.5, faults=4.0, loss=0.03, transfers=0.5)),
     "snapshots": Kind(3, 1, Weather(changes=0.3, snapshots=8.0, faults=2.5)),
+    "followers": Kind(3, 4, Weather(changes=0.2, snapshots=2.0, faults=2.0)),
     "handovers": Kind(3, 0, Weather(transfers=3.0, faults=0.5)),
 }
 
@@ -67,6 +68,7 @@ class Sums:
     crashes: int = 0
     snapshots: int = 0
     installed: int = 0
+    followed: int = 0
     messages: int = 0
 
     def add(self, world: World) -> None:
@@ -81,6 +83,7 @@ class Sums:
         self.crashes += world.crashes
         self.snapshots += world.snapshots
         self.installed += world.installed
+        self.followed += world.judge.followed
         self.messages += world.messages
 
     def __str__(self) -> str:
@@ -89,7 +92,8 @@ class Sums:
             f"{self.commands:,} commands ({self.acknowledged:,} acknowledged, {self.unknown:,}"
             f" unknown), {self.reads:,} linearizable reads, {self.elections:,} elections won, "
             f"{self.crashes:,} crashes, {self.snapshots:,} snapshots"
-            f" ({self.installed:,} installed), {self.messages:,} messages"
+            f" ({self.installed:,} installed), {self.followed:,} entries followed without a vote,"
+            f" {self.messages:,} messages"
         )
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from meshd.consensus.entries import Stored
-from meshd.consensus.interface import Outgoing
+from meshd.consensus.interface import Outgoing, Status
 from meshd.consensus.kernel import Kernel
-from meshd.consensus.messages import AppendAnswer, AppendEntries, AskVote, VoteAnswer
+from meshd.consensus.messages import AppendAnswer, AppendEntries, AskVote, FeedAnswer, VoteAnswer
 from meshd.consensus.replay import base_of, last_of
 from meshd.ids import NodeId
 
@@ -29,6 +29,9 @@ class Judge:
         self.newest_acknowledged = 0
         self.reads = 0
         self.unknown = 0
+        self.followed = 0
+        """Entries that were committed at a node without a vote."""
+        self._voted_commit = 0
         self._looked: dict[tuple[NodeId, int], int] = {}
 
     def violation(self, what: str, *details: Any) -> None:
@@ -50,17 +53,27 @@ class Judge:
         is_new = status.role == "leader" and status.term not in self.leaders
         if status.role == "leader" and self.leaders.setdefault(status.term, node) != node:
             self.violation("two leaders in a term", status.term, node, self.leaders[status.term])
+        self._in_its_turn(node, status)
         life = (node, id(kernel))
         for index in range(max(self._looked.get(life, 0), kernel.log.floor) + 1, status.commit + 1):
             payload, _, term = kernel.log[index - kernel.log.floor]
             known = self.entries.setdefault(index, (payload, term))
             if known != (payload, term):
                 self.violation("two entries are committed at one index", index, node, known)
+        if node not in status.voters:
+            self.followed += max(0, status.commit - self._looked.get(life, 0))
         self._looked[life] = status.commit
         for peer in status.peers.values():
             if peer.in_flight_bytes > kernel.settings.window_bytes + 1024:
                 self.violation("more in flight than the window", node, peer.in_flight_bytes)
         return is_new
+
+    def _in_its_turn(self, node: NodeId, status: Status) -> None:
+        """A follower without a vote has for committed what is so at a voter, and no more."""
+        if node in status.voters:
+            self._voted_commit = max(self._voted_commit, status.commit)
+        elif status.commit > self._voted_commit:
+            self.violation("a follower is ahead", node, status.commit, self._voted_commit)
 
     def same_log(self, node: NodeId, kernel: Kernel, stored: Stored) -> None:
         """What is on disk is what the kernel has, but for what it has not handed over yet."""
@@ -86,6 +99,8 @@ class Judge:
                 kept = stored.ballot.term >= term
             case AppendAnswer(term=term, ok=True, index=index):
                 kept = stored.ballot.term > term or last_of(stored).index >= index
+            case FeedAnswer(index=index):
+                kept = last_of(stored).index >= index
             case _:
                 kept = True
         if not kept:

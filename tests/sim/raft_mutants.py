@@ -61,9 +61,7 @@ MUTANTS = {
         Sending, "answering", (("kernel.adopt_term(term)", "pass"),),
     ),
     "h4: what is equal is cut": Mutant(
-        Receiving, "on_append",
-        (("if equal:", "if False:"), ("self._require_no_harm(prev_index, fits, rows)", ""),
-         ("self.nothing_conflicts = not rows or rows[0][1] > log.last.index", "pass")),
+        Log, "compare", (("if equal:", "if False:"), ("rows[equal:]", "rows")),
     ),
     "h4: commit beyond what was compared": Mutant(
         Receiving, "on_append", (("min(message.commit, self._verified)", "message.commit"),),
@@ -87,7 +85,7 @@ MUTANTS = {
         Sending, "_rejected", ((" and answer.rejected == progress.next - 1", ""),),
     ),
     "the floor is not known to be committed": Mutant(
-        Receiving, "on_append", (("if prev_index < log.floor:", "if False:"),), ("snapshots",),
+        Log, "compare", (("if prev_index < self.floor:", "if False:"),), ("snapshots",),
     ),
     "no window": Mutant(
         Sending, "_stream", ((" and progress.in_flight_bytes < kernel.settings.window_bytes", ""),),

@@ -18,7 +18,13 @@ from meshd.ids import NodeId
 from tests.snapshot_shelf import Shelf
 
 SETTINGS = Settings(
-    batch_bytes=512, window_bytes=4096, chunk_bytes=512, per_step=16, trailing=8, queue=64
+    batch_bytes=512,
+    window_bytes=4096,
+    chunk_bytes=512,
+    per_step=16,
+    trailing=8,
+    queue=64,
+    sign_s=1.0,
 )
 """Small sizes, so that everything that only happens to the large happens here too."""
 

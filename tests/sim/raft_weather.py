@@ -78,15 +78,14 @@ def make_peace(world: World) -> None:
 
 
 def judge_the_end(world: World) -> None:
-    """Those who are voters in the end, by a leader that the others agree on."""
+    """Voters, and those who follow them: all have what the leader that they agree on has."""
     judge, leader = world.judge, world.leader()
     if judge.violations:
         return
     if leader is None or leader.kernel is None:
         judge.violation("nobody leads in the end", world.now)
         return
-    voters = leader.kernel.status().voters
-    judge.at_the_end({v: world.nodes[v].machine.commands for v in voters})
+    judge.at_the_end({node.id: node.machine.commands for node in world.nodes.values()})
     if not any(index > 1 for index in judge.acks.values()):
         judge.violation("nothing was ever acknowledged", world.seed)
 

@@ -10,7 +10,7 @@ import pytest
 from meshd import limits
 from meshd.consensus.entries import Append, Ballot, Entry, EntryKind
 from meshd.consensus.interface import Committed, Refused, Why
-from meshd.consensus.messages import AppendEntries, AskVote, VoteAnswer
+from meshd.consensus.messages import AppendEntries, AskVote, PreVote, VoteAnswer
 from meshd.consensus.voter_list import pack_voters, parse_voters
 from meshd.errors import ProtocolError
 from meshd.ids import NodeId
@@ -193,8 +193,11 @@ def test_a_joiner_votes_before_it_knows_that_it_is_a_voter() -> None:
 def test_a_joiner_begins_no_election() -> None:
     mesh = Mesh("abc", "d")
     mesh.settle(100, "d")
-    assert mesh.kernel("d").status().term == 0
-    assert mesh.kernel("d").next_wake() > 1e9
+    campaigns = [
+        m for sender, _, m in mesh.log if sender == "d" and isinstance(m, (PreVote, AskVote))
+    ]
+    assert campaigns == []
+    assert mesh.kernel("d").status().role == "follower"
 
 
 def test_a_voter_that_was_removed_disturbs_nobody() -> None:
@@ -324,8 +327,8 @@ def test_h19_stock_nodes_with_different_lists_differ_for_ever() -> None:
 
 def test_h19_every_node_has_its_list_from_the_log() -> None:
     mesh = Mesh("ab", "c")
-    mesh.elect("a")
     assert mesh.kernel("c").status().voters == ()
+    mesh.elect("a")
     mesh.kernel("a").set_learners(ids("c"), mesh.now)
     mesh.settle(3)
     assert mesh.kernel("c").status().voters == ids("ab")
