@@ -227,7 +227,9 @@ class VoterRow(msgspec.Struct, frozen=True):
     state: str
     """here (this node) | answers | away: whether it answers this node now."""
     index: int | None = None
-    """How far its copy reaches, where this node leads and knows."""
+    """How far its copy reaches, where this node sends it the log and so knows."""
+    follows: str = ""
+    """The voter from which it gets what is committed, if it needs one and this node knows."""
     vote: str = "auto"
     """What was decided of its vote: auto | always (promoted) | never (demoted)."""
     void: bool = False

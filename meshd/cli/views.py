@@ -277,7 +277,8 @@ def _part(row: VoterRow) -> Cell:
     """What it does in keeping the record, and whether a person wanted it so."""
     if row.void and row.part == "votes":
         return Cell("vote is void", "warn")
-    return Cell(row.part + _DECIDED.get(row.vote, ""), _PART_MOODS.get(row.part, ""))
+    part = f"{row.part} {row.follows}" if row.follows else row.part
+    return Cell(part + _DECIDED.get(row.vote, ""), _PART_MOODS.get(row.part, ""))
 
 
 def show_record(paper: Paper, report: RecordReport) -> None:

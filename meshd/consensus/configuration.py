@@ -54,6 +54,8 @@ class Configuration:
                 stock.answered[peer] = kernel.now
         kernel.learners = tuple(v for v in kernel.learners if v not in self.voters)
         if stock.role == LEADER:
+            lost = [voter for voter in before if voter not in self.voters]
+            kernel.learners += tuple(lost)  # so that they hear of it
             kernel.sending.refresh_peers()
             for peer, progress in kernel.sending.progress.items():
                 if peer in stock.others:  # a learner's progress counts from now on

@@ -20,8 +20,8 @@ A voter of an old list that nobody speaks to any more follows too, and so learns
 from __future__ import annotations
 
 import math
-import zlib
 from collections.abc import Iterable
+from hashlib import blake2b
 from typing import TYPE_CHECKING, Final
 
 from meshd import limits
@@ -138,8 +138,10 @@ class Following:
             node for node in known
             if node in kernel.wire.connected and self._rests_until(node) <= kernel.now
         ]  # fmt: skip
-        lot = lambda node: zlib.crc32(f"{kernel.me} {node}".encode())  # noqa: E731
-        return min(there, key=lot, default=None)
+        return min(there, key=self._lot, default=None)
+
+    def _lot(self, node: NodeId) -> bytes:
+        return blake2b(f"{self._kernel.me} {node}".encode()).digest()
 
     def _spare_the_leader(self) -> None:
         """It has most to do: follow another voter as soon as there is one."""

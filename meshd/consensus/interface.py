@@ -280,12 +280,12 @@ class Status(msgspec.Struct, frozen=True):
     applied: int
     queued: int
     transferring_to: NodeId | None
-    source: NodeId | None
-    """The voter whose committed entries this node follows, if it needs one."""
-    subscribers: dict[NodeId, int]
-    """Who follows this voter's, and how far each is."""
     peers: dict[NodeId, PeerStatus]
     """Of a leader only."""
+    source: NodeId | None = None
+    """The voter whose committed entries this node follows, if it needs one."""
+    subscribers: dict[NodeId, int] = {}
+    """Who follows those of this voter, and how far each is."""
 
 
 class Core(Protocol):

@@ -42,6 +42,9 @@ ANSWER_S = 1.0
 """Who takes longer to say how it is does not answer now."""
 CAUGHT_UP_ENTRIES = 64
 """Behind the leader by no more than this: acknowledged within a round trip."""
+LEARN_S = 30.0
+"""For so long a node gets the log from the leader after it was about to get a vote, or lost its
+own (so that it hears of that at once)."""
 
 
 class Machine(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,6 +58,8 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     """What making something durable costs it; 0: not known."""
     runs: bool = True
     """Its journal and its core are in order."""
+    index: int = 0
+    """How much of the log it has that is committed."""
     is_void: bool = False
     """Its vote is, since it lost what it had promised."""
 
@@ -96,6 +101,7 @@ class Electorate:
         self._nudge = trio.Event()
         self._hurry_until = -math.inf
         """Until then whoever came and does not take part yet is looked after."""
+        self._learn_until: dict[NodeId, float] = {}
         self.last_step: str = ""
         """What was done last, for a person."""
         self.void: frozenset[NodeId] = frozenset()
@@ -126,14 +132,36 @@ class Electorate:
         electors = await self.electors(driver)
         self.void = frozenset(node for node, elector in electors.items() if elector.is_void)
         status = driver.status()
-        self._teach(driver, status, electors)
         since_change_s = trio.current_time() - self._changed_at
-        step = next_step(self._me, status.voters, electors, since_change_s=since_change_s)
-        if step is None:
+        steps = self._steps(status.voters, electors, since_change_s)
+        newcomers = [step.node for step in steps if isinstance(step, Learn | Promote)]
+        self._teach(driver, newcomers, electors)
+        if not steps:
             hurry = trio.current_time() < self._hurry_until
             return hurry and any(map(_is_to_come, electors.values()))
-        await self._take(driver, status, step)
+        if all(_is_taught(node, status) for node in newcomers):
+            await self._take(driver, status, steps[0])
         return True
+
+    def _steps(
+        self, voters: Sequence[NodeId], electors: dict[NodeId, Elector], since_change_s: float
+    ) -> list[Step]:
+        """The next step, and those behind it if votes are to be given: who gets one learns first,
+        and two who get one together learn together."""
+        voters, electors = list(voters), dict(electors)
+        steps: list[Step] = []
+        while len(steps) < limits.RAFT_LEARNERS:
+            step = next_step(self._me, voters, electors, since_change_s=since_change_s)
+            match step:
+                case Learn(node) if not electors[node].caught_up:
+                    electors[node] = msgspec.structs.replace(electors[node], caught_up=True)
+                case Promote(node):
+                    voters.append(node)
+                    since_change_s = 0.0
+                case _:
+                    return steps or ([step] if step is not None else [])
+            steps.append(step)
+        return steps
 
     # ---------------------------------------------------------------- facts
 
@@ -159,9 +187,9 @@ class Electorate:
         standing, away_s = self._members.standing(node)
         me = node == self._me
         peer = status.peers.get(node)
-        behind = math.inf if peer is None else status.last - peer.match
         answering = me or (machine is not None and machine.runs)
         said = machine or Machine()
+        behind = status.last - (peer.match if peer is not None else said.index)
         return Elector(
             node=node,
             wish=said.wish,
@@ -179,13 +207,18 @@ class Electorate:
 
     # ---------------------------------------------------------------- steps
 
-    def _teach(self, driver: Driver, status: Status, electors: dict[NodeId, Elector]) -> None:
-        """Send the log to every member that may be a voter or reads the record."""
+    def _teach(
+        self, driver: Driver, newcomers: Sequence[NodeId], electors: dict[NodeId, Elector]
+    ) -> None:
+        """Send the log to whoever is about to get a vote, or has just lost it."""
+        now = trio.current_time()
+        self._learn_until |= dict.fromkeys(newcomers, now + LEARN_S)
+        self._learn_until = {node: at for node, at in self._learn_until.items() if at > now}
+        status = driver.status()
         learners = sorted(
-            node
-            for node, elector in electors.items()
-            if node not in status.voters and elector.answering
-        )
+            node for node in self._learn_until
+            if node in electors and node not in status.voters
+        )  # fmt: skip
         if list(status.learners) != learners:
             driver.set_learners(learners)
 
@@ -193,12 +226,13 @@ class Electorate:
         try:
             match step:
                 case Learn():
-                    return  # it does already; time will show
+                    return  # time will show
                 case Promote(node, why):
                     voters = [*status.voters, node]
                     await self._change(driver, voters, f"a vote for {short(node)}: {why}")
                 case Demote(node, why):
                     voters = [voter for voter in status.voters if voter != node]
+                    self._learn_until[node] = trio.current_time() + LEARN_S
                     await self._change(driver, voters, f"no vote for {short(node)}: {why}")
                 case Transfer(node, why):
                     driver.transfer(node)
@@ -214,6 +248,12 @@ class Electorate:
     def _note(self, what: str) -> None:
         self.last_step = what
         log.info("voters", what=what)
+
+
+def _is_taught(node: NodeId, status: Status) -> bool:
+    """It gets the log from this leader, and lacks next to nothing of it."""
+    peer = status.peers.get(node)
+    return peer is not None and status.last - peer.match <= CAUGHT_UP_ENTRIES
 
 
 def _is_to_come(elector: Elector) -> bool:

@@ -144,13 +144,15 @@ class Ledger:
     def own_machine(self) -> Machine:
         """What this node is as a voter."""
         said = self._machine()
+        driver = self._driver
         return Machine(
             wish=said.wish,
             on_mains=said.on_mains,
             portable=said.portable,
             uptime_s=said.uptime_s,
             sync_s=self.sync_s,
-            runs=self._driver is not None,
+            runs=driver is not None,
+            index=driver.status().commit if driver is not None else 0,
             is_void=self.vote_is_void,
         )
 

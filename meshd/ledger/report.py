@@ -76,8 +76,6 @@ def _rows(
     for node in [*status.voters, *others]:
         votes = "votes" if node in status.voters else "follows"
         there = "answers" if node in answering else "away"
-        peer = status.peers.get(node)
-        index = status.last if node == me else (peer.match if peer is not None else None)
         known = state.nodes.get(node)
         rows.append(
             VoterRow(
@@ -85,12 +83,28 @@ def _rows(
                 name=name_of(node),
                 part="leads" if node == status.leader else votes,
                 state="here" if node == me else there,
-                index=index,
+                index=_index(node, me, status),
+                follows=_follows(node, me, status, name_of),
                 vote=known.vote if known is not None else "auto",
                 void=node in void,
             )
         )
     return rows
+
+
+def _index(node: NodeId, me: NodeId, status: Status) -> int | None:
+    """How far its copy reaches, if this node knows."""
+    if node == me:
+        return status.last
+    peer = status.peers.get(node)
+    return peer.match if peer is not None else status.subscribers.get(node)
+
+
+def _follows(node: NodeId, me: NodeId, status: Status, name_of: NameOf) -> str:
+    """The name of the voter whom it follows, if this node knows."""
+    if node == me and status.source is not None:
+        return name_of(status.source)
+    return name_of(me) if node in status.subscribers else ""
 
 
 def _problem(

@@ -222,6 +222,7 @@ class RecordSide:
             runs=own.runs,
             unix_s=self._ports.clock.wall(),
             void=own.is_void,
+            index=own.index,
         )
 
 
@@ -271,6 +272,7 @@ class _Members:
             sync_s=reply.sync_s,
             runs=reply.runs,
             is_void=reply.void,
+            index=reply.index,
         )
 
 

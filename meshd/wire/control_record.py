@@ -41,6 +41,8 @@ class MachineReply(Message, frozen=True):
     """What time it has; 0: it does not say."""
     void: bool = False
     """It lost what it had promised as a voter: its vote is to be taken, and given anew."""
+    index: Annotated[int, Meta(ge=0, le=2**53 - 1)] = 0
+    """How much of the log it has that is committed."""
 
 
 class BlobPart(Message, frozen=True):

@@ -24,7 +24,11 @@ APPEND = {
 }  # fmt: skip
 PART: dict[str, Any] = {
     "term": 7, "round": 12, "index": 40, "snapshot_term": 6, "voters": [NODE, OTHER],
-    "size": 10, "offset": 0, "data": BIN, "crc32": zlib.crc32(bytes.fromhex("00ff")),
+    "size": 10, "offset": 0, "data": BIN, "crc32": zlib.crc32(bytes.fromhex("00ff")), "stream": 0,
+}  # fmt: skip
+FEED: dict[str, Any] = {
+    "stream": 5, "term": 7, "leader": OTHER, "prev_index": 41, "prev_term": 6,
+    "entries": [[6, COMMAND], [7, NOOP], [7, VOTERS]],
 }  # fmt: skip
 ASK = {"term": 8, "last_index": 43, "last_term": 7}
 
@@ -63,7 +67,11 @@ def log_messages() -> list[Vector]:
         message("SnapshotPart of an empty state", 7, PART | {"size": 0, "data": EMPTY, "crc32": 0}),
         message("SnapshotPart that asks how much is there", 7,
                 PART | {"offset": 4, "data": EMPTY, "crc32": 0}),
-        message("SnapshotAnswer", 8, {"term": 7, "round": 12, "index": 40, "held": 2}),
+        message("SnapshotPart of a subscription", 7, PART | {"round": 0, "stream": 5}),
+        message("SnapshotAnswer", 8,
+                {"term": 7, "round": 12, "index": 40, "held": 2, "stream": 0}),
+        message("SnapshotAnswer of a subscription", 8,
+                {"term": 7, "round": 0, "index": 40, "held": 2, "stream": 5}),
         message("TimeoutNow", 9, {"term": 7}),
         message("Forward", 10, {"id": 2**52, "command": BIN}),
         message("Forward of an empty command", 10, {"id": 0, "command": EMPTY}),
@@ -72,6 +80,18 @@ def log_messages() -> list[Vector]:
         message("ReadAsk", 12, {"id": 3}),
         message("ReadAnswer", 13, {"id": 3, "index": 45}),
         message("ReadAnswer: ask another", 13, {"id": 3, "index": None}),
+        message("Follow", 14, {"stream": 5, "last_index": 43, "last_term": 7, "commit": 40}),
+        message("Follow with an empty log", 14,
+                {"stream": 5, "last_index": 0, "last_term": 0, "commit": 0}),
+        message("Feed", 15, FEED),
+        message("Feed: a sign of life of a voter without a leader", 15,
+                FEED | {"leader": None, "entries": []}),
+        message("Feed: the beginning of a log", 15, FEED | {
+            "prev_index": 0, "prev_term": 0,
+            "entries": [[1, {"$bin": "02" + pack([NODE]).hex()}], [1, NOOP]]}),
+        message("FeedAnswer", 16, {"stream": 5, "index": 44}),
+        message("FeedEnd: ask one of these", 17, {"stream": 5, "voters": [NODE, OTHER]}),
+        message("FeedEnd: it is not wanted any more", 17, {"stream": 5, "voters": []}),
     ]  # fmt: skip
 
 
@@ -82,6 +102,9 @@ def bad_log_messages() -> list[Vector]:
     def append(name: str, **changes: Any) -> Vector:
         fields = from_json(APPEND | changes)
         return raw(f"AppendEntries: {name}", [5, *fields.values()])
+
+    def feed(name: str, **changes: Any) -> Vector:
+        return raw(f"Feed: {name}", [15, *from_json(FEED | changes).values()])
 
     def part(name: str, **changes: Any) -> Vector:
         return raw(f"SnapshotPart: {name}", [7, *from_json(PART | changes).values()])
@@ -99,7 +122,7 @@ def bad_log_messages() -> list[Vector]:
         raw("an empty array", []),
         raw("a map", {"term": 1}),
         raw("type 0", [0, 1]),
-        raw("an unknown type", [14, 1]),
+        raw("an unknown type", [255, 1]),
         raw("a type that is text", ["TimeoutNow", 1]),
         raw("TimeoutNow: a field too few", [9]),
         raw("TimeoutNow: a field too many", [9, 1, 1]),
@@ -141,4 +164,13 @@ def bad_log_messages() -> list[Vector]:
         part("of a later term than the leader's", snapshot_term=8),
         part("larger than a state may be", size=limits.RAFT_SNAPSHOT_BYTES + 1),
         part("a checksum of 33 bits", crc32=2**32),
+        feed("terms that fall", entries=[[7, COMMAND], [6, COMMAND]]),
+        feed("an entry of a later term than the sender's", entries=[[8, COMMAND]]),
+        feed("a term before the first entry", prev_index=0),
+        feed("a leader that is no node id", leader="short"),
+        feed("no voters", entries=voters([])),
+        raw("Follow: more committed than there is", [14, 5, 43, 7, 44]),
+        raw("FeedAnswer: an index below 0", [16, 5, -1]),
+        raw("FeedEnd: voters out of order", [17, 5, [OTHER, NODE]]),
+        raw("FeedEnd: too many voters", [17, 5, MANY]),
     ]  # fmt: skip

@@ -81,10 +81,11 @@ def control_messages() -> list[Vector]:
         message("MachineRequest", 28, 15, {}),
         message("MachineReply", 29, 15, {
             "wish": "auto", "on_mains": True, "portable": False, "uptime_s": 86400.0,
-            "sync_s": 0.0005, "runs": True, "unix_s": 1790000000.25, "void": False}),
+            "sync_s": 0.0005, "runs": True, "unix_s": 1790000000.25, "void": False,
+            "index": 1200}),
         message("MachineReply: its vote is void", 29, 15, {
             "wish": "auto", "on_mains": True, "portable": False, "uptime_s": 60.0,
-            "sync_s": 0.0, "runs": True, "unix_s": 0.0, "void": True}),
+            "sync_s": 0.0, "runs": True, "unix_s": 0.0, "void": True, "index": 0}),
         message("BlobPart", 30, 16, {
             "digest": HASH, "size_bytes": 70_000, "offset": 65_536, "data": BIN}),
         message("BlobHeld", 31, 16, {"upto": 65_536, "whole": False}),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 
 import msgspec
@@ -20,6 +21,7 @@ from meshd.consensus.messages import (
     ReadAsk,
     SnapshotPart,
 )
+from meshd.ids import NodeId
 from tests.unit.consensus.kernel_rig import SETTINGS, Mesh, ids, node_id
 
 
@@ -180,6 +182,15 @@ def test_a_voter_that_loses_its_vote_sends_its_followers_to_others() -> None:
     assert source(mesh, left) in rest
 
 
+def test_each_voter_gets_about_as_many_followers_as_the_others() -> None:
+    kernel = Mesh("abc", "d").kernel("d")
+    counts: Counter[NodeId] = Counter()
+    for n in range(300):
+        kernel.me = NodeId(f"{n:026}")
+        counts[min(ids("abc"), key=kernel.following._lot)] += 1
+    assert all(70 < count < 130 for count in counts.values())
+
+
 def test_a_full_voter_refuses_and_another_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "RAFT_SUBSCRIBERS", 2)
     mesh = meshed(followers="defg")
@@ -208,6 +219,7 @@ def test_a_voter_that_was_removed_while_it_was_away_learns_it_and_follows() -> N
     mesh.kernel("a").change_voters(ids("ab"), mesh.now, 3.0)
     mesh["a"].turn()
     mesh.deliver()
+    mesh.kernel("a").set_learners((), mesh.now)  # it has waited for it long enough
     mesh.heal("c", "ab")
     mesh.settle(110)
     assert mesh.kernel("c").status().voters == ids("ab")

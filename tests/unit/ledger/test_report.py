@@ -46,6 +46,19 @@ def test_a_leader_knows_how_far_the_others_are() -> None:
     assert (made.leader, made.last, made.commit) == ("a", 9, 8)
 
 
+def test_a_voter_knows_how_far_those_are_who_follow_it_and_a_follower_whom_it_follows() -> None:
+    def rows(me: NodeId, now: Status) -> list[tuple[str, str, int | None]]:
+        made = report(
+            me, now, RecordState(), [A, B, C], [B], name_of=lambda n: n[0], problem=None, sync_s=0.0
+        )
+        return [(row.name, row.follows, row.index) for row in made.voters]
+
+    at_voter = status(voters=(A,), peers={}, subscribers={C: 6})
+    assert rows(A, at_voter) == [("a", "", 9), ("b", "", None), ("c", "a", 6)]
+    at_follower = status(role=Role.FOLLOWER, voters=(A, B), peers={}, source=B)
+    assert rows(C, at_follower) == [("a", "", None), ("b", "", None), ("c", "b", 9)]
+
+
 def test_what_is_wrong_is_said_with_who_is_missing() -> None:
     assert told(status()) == ""
     assert told(status(), answering=(B,)) == "", "two of three are a majority"
