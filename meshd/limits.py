@@ -194,6 +194,9 @@ JOBS_PAGE: Final = 500
 # --- what a run has said, for others who ask the same (jobs/said.py)
 SAID_LISTENERS: Final = 64  # of one run, those at other nodes counted; more wait for the whole
 SAID_STEP_BYTES: Final = 64 * KIB  # to one listener at a time
+RETRY_GRACE_S: Final = 3.0  # OpenAI's libraries come back within 0.5 s, then 1, 2, ...
+RETRY_KEPT_BYTES: Final = 4 * MIB  # of one answer, for a client that may come back
+RETRIES_AWAY: Final = 64  # such clients that are away
 SAID_PAUSE_S: Final = (0.25, 0.5, 1.0, 2.0)  # between tries to hear a run at another node
 
 # --- blobs: bodies and results too large for the log (jobs/DESIGN.md)

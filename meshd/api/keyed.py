@@ -18,7 +18,7 @@ import trio
 from meshd import limits, logs
 from meshd.api.answering import Client
 from meshd.api.dialect import Call, DialectError, HeaderPair
-from meshd.api.listening import Delivery, GivenUp
+from meshd.api.listening import REPLAYED, Delivery, GivenUp
 from meshd.api.routes import error_body
 from meshd.backends.control import failed
 from meshd.errors import MeshdError, Refused, StreamBroken
@@ -35,8 +35,6 @@ from meshd.relay.in_flight import InFlight
 log = logs.get("jobs")
 
 HEADER: Final = b"idempotency-key"
-REPLAYED: Final = (b"x-meshd-replayed", b"true")
-"""On an answer that another request asked for."""
 _FINAL: Final = frozenset({400, 401, 403, 404, 405, 409, 413, 415, 422})
 """Statuses that another try of the same request would have again."""
 
@@ -82,7 +80,7 @@ class KeyedApi:
         self._attached: dict[Delivery, None] = {}
         self._stopped = False
         self.in_flight = InFlight()
-        """Clients who wait for what others asked for; the others are in the forwarder's."""
+        """Clients who are told what is kept for them; the forwarder's has the runs."""
 
     def key_of(self, request: ServerRequest, scope: str) -> Key:
         """Its key; `scope` is the API key's id.  Raises DialectError for what can be none."""
@@ -118,7 +116,8 @@ class KeyedApi:
                 case Stored():
                     return await _replay(accepted, asked)
                 case KeyedRun():
-                    return await _run(accepted, asked)
+                    with self.in_flight:
+                        return await _run(accepted, asked)
                 case Running() if await self._attach(accepted, asked):
                     return None
 

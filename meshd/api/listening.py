@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Final
 
 import trio
 
@@ -16,6 +17,9 @@ from meshd.api.dialect import AnswerEncoder
 from meshd.http import Headers, Responder
 from meshd.inference import Failure
 from meshd.jobs.said import Answer, Broken, End, Listener
+
+REPLAYED: Final = (b"x-meshd-replayed", b"true")
+"""On an answer that another request asked for."""
 
 
 class GivenUp(Exception):

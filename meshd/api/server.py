@@ -21,6 +21,8 @@ from meshd.api.jobs import PREFIX as JOBS
 from meshd.api.jobs import JobsApi
 from meshd.api.keyed import HEADER as KEY_HEADER
 from meshd.api.keyed import Asked, KeyedApi
+from meshd.api.retries import HEADER as RETRY_HEADER
+from meshd.api.retries import Retries, deadline_s, is_retry, tell_again
 from meshd.api.routes import Dialect, Match, Route, error_body, find
 from meshd.backends import BackendFailed
 from meshd.errors import MeshdError
@@ -88,6 +90,7 @@ class ClientApi:
         self._jobs = jobs
         self._keyed = keyed
         self._traces = traces
+        self._retries = Retries(forwarder.sweeper, room)
         self.counters: Counter[str] = Counter()
 
     def admit(self, request: ServerRequest) -> tuple[int, Headers, bytes] | None:
@@ -159,6 +162,9 @@ class ClientApi:
             if traces is not None:
                 traces.add(_refused_at_once(request_id, request, e.status))
             raise
+        headers = [(b"x-request-id", request_id.encode()), *cors]
+        if is_retry(request) and await self._told_again(request, responder, call, headers):
+            return
         share = Share(self._room)
 
         def failed(failure: Failure) -> tuple[int, list[HeaderPair], bytes]:
@@ -170,15 +176,29 @@ class ClientApi:
 
         try:
             if key is None:
-                answered = await answering(responder, _nothing)
+                answered = await self._unkeyed(request, responder, call, answering)
                 if traces is not None:
                     traces.add(_ended(request_id, request, call, answered))
             else:
                 self.counters["keyed"] += 1
-                headers = [(b"x-request-id", request_id.encode()), *cors]
                 await self._keyed.answer(Asked(request, key, call, responder, headers, answering))
         finally:
             share.release()
+
+    async def _unkeyed(
+        self,
+        request: ServerRequest,
+        responder: Responder,
+        call: Call,
+        answering: Callable[[Client, Callable[[], None]], Awaitable[Answered]],
+    ) -> Answered:
+        if request.header(RETRY_HEADER) is None:
+            return await answering(responder, _nothing)
+        client = self._retries.client(request, responder, call.encoder)
+        try:
+            return await answering(client, client.ending)
+        finally:
+            client.close()
 
     def _decoded(
         self, match: Match, request: ServerRequest, request_id: RequestId
@@ -192,24 +212,39 @@ class ClientApi:
             request_id=request_id,
             now_unix_s=self._clock.wall(),
         )
-        keyed = request.header(KEY_HEADER) is not None
-        if keyed and not call.stream:
-            # A client's patience does not end a run that it may come back to.
-            call = msgspec.structs.replace(call, deadline_s=None)
-        key = self._keyed.key_of(request, self._scope(request)) if keyed else None
+        key = None
+        if request.header(KEY_HEADER) is not None:
+            key = self._keyed.key_of(request, self._scope(request))
+            call = _patient(call, None)  # a run does not end with its client
+        elif request.header(RETRY_HEADER) is not None:
+            call = _patient(call, deadline_s(call.deadline_s))
         # What a key stands for is told also when nobody has the model any more.
-        if not (key is not None and self._keyed.knows(key)) and not self._holders(call):
+        known = key is not None and self._keyed.knows(key)
+        if not known and not self._catalogue.holders(call.request.model):
             self.counters["unknown_model"] += 1
             raise _refused(request.path, self._unknown(call.request.model))
         return call, key
+
+    async def _told_again(
+        self,
+        request: ServerRequest,
+        responder: Responder,
+        call: Call,
+        headers: list[HeaderPair],
+    ) -> bool:
+        """If a library's retry finds the run of its first try: tell it that one's answer."""
+        client = self._retries.take(request)
+        if client is None:
+            return False
+        self.counters["retries_joined"] += 1
+        with self._keyed.in_flight:
+            await tell_again(client, responder, call.encoder, headers)
+        return True
 
     def _scope(self, request: ServerRequest) -> str:
         """Whose idempotency keys a request's are: the API key's that it shows, or everybody's."""
         access = self._access()
         return access.check(request.method, request.path, request.header, request.remote)
-
-    def _holders(self, call: Call) -> list[Target]:
-        return self._placement.catalogue.holders(call.request.model)
 
     def _unknown(self, model: str) -> Failure:
         return not_found(model, self._catalogue.near(model))
@@ -276,6 +311,11 @@ class ClientApi:
     def _request_id(self) -> tuple[RequestId, HeaderPair]:
         request_id = RequestId(f"req_{self._entropy.token(REQUEST_ID_BYTES).hex()}")
         return request_id, (b"x-request-id", request_id.encode())
+
+
+def _patient(call: Call, deadline_s: float | None) -> Call:
+    """The same with another deadline, if the client's patience is that of the whole answer."""
+    return call if call.stream else msgspec.structs.replace(call, deadline_s=deadline_s)
 
 
 def _nothing() -> None:

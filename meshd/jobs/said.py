@@ -69,8 +69,8 @@ class Said:
         """Of a stream that has begun."""
         self.begun = False
         self.end: End | None = None
+        self.most_bytes = most_bytes
         self._share = share
-        self._most_bytes = most_bytes
         self._data = bytearray()
         self._heard_bytes: int | None = None
         """How much of it may be heard; None: all."""
@@ -98,7 +98,7 @@ class Said:
     def add(self, data: bytes) -> None:
         """The stream goes on.  Raises TooMuchSaid, and keeps what it had."""
         size_bytes = len(self._data) + len(data)
-        if size_bytes > self._most_bytes or not self._share.hold(size_bytes):
+        if size_bytes > self.most_bytes or not self._share.hold(size_bytes):
             raise TooMuchSaid(f"an answer has grown to {size_bytes} bytes, which cannot be kept")
         self._data += data
         if self._heard_bytes is None:

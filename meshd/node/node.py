@@ -231,7 +231,7 @@ class Node:
             await forwarder.until_none()
             await self.jobs.keyed.in_flight.until_none()
             await holder.until_none()
-        unfinished = max(holder.count, forwarder.count + self.jobs.keyed.in_flight.count)
+        unfinished = max(holder.count, forwarder.count, self.jobs.keyed.in_flight.count)
         self.data.stop()
         self.jobs.keyed.stop()
         with trio.move_on_after(LAST_WORDS_S):
