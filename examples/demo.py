@@ -4,9 +4,8 @@ Each daemon runs its own bundled engine (a real llama.cpp server) with two of th
 models, so every model is on two nodes.  They join by token; requests in both dialects go to each of
 them.  Then `ben` is killed (-9) while it is the entry of some requests and the holder of streams.
 
-Exit 0 only if every request that had not begun on ben was answered whole by another node, every
-stream that had begun ended with its dialect's own error within two seconds, and nothing was cut
-silently.
+Exit 0 only if every request through another entry was answered whole, those too whose streams ben
+was at when it was killed: another node goes on where ben broke off.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ WORDS = 2000
 RECIPE = Recipe(words=WORDS, context_tokens=8192, name="demo")
 LONG_TOKENS = 1500
 SHORT_TOKENS = 100
-ERROR_WITHIN_S = 2.0
+WENT_ON = "begun on the dead node, gone on with elsewhere: whole"
 ASK = [{"role": "user", "content": "Count for me."}]
 
 out = Console()
@@ -212,21 +211,17 @@ def judge(outcomes: list[Outcome], victim: str, killed_at: float) -> tuple[Count
     for o in outcomes:
         began_there = o.streamed and o.holder == victim and bool(o.text)
         about = f"{o.dialect} {o.model} via {o.entry}: {o.ended} {o.detail}".strip()
-        if o.whole:
-            kinds["answered whole"] += 1
-        elif o.entry == victim:
+        if o.entry == victim and not o.whole:
             kinds["entry died: the client saw the connection break"] += 1
             if o.ended not in ("broken", "refused"):
                 wrong.append(f"{about}: the entry died and the client did not see it")
-        elif began_there and o.ended == "error":
-            kinds["begun on the dead node: ended with the dialect's error"] += 1
-            if o.last_at - killed_at > ERROR_WITHIN_S:
-                wrong.append(
-                    f"{about}: the error came {o.last_at - killed_at:.1f} s after the kill"
-                )
-        else:
+        elif not o.whole:
             kinds["WRONG"] += 1
-            wrong.append(f"{about}: neither whole nor an error that explains itself")
+            wrong.append(f"{about}: not answered whole")
+        elif began_there and o.last_at > killed_at:
+            kinds[WENT_ON] += 1
+        else:
+            kinds["answered whole"] += 1
     return kinds, wrong
 
 
@@ -280,7 +275,7 @@ def main() -> int:
         out.print(table)
         for sentence in wrong:
             out.print(f"  [red]{sentence}[/red]")
-    good = not bad and not wrong and kinds["begun on the dead node: ended with the dialect's error"]
+    good = not bad and not wrong and kinds[WENT_ON]
     out.print("[green]every promise held[/green]" if good else "[red]a promise was broken[/red]")
     return 0 if good else 1
 

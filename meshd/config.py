@@ -71,6 +71,7 @@ class LimitsConfig:
 @dataclass(frozen=True, slots=True)
 class RoutingConfig:
     policy: str = "predicted"
+    same_name_is_same_model: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -108,6 +108,11 @@ class Request(msgspec.Struct, frozen=True, omit_defaults=True):
     """Ollama's runner options with no field above (num_ctx, mirostat, ...)."""
     extra: dict[str, Any] = {}
     """OpenAI's fields with no field above (logit_bias, user, ...): OpenAI engines get them."""
+    partial: str = ""
+    """What was said of this very answer before it broke off: the engine is to go on after it, and
+    one that cannot refuses."""
+    partial_reasoning: str = ""
+    """What was thought before that; never without `partial`."""
 
 
 class TokenLogprob(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -183,6 +188,7 @@ class FailureKind(StrEnum):
     CANCELLED = "cancelled"  # the entry asked for it
     DEADLINE = "deadline"  # 504: the client's own deadline
     NO_ROOM = "no_room"  # 503: the entry's memory for whole answers is spent; never on the link
+    DIVERGED = "diverged"  # a repeated run said something else; never on the link
 
 
 def known_kind(kind: str) -> FailureKind:
@@ -214,6 +220,8 @@ class ModelInfo(msgspec.Struct, frozen=True, omit_defaults=True):
     """Resident until then (Ollama); 0: not known."""
     vram_bytes: int = 0
     details: dict[str, Any] = {}
+    continues: bool | None = None
+    """Its engine can go on with an answer that another one began; None: not tried yet."""
 
 
 class BackendInfo(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -127,6 +127,7 @@ POISON_ENTRIES: Final = 1024
 RETRY_BUDGET_FRACTION: Final = 0.2
 RETRY_BUDGET_WINDOW_S: Final = 10.0
 RETRY_BUDGET_FLOOR: Final = 10
+SPLICE_CHARS: Final = MIB  # of a stream that are kept, so that another run can go on with it
 BEAT_S: Final = 0.5
 HOLDER_SILENT_S: Final = 1.5
 SEND_BUFFER_BYTES: Final = 4 * MIB  # Linux's default maximum of a TCP send buffer

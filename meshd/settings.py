@@ -295,6 +295,13 @@ SETTINGS: tuple[Setting, ...] = (
         "The largest request body.",
     ),
     Setting("routing.policy", choice(POLICIES), "predicted", "How a node is picked for a request."),
+    Setting(
+        "routing.same_name_is_same_model",
+        switch(),
+        False,
+        "Whether an answer that broke off may be gone on with by a model of the same name, where "
+        "engines tell no digest (llama.cpp, vLLM, LM Studio, MLX).",
+    ),
 )
 
 BACKEND_SETTINGS: tuple[Setting, ...] = (

@@ -18,7 +18,7 @@ import msgspec
 import trio
 
 from meshd import limits
-from meshd.api.dialect import AnswerEncoder, Call, DialectError, HeaderPair
+from meshd.api.dialect import ATTEMPTS, AnswerEncoder, Call, DialectError, HeaderPair
 from meshd.backends.control import failed
 from meshd.errors import StreamBroken
 from meshd.http import Headers, Share, Sweeper, Watch
@@ -176,9 +176,9 @@ class _Sink(ClientSink):
         """
         return None
 
-    def asking(self, target: Target, attempt: int, wait_s: float) -> None:
+    def asking(self, target: Target, attempt: int, wait_s: float, *, goes_on: bool) -> None:
         self._holder = self._node_name(target.node).encode("ascii", "replace")
-        self._attempt = attempt
+        self._attempt = self._encoder.attempts = attempt
 
     def begun(self) -> None:
         return None
@@ -191,7 +191,7 @@ class _Sink(ClientSink):
         if self._holder:
             headers.append((b"x-meshd-node", self._holder))
         if self._attempt > 1:
-            headers.append((b"x-meshd-attempts", b"%d" % self._attempt))
+            headers.append((ATTEMPTS, b"%d" % self._attempt))
         return headers
 
     async def _send_failure(self, failure: Failure) -> None:
@@ -217,6 +217,8 @@ class _StreamingSink(_Sink):
     _silence: Watch | None = None
     _silence_s = limits.SSE_KEEP_ALIVE_S
     _may_queue_until = 0.0
+    _seam = b""
+    """A comment that says where another run goes on, until it is written."""
 
     def keep_alive(self, sweeper: Sweeper, patience_s: float | None) -> Watch | None:
         if not self._encoder.keep_alive():
@@ -227,8 +229,11 @@ class _StreamingSink(_Sink):
         self._silence = sweeper.watch(self._say_nothing, trio.current_time() + self._silence_s)
         return self._silence
 
-    def asking(self, target: Target, attempt: int, wait_s: float) -> None:
-        super().asking(target, attempt, wait_s)
+    def asking(self, target: Target, attempt: int, wait_s: float, *, goes_on: bool) -> None:
+        super().asking(target, attempt, wait_s, goes_on=goes_on)
+        if goes_on:
+            holder = self._holder.decode()
+            self._seam = self._encoder.comment(f"attempt {attempt}: {holder} goes on from here")
         # A queue may end with "busy", which is worth more to a client as a status.
         self._may_queue_until = trio.current_time() + wait_s + QUEUE_SLACK_S if wait_s else 0.0
 
@@ -269,6 +274,8 @@ class _StreamingSink(_Sink):
                 self.usage = item
         data = b"".join(pieces)
         if data:
+            if self._seam:
+                data, self._seam = self._seam + data, b""
             await self._write(data)
 
     async def finish(self) -> None:
@@ -315,8 +322,8 @@ class _WholeSink(_Sink):
         self._size_bytes = 0
         self._embedding: Embedding | None = None
 
-    def asking(self, target: Target, attempt: int, wait_s: float) -> None:
-        super().asking(target, attempt, wait_s)
+    def asking(self, target: Target, attempt: int, wait_s: float, *, goes_on: bool) -> None:
+        super().asking(target, attempt, wait_s, goes_on=goes_on)
         self._deltas.clear()
         self._size_bytes = 0
         self._share.release()

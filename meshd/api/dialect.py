@@ -38,6 +38,10 @@ class DialectError(MeshdError):
         self.headers = list(headers)
 
 
+ATTEMPTS: Final = b"x-meshd-attempts"
+"""The header, and the field of a stream's last chunk, that says how many runs an answer took."""
+
+
 class AnswerEncoder(Protocol):
     """Writes one answer in one dialect.  One per request; it keeps state, so it is used once.
 
@@ -48,6 +52,9 @@ class AnswerEncoder(Protocol):
 
     content_type_stream: bytes
     content_type_whole: bytes
+    attempts: int
+    """How many runs the answer took; more than one is said where a stream ends, as a field
+    `x-meshd-attempts` (its headers left before that was known)."""
 
     def start(self) -> bytes:
         """What precedes the first delta (may be empty).  It carries nothing of the answer."""
@@ -73,6 +80,10 @@ class AnswerEncoder(Protocol):
         """Bytes that mean nothing, against idle timeouts; empty where the dialect has none."""
         ...
 
+    def comment(self, text: str) -> bytes:
+        """That, as bytes that mean nothing; empty where the dialect has none."""
+        ...
+
     def whole(self, deltas: Sequence[Delta], usage: Usage | None) -> bytes:
         """The body of an answer that is not streamed.  Raises DialectError as `end` would."""
         ...
@@ -85,6 +96,8 @@ class AnswerEncoder(Protocol):
 class VectorEncoder:
     """What all encoders of embeddings share: their answers are never streamed, and are no text."""
 
+    attempts = 1
+
     def start(self) -> bytes:
         return b""
 
@@ -95,6 +108,9 @@ class VectorEncoder:
         raise TypeError("this encoder answers with vectors")
 
     def keep_alive(self) -> bytes:
+        return b""
+
+    def comment(self, text: str) -> bytes:
         return b""
 
     def whole(self, deltas: Sequence[Delta], usage: Usage | None) -> bytes:

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import msgspec
 
-from meshd.api.dialect import NO_FINISH, DialectError, VectorEncoder
+from meshd.api.dialect import ATTEMPTS, NO_FINISH, DialectError, VectorEncoder
 from meshd.api.ollama_error import error_body, error_object
 from meshd.api.toolcalls import Collector, arguments_object
 from meshd.inference import Delta, Embedding, Failure, TokenLogprob, Usage
@@ -81,6 +81,7 @@ class _Encoder(ABC):
     content_type_whole = JSON
     before_text = b""
     after_text = b""
+    attempts = 1
 
     def __init__(
         self, request_id: str, now_unix_s: float, model: str, *, logprobs: bool = False
@@ -135,6 +136,8 @@ class _Encoder(ABC):
             piece["message"]["tool_calls"] = calls
             lines = _json({**self._head, **piece, "done": False}) + b"\n"
         last = {**self._head, **self._piece("", ""), **self._done(self._finish), **metrics(usage)}
+        if self.attempts > 1:
+            last[ATTEMPTS.decode()] = self.attempts
         return lines + _json(last) + b"\n"
 
     def error(self, failure: Failure) -> bytes:
@@ -142,6 +145,9 @@ class _Encoder(ABC):
 
     def keep_alive(self) -> bytes:
         return b""  # clients parse every line
+
+    def comment(self, text: str) -> bytes:
+        return b""
 
     def whole(self, deltas: Sequence[Delta], usage: Usage | None) -> bytes:
         logprobs: list[TokenLogprob] = []

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import msgspec
 
-from meshd.api.dialect import NO_FINISH, DialectError, VectorEncoder, call_id
+from meshd.api.dialect import ATTEMPTS, NO_FINISH, DialectError, VectorEncoder, call_id
 from meshd.api.openai_error import error_body, failure_object
 from meshd.api.toolcalls import Collector
 from meshd.inference import Delta, Embedding, Failure, TokenLogprob, ToolCall, Usage
@@ -71,6 +71,7 @@ class _Encoder(ABC):
     id_prefix = ""
     before_text = b""
     after_text = b""
+    attempts = 1
 
     def __init__(self, terms: Terms) -> None:
         self._terms = terms
@@ -112,6 +113,9 @@ class _Encoder(ABC):
         if self._finish is None:
             return self.error(NO_FINISH)
         last = self._chunk(self._finish_choice(self._finish))
+        if self.attempts > 1:
+            # Behind the choices: what clients look for comes where it always does.
+            last = last.removesuffix(b"}\n\n") + b',"%s":%d}\n\n' % (ATTEMPTS, self.attempts)
         if self._terms.include_usage and usage is not None:
             head = self._head(self.chunk_object)
             body = {**head, "choices": [], "usage": usage_object(usage)}
@@ -124,6 +128,9 @@ class _Encoder(ABC):
 
     def keep_alive(self) -> bytes:
         return KEEP_ALIVE
+
+    def comment(self, text: str) -> bytes:
+        return b": " + text.encode() + b"\n\n"
 
     def _whole(self, choice: dict[str, Any], usage: Usage | None) -> bytes:
         body = self._head(self.whole_object)

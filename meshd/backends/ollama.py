@@ -10,10 +10,12 @@ import msgspec
 
 from meshd import limits
 from meshd.backends import listing, vectors
+from meshd.backends.continuing import Continuing, OllamaWays
 from meshd.backends.control import Emit, RunControl
 from meshd.backends.exchange import EngineHttp
 from meshd.backends.ollama_request import encode, encode_embedding
 from meshd.backends.ollama_stream import OllamaStream
+from meshd.backends.openai_request import cannot_continue
 from meshd.backends.probing import Known, read_object, refuse_meshd
 from meshd.inference import BackendInfo, Embedding, ModelInfo, Request
 
@@ -34,6 +36,8 @@ class OllamaBackend:
         self.url = url
         self._http = http
         self._known = known
+        self._ways = OllamaWays()
+        self._continuing = Continuing(http, self._ways)
         self._version: tuple[int, ...] = ()
         self._shown: dict[str, dict[str, Any]] = {}
         """Digest -> the lasting facts of /api/show, asked once for each."""
@@ -41,11 +45,14 @@ class OllamaBackend:
     async def probe(self) -> BackendInfo:
         """See `Backend`."""
         version = listing.text(read_object(await self._http.ask("GET", "/api/version")), "version")
-        self._version = version_of(version)
+        self._version = self._ways.version = version_of(version)
         tags = read_object(await self._http.ask("GET", "/api/tags"))
         ps = read_object(await self._http.ask("GET", "/api/ps"))
         await self._show_new(tags)
-        models = listing.ollama_models(tags, ps, self._shown)
+        models = [
+            msgspec.structs.replace(model, continues=self._continuing.known(model))
+            for model in listing.ollama_models(tags, ps, self._shown)
+        ]
         slots = self._known().slots or _DEFAULT_SLOTS
         return BackendInfo(self.id, self.engine, version, slots, models)
 
@@ -71,6 +78,8 @@ class OllamaBackend:
         self, request: Request, model: ModelInfo, emit: Emit, control: RunControl
     ) -> None:
         """See `Backend`."""
+        if request.partial and not await self._continuing.can(request, model):
+            raise cannot_continue(self.engine)
         asked = encode(request, model, self._version)
         await self._http.stream(asked.path, asked.body, OllamaStream(), emit, control)
 

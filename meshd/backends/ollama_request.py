@@ -17,7 +17,7 @@ import msgspec
 
 from meshd.backends.control import failed
 from meshd.backends.failures import NOT_JSON
-from meshd.backends.openai_request import HttpBody, check_images, unsupported
+from meshd.backends.openai_request import HttpBody, as_messages, check_images, unsupported
 from meshd.inference import FailureKind, Kind, Message, ModelInfo, Request, ToolCall
 
 CHAT_PATH: Final = "/api/chat"
@@ -46,9 +46,11 @@ def encode(request: Request, model: ModelInfo, version: tuple[int, ...]) -> Http
         if request.extra.get(name):
             raise unsupported(f"Ollama has no {name}")
     body: dict[str, Any] = {"model": model.name, "stream": True}
-    if request.kind is Kind.CHAT:
+    if request.kind is Kind.CHAT or (request.partial and not request.raw):
+        if request.template:
+            raise unsupported("an answer under the client's own template cannot be gone on with")
         path = CHAT_PATH
-        body["messages"] = [_message(message) for message in request.messages]
+        body["messages"] = [_message(message) for message in as_messages(request)]
         if tools := _tools(request):
             body["tools"] = tools
     else:
@@ -139,7 +141,7 @@ def _tools(request: Request) -> list[dict[str, Any]]:
 
 
 def _prompt(request: Request) -> dict[str, Any]:
-    body: dict[str, Any] = {"prompt": request.prompt}
+    body: dict[str, Any] = {"prompt": request.prompt + request.partial}
     for name in ("suffix", "system", "template"):
         if value := getattr(request, name):
             body[name] = value

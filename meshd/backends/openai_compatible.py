@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from meshd.backends import listing, vectors
+from meshd.backends.continuing import Continuing, ways_of
 from meshd.backends.control import BackendFailed, Emit, RunControl
 from meshd.backends.exchange import Answer, EngineHttp
 from meshd.backends.failures import failure_of
@@ -16,6 +17,7 @@ from meshd.backends.openai_request import (
     UNLOAD,
     EngineKind,
     asks_to_load,
+    cannot_continue,
     encode,
     encode_embedding,
     unsupported,
@@ -45,6 +47,7 @@ class OpenAIBackend:
         self._http = http
         self._version = version
         self._known = known
+        self._continuing = Continuing(http, ways_of(kind))
         self._embeds: bool | None = None
         self._template = ""
 
@@ -64,6 +67,12 @@ class OpenAIBackend:
         known = self._known()
         if known.digest:
             models = [msgspec.structs.replace(model, digest=known.digest) for model in models]
+        if self._kind is EngineKind.LLAMA_CPP and len(models) == 1:
+            await self._continuing.find_out(models[0])  # costs nothing: the model is loaded
+        models = [
+            msgspec.structs.replace(model, continues=self._continuing.known(model))
+            for model in models
+        ]
         return BackendInfo(self.id, self.engine, version, known.slots or slots, models)
 
     async def _probe_llama(self) -> tuple[list[ModelInfo], int, str]:
@@ -94,6 +103,8 @@ class OpenAIBackend:
         """See `Backend`."""
         if asks_to_load(request):
             return await self._load(request, model, emit)
+        if request.partial and not await self._continuing.can(request, model):
+            raise cannot_continue(self.engine)
         asked = encode(request, model, self._kind)
         decoder = OpenAIStream(top_logprobs=request.top_logprobs)
         return await self._http.stream(asked.path, asked.body, decoder, emit, control)

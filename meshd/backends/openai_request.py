@@ -57,13 +57,11 @@ class HttpBody:
 def encode(request: Request, model: ModelInfo, engine: EngineKind) -> HttpBody:
     """The streaming request for a CHAT or COMPLETION.  Raises BackendFailed (UNSUPPORTED)."""
     _check(request, model)
-    if request.kind is Kind.CHAT:
-        path, body = CHAT_PATH, _chat_body(request, request.messages, engine)
-    elif request.raw:
+    if request.raw:
         path, body = COMPLETION_PATH, _completion_body(request, engine)
     else:
         # Ollama's generate puts the prompt into the model's chat template: here that is a chat.
-        path, body = CHAT_PATH, _chat_body(request, _as_messages(request), engine)
+        path, body = CHAT_PATH, _chat_body(request, as_messages(request), engine)
     body |= _sampling(request, engine)
     body |= _ollama_options(request.options, engine)
     body["model"] = model.name
@@ -98,6 +96,11 @@ def unsupported(message: str) -> BackendFailed:
     return failed(FailureKind.UNSUPPORTED, message, 400)
 
 
+def cannot_continue(engine: str) -> BackendFailed:
+    """It would begin a new answer after what was said."""
+    return unsupported(f"this engine ({engine}) cannot go on with what another began to say")
+
+
 def check_images(request: Request, model: ModelInfo) -> None:
     """Refuse pictures for a model that is known to be blind."""
     wanted = bool(request.images) or any(m.images for m in request.messages)
@@ -120,9 +123,20 @@ def _check(request: Request, model: ModelInfo) -> None:
 # --- chat
 
 
-def _as_messages(request: Request) -> list[Message]:
-    messages = [Message("system", request.system)] if request.system else []
-    return [*messages, Message("user", request.prompt, images=request.images)]
+def as_messages(request: Request) -> list[Message]:
+    """The request as a conversation, with what was said of its answer already at the end."""
+    messages = request.messages
+    if request.kind is not Kind.CHAT:
+        system = [Message("system", request.system)] if request.system else []
+        messages = [*system, Message("user", request.prompt, images=request.images)]
+    if not request.partial:
+        return messages
+    if messages and messages[-1].role == "assistant":  # the client began the answer itself
+        begun = messages[-1]
+        text = begun.text + request.partial
+        return [*messages[:-1], msgspec.structs.replace(begun, text=text)]
+    said = Message("assistant", request.partial, reasoning=request.partial_reasoning)
+    return [*messages, said]
 
 
 def _chat_body(request: Request, messages: list[Message], engine: EngineKind) -> dict[str, Any]:
@@ -137,6 +151,8 @@ def _chat_body(request: Request, messages: list[Message], engine: EngineKind) ->
         body["top_logprobs"] = max(1, request.top_logprobs)
     if (form := _response_format(request, engine)) is not None:
         body["response_format"] = form
+    if request.partial and engine is EngineKind.VLLM:  # llama.cpp does so by itself
+        body |= {"continue_final_message": True, "add_generation_prompt": False}
     return body | _thinking(request.think, engine)
 
 
@@ -206,7 +222,7 @@ def _thinking(think: bool | str | None, engine: EngineKind) -> dict[str, Any]:
 
 
 def _completion_body(request: Request, engine: EngineKind) -> dict[str, Any]:
-    body: dict[str, Any] = {"prompt": request.prompt}
+    body: dict[str, Any] = {"prompt": request.prompt + request.partial}
     if request.logprobs:
         body["logprobs"] = max(1, request.top_logprobs)
     if request.json_schema is not None or request.json_mode:

@@ -106,6 +106,7 @@ class DataSide:
             on_failure=mesh.holder_failed,
             request_s=config.limits.request_s,
             queue_wait_s=config.limits.queue_wait_s,
+            same_name_is_same_model=config.routing.same_name_is_same_model,
         )
 
     # ---------------------------------------------------------------- what happens in the mesh

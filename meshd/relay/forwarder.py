@@ -27,10 +27,12 @@ from meshd.relay.machine import (
     Pick,
     Poison,
     Relay,
+    Say,
     State,
 )
 from meshd.relay.remote import RemoteHolders
 from meshd.relay.sinks import AnswerItem, AnswerSink, SinkClosed
+from meshd.relay.splice import DoesNotFit, Splice, Way
 from meshd.routing.catalogue import Target
 from meshd.routing.demand import demand_of
 from meshd.routing.placement import Dispatch, Placement
@@ -39,9 +41,10 @@ from meshd.routing.placement import Dispatch, Placement
 class ClientSink(AnswerSink, Protocol):
     """The client's end of an exchange: one of `finish` and `fail` is called, once, last."""
 
-    def asking(self, target: Target, attempt: int, wait_s: float) -> None:
-        """This holder is being asked now (headers name it); what was kept of others is void.
+    def asking(self, target: Target, attempt: int, wait_s: float, *, goes_on: bool) -> None:
+        """This holder is being asked now (headers name it).
 
+        `goes_on`: it goes on with what was delivered; else what was kept of others is void.
         `wait_s`: how long the request may queue there.
         """
         ...
@@ -104,7 +107,12 @@ class _Tap:
 
     async def emit(self, items: Sequence[AnswerItem]) -> None:
         exchange, relay = self.exchange, self.exchange.relay
-        relay.accept(items, trio.current_time())
+        try:
+            items = relay.accept(items, trio.current_time())
+        except DoesNotFit as e:
+            raise BackendFailed(_diverged(e)) from e
+        if not items:
+            return
         # While the client is being written to, the holder's silence is the client's slowness.
         exchange.watch.at = relay.deadline_at
         await self.sink.emit(items)
@@ -142,7 +150,9 @@ class Forwarder:
         on_failure: Callable[[Target, Failure], None],
         request_s: float = limits.REQUEST_S,
         queue_wait_s: float = limits.QUEUE_WAIT_S,
+        same_name_is_same_model: bool = False,
     ) -> None:
+        """`same_name_is_same_model`: engines that tell no digest may go on for each other."""
         self._node = node
         self._holder = holder
         self._remotes = remotes
@@ -151,6 +161,7 @@ class Forwarder:
         self._on_failure = on_failure
         self._request_s = request_s
         self._queue_wait_s = queue_wait_s
+        self._same_name_is_same_model = same_name_is_same_model
         self._budget = RetryBudget()
         self._poison = PoisonList()
         self._exchanges: dict[Exchange, None] = {}
@@ -167,6 +178,7 @@ class Forwarder:
             deadline_at=now + min(deadline_s or self._request_s, self._request_s),
             may_retry=self._may_retry,
             streaming=stream,
+            splice=Splice(request) if stream else None,
             queue_wait_s=self._queue_wait_s,
         )
         return Exchange(request_id, request, relay, self.sweeper)
@@ -213,8 +225,10 @@ class Forwarder:
         match directive:
             case Attempt():
                 return await self._attempt(directive, exchange, tap)
-            case Pick(exclude):
-                return self._pick(exclude, exchange)
+            case Pick():
+                return self._pick(directive, exchange)
+            case Say(delta):
+                await tap.sink.emit([delta])
             case Finish():
                 self.counters["answered"] += 1
                 await tap.sink.finish()
@@ -230,27 +244,44 @@ class Forwarder:
                 self._poison.add(_digest(exchange.request), trio.current_time())
         return []
 
-    def _pick(
-        self, exclude: frozenset[tuple[NodeId, str, str]], exchange: Exchange
-    ) -> list[Directive]:
+    def _pick(self, pick: Pick, exchange: Exchange) -> list[Directive]:
         now = trio.current_time()
         request = exchange.request
-        choice = self._placement.choose(request.model, demand_of(request), exclude, now)
+        choice = self._placement.choose(
+            request.model, demand_of(request), pick.exclude, now, self._may_follow(pick)
+        )
         if choice is None:
             return exchange.relay.picked(None, 0, False, now)
         return exchange.relay.picked(choice.target, choice.others, not choice.local, now)
+
+    def _may_follow(self, pick: Pick) -> Callable[[Target], bool] | None:
+        """Who may go on with another's answer: only the very same model says the same."""
+        like = pick.like
+        if like is None:
+            return None
+        must_continue = pick.way is Way.CONTINUE
+
+        def may(target: Target) -> bool:
+            digest = target.model.digest
+            same = digest == like.model.digest and (bool(digest) or self._same_name_is_same_model)
+            return same and not (must_continue and target.model.continues is False)
+
+        return may
 
     async def _attempt(self, attempt: Attempt, exchange: Exchange, tap: _Tap) -> list[Directive]:
         target, relay = attempt.target, exchange.relay
         if attempt.number > 1:
             self.counters["retries"] += 1
+        if attempt.way is not None:
+            self.counters[f"tried_to_{attempt.way.name.lower()}"] += 1
         left_s = relay.deadline_at - trio.current_time()
-        order = Order(exchange.request, target.backend, target.model.name, attempt.wait_s, left_s)
+        request = attempt.request or exchange.request
+        order = Order(request, target.backend, target.model.name, attempt.wait_s, left_s)
         exchange.control = RunControl()
         if relay.abort_reason is not None:
             exchange.control.abort(relay.abort_reason)
         exchange.watch.at = relay.wake_at
-        tap.sink.asking(target, attempt.number, attempt.wait_s)
+        tap.sink.asking(target, attempt.number, attempt.wait_s, goes_on=attempt.way is not None)
         tap.dispatch = self._placement.dispatched(target)
         try:
             if target.node == self._node:
@@ -266,6 +297,8 @@ class Forwarder:
             self._placement.returned(tap.dispatch)
             exchange.control = None
         self._placement.succeeded(target)
+        if attempt.way is not None:
+            self.counters[f"went_on_by_{attempt.way.name.lower()}"] += 1
         return relay.ended(trio.current_time())
 
     def _may_retry(self, now: float) -> bool:
@@ -277,6 +310,14 @@ class Forwarder:
 
 def _digest(request: Request) -> bytes:
     return hashlib.sha256(msgspec.msgpack.encode(request)).digest()
+
+
+def _diverged(error: DoesNotFit) -> Failure:
+    return Failure(
+        FailureKind.DIVERGED,
+        f"the answer broke off, and {error}: it cannot be gone on with; ask again",
+        502,
+    )
 
 
 def _overloaded() -> Failure:

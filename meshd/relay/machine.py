@@ -1,13 +1,13 @@
 """One request's life at its entry, as a pure state machine (DESIGN.md, "One request").
 
 Events come in as method calls with the time; what to do comes out as directives.  The trio shell
-(`relay/forwarder.py`) carries them out and reports back.  The rungs so far: nothing delivered ->
-the next holder; something delivered -> an error in the dialect's own form, in the stream.
-Continuing an answer elsewhere is one more rung in `failed`, nothing else.
+(`relay/forwarder.py`) carries them out and reports back.  The rungs of a failure: nothing delivered
+-> the next holder; something delivered -> another run goes on after it, or repeats and goes on
+(`splice.py`); neither possible -> an error in the dialect's own form, in the stream.
 
     PICKING --picked--> ASKING --accept(content)--> STREAMING --ended(finish seen)--> DONE
        ^                   |                            |
-       +------ failed -----+                            +-- failed --> DONE (in-stream error)
+       +------ failed -----+----- failed, to go on -----+-- failed --> DONE (in-stream error)
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ import msgspec
 
 from meshd import limits
 from meshd.ids import NodeId
-from meshd.inference import Delta, Embedding, Failure, FailureKind, Usage
+from meshd.inference import Delta, Embedding, Failure, FailureKind, Request, Usage
+from meshd.relay.ends import cut, deadline, given_up, nobody, stopped
+from meshd.relay.splice import Splice, Way
 from meshd.routing.catalogue import Target
 from meshd.routing.placement import TargetKey
 
@@ -39,6 +41,9 @@ class Pick(msgspec.Struct, frozen=True, gc=False):
     """Choose the best holder not in `exclude` and call `picked`."""
 
     exclude: frozenset[TargetKey]
+    way: Way | None = None
+    """It is to go on with what was delivered, so it must have the very model that `like` has."""
+    like: Target | None = None
 
 
 class Attempt(msgspec.Struct, frozen=True, gc=False):
@@ -49,6 +54,9 @@ class Attempt(msgspec.Struct, frozen=True, gc=False):
     wait_s: float
     ask: int = 1
     """Which question to a holder this is: its name there, never used twice."""
+    way: Way | None = None
+    request: Request | None = None
+    """What to ask there; None: what the client asked."""
 
 
 class Avoid(msgspec.Struct, frozen=True, gc=False):
@@ -62,6 +70,12 @@ class Poison(msgspec.Struct, frozen=True, gc=False):
     """This very request killed as many engines as one request may: refuse its like for a while."""
 
 
+class Say(msgspec.Struct, frozen=True, gc=False):
+    """Tell the client this: no run will."""
+
+    delta: Delta
+
+
 class Finish(msgspec.Struct, frozen=True, gc=False):
     """The answer is whole."""
 
@@ -73,7 +87,7 @@ class Fail(msgspec.Struct, frozen=True, gc=False):
     in_stream: bool
 
 
-Directive = Pick | Attempt | Avoid | Poison | Finish | Fail
+Directive = Pick | Attempt | Avoid | Poison | Say | Finish | Fail
 
 _BROKE_OFF = frozenset({FailureKind.BROKEN, FailureKind.SILENT, FailureKind.HOLDER_LOST})
 _ENGINE_DIED = frozenset({FailureKind.BROKEN, FailureKind.SILENT})
@@ -83,6 +97,7 @@ _FINAL = frozenset(
         FailureKind.DEADLINE,
         FailureKind.CANCELLED,
         FailureKind.NO_ROOM,
+        FailureKind.DIVERGED,
     }
 )
 _WAIT_ELSEWHERE = frozenset({FailureKind.BUSY, FailureKind.DRAINING})
@@ -104,6 +119,8 @@ class Relay:
     may_retry: Callable[[float], bool]
     streaming: bool = True
     """False: the client gets one body at the end, so that until then nothing is delivered."""
+    splice: Splice | None = None
+    """What was delivered of a stream; None: what breaks off cannot be gone on with."""
     attempts_max: int = limits.ATTEMPTS
     repicks_max: int = limits.REPICKS
     queue_wait_s: float = limits.QUEUE_WAIT_S
@@ -136,13 +153,21 @@ class Relay:
     """The next attempt is a retry, for which there must be budget."""
     _stopping: bool = False
     """This entry ends: there is no next attempt."""
+    _said_here: bool = False
+    """The current holder has said something of the answer."""
+    _ways: list[Way] = field(default_factory=list)
+    """How to go on with what was delivered: the first is being tried."""
+    _like: Target | None = None
+    """Whose answer broke off."""
+    _unable: set[TargetKey] = field(default_factory=set)
+    """Those that cannot go on after what another said."""
 
     # ------------------------------------------------------------------ events
 
     def start(self, now: float) -> list[Directive]:
         """The request was read whole and is well formed."""
         if now >= self.deadline_at:
-            return self._fail(_deadline())
+            return self._fail(deadline())
         return [Pick(frozenset())]
 
     def picked(
@@ -153,7 +178,9 @@ class Relay:
             return []
         if target is None:
             return self._nobody_left(now)
-        if self._stopping or (self._retrying and not self.may_retry(now)):
+        # Going on with a stream is not bound by the budget: the run that it replaces is gone, and
+        # a stream makes `attempts_max` attempts at most.
+        if self._stopping or (self._retrying and not self.delivered and not self.may_retry(now)):
             return self._fail(self._last)
         self._retrying = False
         # With others to ask, "busy" is the better answer than a place in a queue.
@@ -173,28 +200,36 @@ class Relay:
                 now + limits.HOLDER_SILENT_S + in_buffers / limits.SLOW_LINK_BYTES_PER_S
             )
 
-    def accept(self, items: Sequence[Delta | Usage | Embedding], now: float) -> None:
-        """Pieces of the answer came in and are about to be passed on."""
+    def accept(
+        self, items: Sequence[Delta | Usage | Embedding], now: float
+    ) -> Sequence[Delta | Usage | Embedding]:
+        """Pieces of the answer came in; returns those that the client is to get.
+
+        Raises `splice.DoesNotFit` if this run was to repeat the answer and did not.
+        """
         self.heard(now)
         for item in items:
             if isinstance(item, Delta):
                 if item.finish_reason is not None:
                     self.finish_seen = True
-                if self.first_at is None and item.has_content():
-                    self.first_at = now
+                if not self._said_here and item.has_content():
+                    self._said_here = True
+                    if self.first_at is None:
+                        self.first_at = now
                     if self.streaming:
                         self.delivered = True
                         self.state = State.STREAMING
             elif isinstance(item, Embedding):
                 self.finish_seen = True
                 self.first_at = now
+        return items if self.splice is None else self.splice.take(items)
 
     def ended(self, now: float) -> list[Directive]:
         """The attempt returned in order."""
         if self.state is State.DONE:
             return []
         if not self.finish_seen:
-            return self.failed(_cut(), now)
+            return self.failed(cut(), now)
         self.state = State.DONE
         self.silent_at = math.inf
         return [Finish()]
@@ -204,7 +239,7 @@ class Relay:
         if self.state is State.DONE:
             return []
         if self._cause is None and failure.kind == FailureKind.CANCELLED:
-            failure = _given_up(failure)
+            failure = given_up(failure)
         failure = self._cause or failure
         self._cause, self._last = None, failure
         self.silent_at = math.inf
@@ -219,7 +254,7 @@ class Relay:
         if self._stopping:
             self.state = State.DONE
             return [Fail(failure, in_stream=self.delivered)]
-        if kind in _WAIT_ELSEWHERE and not self.delivered:
+        if kind in _WAIT_ELSEWHERE and not (self._said_here and self.streaming):
             return self._go_on_after_busy(target, failure, now)
         if kind not in _FINAL and kind not in _NOT_ITS_FAULT:
             out.append(Avoid(target, failure))
@@ -227,15 +262,21 @@ class Relay:
             self._engine_deaths += 1
             if self._engine_deaths >= limits.BACKEND_DEATHS_BEFORE_POISON:
                 return [*out, Poison(), *self._fail(failure)]
-        self._excluded.add(target.key)
-        if kind in _FINAL or self.delivered or self.attempts >= self.attempts_max:
+        if self._ways and kind == FailureKind.UNSUPPORTED:
+            self._unable.add(target.key)
+            self.attempts -= 1  # nothing ran
+        else:
+            self._excluded.add(target.key)
+        if kind in _FINAL or self.attempts >= self.attempts_max:
             return [*out, *self._fail(failure)]
         self._retrying = self._retrying or kind not in _NOT_ITS_FAULT
-        self.state = State.PICKING
         # Those that were busy before may have room by now: they are asked anew.
         self._busy.clear()
         self._asked = 0
-        return [*out, Pick(frozenset(self._excluded))]
+        if self._said_here and self.streaming:
+            return [*out, *self._go_on_elsewhere(target, failure)]
+        self.state = State.PICKING
+        return [*out, self._pick()]
 
     def client_gone(self) -> str | None:
         """The client went away: why to abort the attempt, or None if there is nothing to abort."""
@@ -244,13 +285,13 @@ class Relay:
     def stop(self) -> str | None:
         """This entry ends and nobody waits for this one: why to abort the attempt, or None."""
         self._stopping = True
-        self._last = _stopped()
+        self._last = stopped()
         return self._abort(self._last)
 
     def tick(self, now: float) -> str | None:
         """A watch ran out: why to abort the attempt, or None if all is well."""
         if now >= self.deadline_at:
-            return self._abort(_deadline())
+            return self._abort(deadline())
         if now >= self.silent_at:
             return self._abort(
                 Failure(
@@ -278,22 +319,50 @@ class Relay:
 
     # ----------------------------------------------------------------- decisions
 
+    def _go_on_elsewhere(self, target: Target, failure: Failure) -> list[Directive]:
+        """A stream broke off: look for somebody who goes on with it."""
+        self._ways = [] if self.splice is None else self.splice.ways()
+        if not self._ways:
+            return self._fail(failure)
+        assert self.splice is not None
+        if self.splice.is_full():
+            self.state = State.DONE
+            return [Say(Delta(finish_reason="length")), Finish()]
+        self._like = target
+        self._unable.clear()
+        self.state = State.PICKING
+        return [self._pick()]
+
+    def _pick(self) -> Pick:
+        if not self._ways:
+            return Pick(frozenset(self._excluded | self._busy.keys()))
+        unable = self._unable if self._ways[0] is Way.CONTINUE else frozenset()
+        exclude = frozenset(self._excluded | self._busy.keys() | unable)
+        return Pick(exclude, self._ways[0], self._like)
+
     def _ask(self, target: Target, queue: bool, remote: bool, now: float) -> list[Directive]:
         self.state = State.ASKING
+        self._said_here = False
         self._queueing = queue
         if queue and self._queue_until == math.inf:
             self._queue_until = min(now + self.queue_wait_s, self.deadline_at)
         wait_s = max(0.0, self._queue_until - now) if queue else 0.0
         self._target, self._remote = target, remote
         self.finish_seen = False
-        self.first_at = None
+        if not self.delivered:
+            self.first_at = None
         self._asked += 1
         self.attempts += 1
         self.asks += 1
         # A large body on a slow link takes its time, and the holder cannot answer before it has
         # it; the silence that counts begins when all of it is sent (`heard`).
         self.silent_at = now + limits.DIAL_S + limits.HTTP_SEND_STALL_S if remote else math.inf
-        return [Attempt(target, self.attempts, wait_s, self.asks)]
+        way, request = None, None
+        if self._ways:
+            assert self.splice is not None
+            way = self._ways[0]
+            request = self.splice.begin(way)
+        return [Attempt(target, self.attempts, wait_s, self.asks, way, request)]
 
     def _go_on_after_busy(self, target: Target, failure: Failure, now: float) -> list[Directive]:
         self.attempts -= 1  # nothing ran
@@ -305,7 +374,7 @@ class Relay:
         if self._queueing and failure.kind == FailureKind.BUSY:
             return self._fail(self._all_busy())
         if self._asked <= self.repicks_max:
-            return [Pick(frozenset(self._excluded | self._busy.keys()))]
+            return [self._pick()]
         return self._nobody_left(now)
 
     def _nobody_left(self, now: float) -> list[Directive]:
@@ -314,6 +383,9 @@ class Relay:
         if waiting and now < self.deadline_at:
             _, target, remote = min(waiting, key=lambda busy: busy[0])
             return self._ask(target, True, remote, now)
+        if len(self._ways) > 1:
+            self._ways.pop(0)
+            return [self._pick()]
         if self._busy:
             return self._fail(self._all_busy())
         return self._fail(self._last)
@@ -338,35 +410,7 @@ class Relay:
         self.state = State.DONE
         self.silent_at = math.inf
         if failure is None:
-            failure = _nobody()
+            failure = nobody()
         elif failure.kind in _NOBODY_THERE and not self.delivered:
-            failure = _nobody(f": {failure.message}")  # nothing ran: a later try may well succeed
+            failure = nobody(f": {failure.message}")  # nothing ran: a later try may well succeed
         return [Fail(failure, in_stream=self.delivered)]
-
-
-def _deadline() -> Failure:
-    return Failure(FailureKind.DEADLINE, "the time allowed for this request has passed", 504)
-
-
-def _stopped() -> Failure:
-    return Failure(
-        FailureKind.DRAINING, "this node was stopped and its time to finish is over", 503, 1.0
-    )
-
-
-def _given_up(failure: Failure) -> Failure:
-    """The holder ended it as if somebody had asked for that, and nobody here has."""
-    return Failure(FailureKind.HOLDER_LOST, f"the holder gave it up: {failure.message}", 502)
-
-
-def _cut() -> Failure:
-    return Failure(FailureKind.BROKEN, "the answer ended before it was finished", 502)
-
-
-def _nobody(why: str = "") -> Failure:
-    return Failure(
-        FailureKind.UNREACHABLE,
-        f"no node that has this model can be reached now{why}",
-        503,
-        retry_after_s=2.0,
-    )

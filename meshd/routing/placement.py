@@ -138,10 +138,18 @@ class Placement:
         return [t for t in self.catalogue.holders(model) if t.node not in self._absent]
 
     def choose(
-        self, model: str, demand: Demand, exclude: Collection[TargetKey], now: float
+        self,
+        model: str,
+        demand: Demand,
+        exclude: Collection[TargetKey],
+        now: float,
+        only: Callable[[Target], bool] | None = None,
     ) -> Choice | None:
-        """The best holder not in `exclude`; None if there is none."""
-        able = fitting([self._candidate(t) for t in self.holders(model)], demand)
+        """The best holder not in `exclude`, of those that `only` allows; None if there is none."""
+        holders = self.holders(model)
+        if only is not None:
+            holders = [target for target in holders if only(target)]
+        able = fitting([self._candidate(t) for t in holders], demand)
         able = [c for c in able if c.target.key not in exclude and not self._draining(c)]
         if not able:
             return None

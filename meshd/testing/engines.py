@@ -91,6 +91,13 @@ PREFILL: Final = """\
 {{ end }}{{ end }}"""
 """ChatML that leaves a trailing assistant message open, so that it is continued."""
 
+CLOSED: Final = """\
+{{- range .Messages }}<|im_start|>{{ .Role }}
+{{ .Content }}<|im_end|>
+{{ end }}<|im_start|>assistant
+"""
+"""ChatML that begins a new turn after a trailing assistant message, like most templates."""
+
 THINK: Final = """\
 {{- if .System }}<|im_start|>system
 {{ .System }}<|im_end|>

@@ -22,15 +22,16 @@ class Wire:
 
     content_type = SSE
 
-    def __init__(self, path: str, body: Mapping[str, Any]) -> None:
+    def __init__(self, path: str, body: Mapping[str, Any], *, continues: bool = True) -> None:
         self.path = path
         self.body = body
+        self.continues = continues
 
     def words(self) -> list[str]:
         """What is left to say: the chain, after what a trailing assistant message said already."""
         said = 0
         messages = self.body.get("messages") or []
-        if messages and messages[-1].get("role") == "assistant":
+        if self.continues and messages and messages[-1].get("role") == "assistant":
             said = len(str(messages[-1].get("content") or "").split())
         limit = self.max_tokens()
         return _WORDS[said : None if limit is None else said + limit]

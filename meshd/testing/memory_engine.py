@@ -69,6 +69,8 @@ class MemoryEngine:
     context_tokens: int = 4096
     digest: str = "d" * 64
     """Ollama's."""
+    continues: bool = True
+    """A trailing assistant message is continued; else a new turn begins after it."""
     fault: Fault | None = None
     """For the next answer only, unless `fault_stays`."""
     fault_after: int = 3
@@ -199,7 +201,8 @@ class MemoryEngine:
         await self._awake.wait()
         if "embed" in path:
             return await responder.send(200, [JSON], _json(self._embedding(path, body)))
-        wire = OllamaWire(path, body) if self.dialect is Dialect.OLLAMA else OpenAIWire(path, body)
+        kind = OllamaWire if self.dialect is Dialect.OLLAMA else OpenAIWire
+        wire = kind(path, body, continues=self.continues)
         await responder.start(200, [wire.content_type])
         try:
             await self._stream(wire, responder, fault)
@@ -243,9 +246,13 @@ class MemoryEngine:
         """What it says about itself; None for requests for inference."""
         facts: dict[str, object]
         if self.dialect is Dialect.OLLAMA:
+            if body.get("_debug_render_only"):
+                return 200, {"_debug_info": {"rendered_template": self._prompt(body)}}
             if path.startswith("/api/") and path.rpartition("/")[2] in _OLLAMA_RUNS:
                 return None
             facts = self._ollama_facts()
+        elif path == "/apply-template":
+            return 200, {"prompt": self._prompt(body)}
         else:
             if path in ("/v1/chat/completions", "/v1/completions"):
                 return None
@@ -257,6 +264,11 @@ class MemoryEngine:
         if path in facts:
             return 200, facts[path]
         return 404, {"error": {"code": 404, "message": "File Not Found", "type": "not_found_error"}}
+
+    def _prompt(self, body: Mapping[str, Any]) -> str:
+        """A chat as its template has it."""
+        prompt = "".join(f"[{m['role']}]{m['content']}" for m in body["messages"])
+        return prompt if self.continues else f"{prompt}[end]"
 
     def _llama_facts(self) -> dict[str, object]:
         meta = {"n_ctx": self.context_tokens, "n_params": 173_504, "size": 694_016}

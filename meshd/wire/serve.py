@@ -81,6 +81,12 @@ def decode_serve(body: bytes) -> ServeRequest:
     ):
         if count > most:
             raise LimitExceeded(f"A forwarded request has {count} {what}; the limit is {most}.")
+    said = len(request.partial) + len(request.partial_reasoning)
+    if said > limits.SPLICE_CHARS:
+        raise LimitExceeded(
+            f"A forwarded request is to go on after {said} characters; the limit is "
+            f"{limits.SPLICE_CHARS}."
+        )
     return asked
 
 

@@ -11,11 +11,13 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
+import msgspec
 import ollama
 import openai
 import psutil
 import pytest
 
+from meshd.control import ModelRow
 from meshd.testing.daemons import Daemon, Gguf, joined
 from meshd.testing.models import expected_text
 from tests.e2e.conftest import LONG
@@ -213,3 +215,52 @@ def test_a_holder_that_is_stopped_finishes_its_stream(
     assert "".join(pieces[:-1]).split() == WORDS[:tokens]
     assert holder.process.wait(NEVER_S) == 0
     assert "1 request may finish" in holder.log_text(), "it was still at it when it was stopped"
+
+
+@pytest.fixture(scope="module")
+def twins(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Daemon]]:
+    """An entry without an engine, and two holders of the same model."""
+    folder = tmp_path_factory.mktemp("twins")
+    gguf = Gguf(models / "long.gguf", "long", 2, 32_768)
+    daemons = [
+        Daemon(folder / "entry", "entry"),
+        Daemon(folder / "one", "one", ggufs=[gguf]),
+        Daemon(folder / "two", "two", ggufs=[gguf]),
+    ]
+    with ExitStack() as stack:
+        for daemon in daemons:
+            stack.callback(daemon.close)
+        daemons[0].start()
+        joined(daemons[0], daemons[1:])
+        yield daemons
+
+
+@pytest.mark.parametrize("dialect", ["openai", "ollama"])
+@pytest.mark.parametrize("how", ["engine", "daemon"])
+def test_a_stream_goes_on_at_another_holder(twins: list[Daemon], how: str, dialect: str) -> None:
+    entry, *holders = twins
+    for holder in holders:
+        assert holder.process is not None
+        if holder.process.poll() is not None:
+            holder.join = holder.token = ""
+            holder.start()
+    until(lambda: len(placed(entry)) == 2, "the entry knows both holders")
+    before = entry.status().counters.get("went_on_by_continue", 0)
+    tokens = 1500
+    stream = (openai_stream if dialect == "openai" else ollama_stream)(entry, tokens)
+    pieces = some_of(stream)
+    (busy,) = (holder for holder in holders if holder.status().node.running)
+    if how == "engine":
+        os.kill(engine_pid(busy), signal.SIGKILL)
+    else:
+        busy.kill()
+    pieces += stream
+    assert pieces[-1] == "<length>"
+    assert "".join(pieces[:-1]).split() == WORDS[:tokens]
+    assert entry.status().counters["went_on_by_continue"] == before + 1
+
+
+def placed(entry: Daemon) -> list[str]:
+    """The nodes that an entry would ask for the long model."""
+    rows = msgspec.json.decode(entry.order("GET", "/control/models"), type=list[ModelRow])
+    return [copy.node for row in rows for copy in row.copies if row.name == "long"]

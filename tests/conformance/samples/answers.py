@@ -142,6 +142,12 @@ def forwarded() -> list[Vector]:
             "request_id": "r.1", "backend": "b", "model": "m",
             "request": {"kind": "embed", "model": "m", "inputs": ["a", "b"], "dimensions": 8,
                         "truncate": False}}),
+        good("an answer that broke off", "serve", {
+            "request_id": "r.2", "attempt": 2, "backend": "b", "model": "m",
+            "request": {"kind": "chat", "model": "m",
+                        "messages": [{"role": "user", "text": "hi"}],
+                        "sampling": {"max_tokens": 58}, "partial": "Once upon a",
+                        "partial_reasoning": "a tale"}}),
         good("a cancel", "cancel", {"request_id": "req_0123456789abcdef.1"}),
         good("a question about a model", "show",
              {"backend": "ollama-11434", "model": "llama3.2:latest"}),

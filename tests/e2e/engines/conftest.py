@@ -9,7 +9,15 @@ from pathlib import Path
 import pytest
 
 from meshd.backends import Backends
-from meshd.testing.engines import THINK, TOOL, RealLlama, RealOllama, why_no_llama, why_no_ollama
+from meshd.testing.engines import (
+    CLOSED,
+    THINK,
+    TOOL,
+    RealLlama,
+    RealOllama,
+    why_no_llama,
+    why_no_ollama,
+)
 from meshd.testing.models import Recipe, build
 from tests.e2e.engines.asking import COUNTER, HALVES, SLOW, THINKING, Start, serving
 from tests.e2e.weather import CALLING
@@ -55,6 +63,7 @@ def ollama(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealOllama]:
     with RealOllama(tmp_path_factory.mktemp("ollama")) as engine:
         engine.load("tiny", build(COUNTER))
         engine.load("thinking", build(THINKING), template=THINK)
+        engine.load("closed", build(COUNTER), template=CLOSED)
         engine.load("calling", build(CALLING), template=TOOL)
         engine.load("halves", build(HALVES))
         engine.load("slow", build(SLOW), parameters={"num_ctx": 4096})

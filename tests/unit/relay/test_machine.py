@@ -8,8 +8,18 @@ import pytest
 
 from meshd import limits
 from meshd.ids import NodeId
-from meshd.inference import Delta, Failure, FailureKind, ModelInfo, Usage
-from meshd.relay.machine import Attempt, Avoid, Fail, Finish, Pick, Poison, Relay, State
+from meshd.inference import (
+    Delta,
+    Failure,
+    FailureKind,
+    Kind,
+    ModelInfo,
+    Request,
+    Sampling,
+    Usage,
+)
+from meshd.relay.machine import Attempt, Avoid, Fail, Finish, Pick, Poison, Relay, Say, State
+from meshd.relay.splice import DoesNotFit, Splice, Way
 from meshd.routing.catalogue import Target
 
 
@@ -352,3 +362,100 @@ def test_a_queue_at_a_node_that_begins_to_drain_is_left_for_the_other_busy_one()
     assert queued.target == A
     (again,) = machine.failed(failure(FailureKind.DRAINING, 503), 1.0)
     assert again == Attempt(B, 1, limits.QUEUE_WAIT_S - 1.0, ask=4)
+
+
+GREEDY = Request(Kind.CHAT, "tiny", sampling=Sampling(temperature=0, max_tokens=4))
+
+
+def streaming(request: Request = GREEDY) -> Relay:
+    """At A, which has said two words of it."""
+    machine = relay()
+    machine.splice = Splice(request)
+    machine.start(0.0)
+    asked(machine, A)
+    machine.accept([Delta(text=" one"), Delta(text=" two")], 1.0)
+    return machine
+
+
+def test_a_stream_that_breaks_off_is_continued_by_the_same_model() -> None:
+    machine = streaming()
+    avoid, pick = machine.failed(failure(FailureKind.HOLDER_LOST), 1.1)
+    assert avoid == Avoid(A, failure(FailureKind.HOLDER_LOST))
+    assert pick == Pick(frozenset({A.key}), Way.CONTINUE, A)
+    attempt = asked(machine, B)
+    assert (attempt.number, attempt.way) == (2, Way.CONTINUE)
+    assert attempt.request is not None
+    assert attempt.request.partial == " one two"
+    assert machine.accept([Delta(text=" three")], 2.0) == [Delta(text=" three")]
+    machine.accept([Delta(finish_reason="stop")], 2.1)
+    assert machine.ended(2.2) == [Finish()]
+
+
+def test_where_nobody_continues_it_is_run_again_and_compared() -> None:
+    machine = streaming()
+    machine.failed(failure(FailureKind.HOLDER_LOST), 1.1)
+    asked(machine, B)
+    (pick,) = machine.failed(failure(FailureKind.UNSUPPORTED, 400), 1.2)
+    assert pick == Pick(frozenset({A.key, B.key}), Way.CONTINUE, A)
+    (pick,) = machine.picked(None, 0, False, 1.2)
+    assert pick == Pick(frozenset({A.key}), Way.REGENERATE, A), "B may well repeat it"
+    attempt = asked(machine, B)
+    assert (attempt.number, attempt.request) == (2, GREEDY)
+    again = [Delta(text=" one"), Delta(text=" two three")]
+    assert machine.accept(again, 2.0) == [Delta(text=" three")]
+
+
+def test_a_repetition_that_differs_ends_the_stream() -> None:
+    machine = streaming()
+    machine.failed(failure(FailureKind.HOLDER_LOST), 1.1)
+    machine.picked(None, 0, False, 1.2)
+    asked(machine, B)
+    with pytest.raises(DoesNotFit):
+        machine.accept([Delta(text=" eins")], 2.0)
+    (fail,) = machine.failed(failure(FailureKind.DIVERGED), 2.0)
+    assert isinstance(fail, Fail)
+    assert fail.in_stream
+
+
+def test_a_busy_holder_is_waited_for_in_mid_stream_too() -> None:
+    machine = streaming()
+    machine.failed(failure(FailureKind.HOLDER_LOST), 1.1)
+    asked(machine, B)
+    (pick,) = machine.failed(failure(FailureKind.BUSY, 503, 2.0), 1.2)
+    assert pick == Pick(frozenset({A.key, B.key}), Way.CONTINUE, A)
+    (attempt,) = machine.picked(None, 0, False, 1.2)
+    assert isinstance(attempt, Attempt)
+    assert (attempt.target, attempt.number) == (B, 2)
+    assert attempt.wait_s > 0
+    assert attempt.request is not None
+    assert attempt.request.partial == " one two"
+
+
+def test_a_stream_makes_no_more_attempts_than_any_request() -> None:
+    machine = streaming()
+    for holder in (B, C):
+        assert isinstance(machine.failed(failure(FailureKind.HOLDER_LOST), 1.1)[-1], Pick)
+        asked(machine, holder)
+    assert machine.failed(failure(FailureKind.HOLDER_LOST), 1.1)[-1] == Fail(
+        failure(FailureKind.HOLDER_LOST), in_stream=True
+    )
+
+
+def test_going_on_is_not_bound_by_the_budget_of_retries() -> None:
+    machine = streaming()
+    machine.may_retry = lambda now: False
+    machine.failed(failure(FailureKind.HOLDER_LOST), 1.1)
+    assert asked(machine, B).number == 2
+
+
+def test_an_answer_that_lacks_only_its_end_needs_nobody() -> None:
+    machine = streaming()
+    machine.accept([Delta(text=" three"), Delta(text=" four")], 1.0)
+    directives = machine.failed(failure(FailureKind.HOLDER_LOST), 1.1)
+    assert directives[1:] == [Say(Delta(finish_reason="length")), Finish()]
+
+
+def test_what_cannot_be_gone_on_with_ends_in_the_stream() -> None:
+    machine = streaming(Request(Kind.CHAT, "tiny", json_mode=True))
+    directives = machine.failed(failure(FailureKind.BROKEN), 1.1)
+    assert directives[-1] == Fail(failure(FailureKind.BROKEN), in_stream=True)

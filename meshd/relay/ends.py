@@ -1,0 +1,33 @@
+"""Why a request ends without an answer, in an entry's own words.  Pure."""
+
+from __future__ import annotations
+
+from meshd.inference import Failure, FailureKind
+
+
+def deadline() -> Failure:
+    return Failure(FailureKind.DEADLINE, "the time allowed for this request has passed", 504)
+
+
+def stopped() -> Failure:
+    return Failure(
+        FailureKind.DRAINING, "this node was stopped and its time to finish is over", 503, 1.0
+    )
+
+
+def given_up(failure: Failure) -> Failure:
+    """The holder ended it as if somebody had asked for that, and nobody here has."""
+    return Failure(FailureKind.HOLDER_LOST, f"the holder gave it up: {failure.message}", 502)
+
+
+def cut() -> Failure:
+    return Failure(FailureKind.BROKEN, "the answer ended before it was finished", 502)
+
+
+def nobody(why: str = "") -> Failure:
+    return Failure(
+        FailureKind.UNREACHABLE,
+        f"no node that has this model can be reached now{why}",
+        503,
+        retry_after_s=2.0,
+    )
