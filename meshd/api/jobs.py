@@ -27,10 +27,12 @@ from meshd import limits
 from meshd.api.dialect import DialectError, HeaderPair
 from meshd.errors import MeshdError, Refused, StreamBroken
 from meshd.http import Responder, ServerRequest
+from meshd.jobs.contents import TooLarge
 from meshd.jobs.orders import ClaimOrder, Held, Order
 from meshd.jobs.requests import NoSuchRequest, Requests
 from meshd.jobs.service import JobService, NoSuchJob
-from meshd.jobs.views import OVER, BodyTooLarge, JobView
+from meshd.jobs.views import OVER, JobView
+from meshd.jobs.workers import Workers
 from meshd.record.commands import Malformed
 from meshd.record.results import Code, RecordRefused
 
@@ -60,14 +62,15 @@ T = TypeVar("T")
 class JobsApi:
     """Handles what clients ask about jobs."""
 
-    def __init__(self, jobs: JobService, requests: Requests) -> None:
+    def __init__(self, jobs: JobService, workers: Workers, requests: Requests) -> None:
         self._jobs = jobs
+        self._workers = workers
         self._requests = requests
-        self._workers: dict[str, Callable[[Held], Awaitable[None]]] = {
-            "renew": jobs.renew,
-            "complete": jobs.complete,
-            "fail": jobs.fail,
-            "release": jobs.release,
+        self._verbs: dict[str, Callable[[Held], Awaitable[None]]] = {
+            "renew": workers.renew,
+            "complete": workers.complete,
+            "fail": workers.fail,
+            "release": workers.release,
         }
 
     def check(self, method: str, path: str, content_type: bytes | None) -> None:
@@ -106,7 +109,7 @@ class JobsApi:
                 return self._by(method, path, {"POST": self._retry})
             case ["queues", _, "claim"]:
                 return self._by(method, path, {"POST": self._claim})
-            case ["queues", _, verb] if verb in self._workers:
+            case ["queues", _, verb] if verb in self._verbs:
                 return self._by(method, path, {"POST": self._tell})
             case ["requests"]:
                 return self._by(method, path, {"GET": self._requests_page})
@@ -151,7 +154,7 @@ class JobsApi:
         self, request: ServerRequest, responder: Responder, headers: list[HeaderPair]
     ) -> None:
         await self._barrier_if_wanted(_query(request))
-        await self._send(responder, await self._jobs.get(_id(request)), headers)
+        await self._send(responder, await self._jobs.whole(_id(request)), headers)
 
     async def _cancel(
         self, request: ServerRequest, responder: Responder, headers: list[HeaderPair]
@@ -172,20 +175,20 @@ class JobsApi:
         with trio.CancelScope() as scope:
             # Should the worker go away in the moment of the claim, the lease ends it.
             responder.on_disconnect = scope.cancel
-            jobs = await self._jobs.claim(queue, order)
+            jobs = await self._workers.claim(queue, order)
             responder.on_disconnect = None
         try:
             await self._send(responder, {"jobs": jobs}, headers)
         except StreamBroken:
             for job in jobs:
-                await self._jobs.release(Held(job=job.id, fence=job.fence))
+                await self._workers.release(Held(job=job.id, fence=job.fence))
             raise
 
     async def _tell(
         self, request: ServerRequest, responder: Responder, headers: list[HeaderPair]
     ) -> None:
         verb = request.path.rpartition("/")[2]
-        await self._workers[verb](_read(request.body, Held))
+        await self._verbs[verb](_read(request.body, Held))
         await self._send(responder, {}, headers)
 
     async def _events(
@@ -268,7 +271,7 @@ def _of(error: MeshdError) -> DialectError:
             return _problem(404, text, "no_such_request")
         case RecordRefused(code=code):
             problem = _problem(_STATUS.get(code, 409), text, code.name.lower())
-        case BodyTooLarge():
+        case TooLarge():
             problem = _problem(413, text, "too_large")
         case Refused() | Malformed():
             return _problem(400, text, "bad_request")

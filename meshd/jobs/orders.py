@@ -8,7 +8,8 @@ import msgspec
 from msgspec import Meta
 
 from meshd import limits
-from meshd.record.fields import DedupeKey, LabelOrNone, NodeOrNone, ShortLine, Small
+from meshd.errors import Refused
+from meshd.record.fields import DedupeKey, LabelOrNone, NodeOrNone, QueueName, ShortLine, Small
 
 Seconds = Annotated[float, Meta(ge=0, le=limits.LEASE_MAX_S)]
 
@@ -65,3 +66,14 @@ class Held(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     reason: str = ""
     final: bool = False
     pause_s: Seconds = 0.0
+
+
+def check_queue(name: str) -> None:
+    """Raises Refused for what can be no queue's name."""
+    try:
+        msgspec.convert(name, QueueName)
+    except msgspec.ValidationError:
+        raise Refused(
+            f"a queue's name has 1 to {limits.QUEUE_NAME_CHARS} letters, digits, dots, dashes and "
+            f"underscores, and {name[:80]!r} has not"
+        ) from None

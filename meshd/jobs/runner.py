@@ -7,7 +7,6 @@ leader gives the job to another (`holding.keep_lease`).
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,6 +15,7 @@ import trio
 
 from meshd import limits, logs
 from meshd.errors import MeshdError
+from meshd.jobs.contents import body_of, store
 from meshd.jobs.holding import LEASE_MS, Bodies, keep_lease
 from meshd.ledger.ledger import Ledger
 from meshd.record import commands_jobs as commands
@@ -157,20 +157,20 @@ class Runner:
 
     async def _answer(self, attempt: _Attempt, row: JobRow) -> Command:
         """Run it and store what came of it; what to say of that."""
+        asked = await body_of(row.request, self._bodies)
+        if asked is None:
+            return self._failed(attempt, row, "the nodes that keep its request are away")
         began = trio.current_time()
         status, body = 504, b""
         with trio.move_on_after(limits.JOB_RUN_S):
-            status, body = await self._run(row.request.path, row.request.inline)
+            status, body = await self._run(row.request.path, asked)
         run_ms = int((trio.current_time() - began) * 1000)
         if status in _AGAIN:
             return self._failed(attempt, row, f"status {status}")
-        digest, inline = hashlib.sha256(body).digest(), body
-        if len(body) > limits.INLINE_BYTES:
-            inline = b""
-            try:
-                digest = await self._bodies.put(body)
-            except MeshdError as error:
-                return self._failed(attempt, row, str(error))
+        try:
+            content = await store(body, self._bodies)
+        except MeshdError as error:
+            return self._failed(attempt, row, str(error))
         if status >= 400:
             return commands.Fail(
                 job=attempt.job,
@@ -178,17 +178,17 @@ class Runner:
                 reason=f"status {status}",
                 final=True,
                 status=status,
-                digest=digest,
-                size_bytes=len(body),
-                inline=inline,
+                digest=content.digest,
+                size_bytes=content.size_bytes,
+                inline=content.inline,
                 run_ms=run_ms,
             )
         return commands.Complete(
             job=attempt.job,
             fence=attempt.fence,
-            digest=digest,
-            size_bytes=len(body),
-            inline=inline,
+            digest=content.digest,
+            size_bytes=content.size_bytes,
+            inline=content.inline,
             status=status,
             run_ms=run_ms,
         )

@@ -7,7 +7,6 @@ not be stale).
 
 from __future__ import annotations
 
-import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -19,20 +18,21 @@ from meshd import limits
 from meshd.errors import MeshdError, Refused
 from meshd.ids import NodeId
 from meshd.jobs.blob_plan import is_blob
+from meshd.jobs.contents import body_of, store
 from meshd.jobs.duties import WRITE_S, Duties
 from meshd.jobs.finished import FinishedJob
 from meshd.jobs.finishing import ENDED
 from meshd.jobs.history import History
 from meshd.jobs.history_rows import Filter
 from meshd.jobs.holding import Bodies
-from meshd.jobs.orders import ClaimOrder, Held, Order
+from meshd.jobs.orders import Order, check_queue
 from meshd.jobs.views import (
     OVER,
     Attempt,
     JobsPage,
     JobView,
     as_json,
-    request_of,
+    pack,
     state_named,
     view_of,
 )
@@ -40,7 +40,6 @@ from meshd.ledger.ledger import Ledger
 from meshd.modelnames import normalise
 from meshd.record import commands_jobs as commands
 from meshd.record.events import Event, JobFinished
-from meshd.record.fields import QueueName
 from meshd.record.job_rows import JobRow, JobState, job_name, parse_job_name
 
 RUN_QUEUE = "mesh"
@@ -68,7 +67,7 @@ class JobService:
     ) -> None:
         """`history` is this node's, of jobs that are over; `bodies` has their larger results."""
         self._ledger = ledger
-        self._name_of = name_of
+        self.name_of = name_of
         self._history = history
         self._bodies = bodies
         self._duties = duties
@@ -116,11 +115,19 @@ class JobService:
         """How much of the record the state here holds."""
         return self._ledger.state.index
 
+    async def whole(self, name: str) -> JobView:
+        """One job as `get` gives it, and its request too if that is not in the log."""
+        view = await self.get(name)
+        jobs, job = self._ledger.state.jobs, id_named(name)
+        row = jobs.live.get(job) or jobs.dead.get(job)
+        if row is None or not view.request_size_bytes:
+            return view
+        body = await body_of(row.request, self._bodies)
+        return view if body is None else msgspec.structs.replace(view, request=as_json(body))
+
     async def get(self, name: str) -> JobView:
-        """One job, living or over.  Raises NoSuchJob, NotRead."""
-        job = parse_job_name(name)
-        if job is None:
-            raise NoSuchJob(f"{name[:64]!r} is no id of a job")
+        """One job, and of its request what is in the log.  Raises NoSuchJob, NotRead."""
+        job = id_named(name)
         event, lives = self._recent.get(job), self._ledger.state.jobs.live.get(job) is not None
         if event is not None and not lives:
             view = self._view_of_end(event)
@@ -132,7 +139,7 @@ class JobService:
             raise NotRead("this node has not heard yet what the record holds; ask again soon")
         if old is None:
             raise NoSuchJob(f"there is no job {name}, or it is not remembered any more")
-        view = _view_of_old(old, self._name_of)
+        view = _view_of_old(old, self.name_of)
         return await self._with_result(
             view, old.result_size_bytes, bytes.fromhex(old.result_digest)
         )
@@ -150,11 +157,11 @@ class JobService:
         """One job, as far as memory knows."""
         jobs = self._ledger.state.jobs
         if (row := jobs.live.get(job)) is not None:
-            return view_of(row, self._name_of)
+            return view_of(row, self.name_of)
         if (event := self._recent.get(job)) is not None:
             return self._view_of_end(event)
         if (row := jobs.dead.get(job)) is not None:
-            return view_of(row, self._name_of, state=JobState.DEAD)
+            return view_of(row, self.name_of, state=JobState.DEAD)
         return None
 
     async def until_over(self, name: str, wait_s: float) -> JobView:
@@ -181,23 +188,21 @@ class JobService:
         if wanted in (JobState.DONE, JobState.FAILED, JobState.CANCELLED):
             where = Filter(state=state.lower(), queue=queue or None, model=model or None)
             page = await self._history.find(where, cursor=after, count=most)
-            return JobsPage([_view_of_old(old, self._name_of) for old in page.jobs], page.next)
+            return JobsPage([_view_of_old(old, self.name_of) for old in page.jobs], page.next)
         jobs = self._ledger.state.jobs
-        start = parse_job_name(after) if after else 0
-        if start is None:
-            raise NoSuchJob(f"{after[:64]!r} is no id of a job")
+        start = id_named(after) if after else 0
 
         def fits(row: JobRow) -> bool:
             return (not queue or row.queue == queue) and (not model or row.request.model == model)
 
         if wanted is JobState.DEAD:
             dead = [row for row in jobs.dead.rows() if row.id > start and fits(row)]
-            found = [view_of(row, self._name_of, state=JobState.DEAD) for row in dead[:most]]
+            found = [view_of(row, self.name_of, state=JobState.DEAD) for row in dead[:most]]
         else:
             living = jobs.live.page(
                 start, most, lambda row: fits(row) and wanted in (None, row.state)
             )
-            found = [view_of(row, self._name_of) for row in living]
+            found = [view_of(row, self.name_of) for row in living]
         return JobsPage(found, found[-1].id if len(found) == most else "")
 
     # ---------------------------------------------------------------- putting in
@@ -205,22 +210,19 @@ class JobService:
     async def submit(self, order: Order) -> dict[str, Any]:
         """Put a job into its queue; `id`, `jobs` (how many), `state`, and whether it is `new`.
 
-        Raises Refused, RecordRefused, BodyTooLarge, NotWritten, MaybeWritten.
+        Raises Refused, RecordRefused, TooLarge, BlobNotStored, NotWritten, MaybeWritten.
         """
-        if (order.request is None) == (order.payload is msgspec.UNSET):
-            raise Refused("a job has either a request (for a model) or a payload (for workers)")
-        if order.request is not None:
-            model = order.request.body.get("model")
-            if not isinstance(model, str) or not model:
-                raise Refused("request.body.model must name a model")
-            body = {**order.request.body, "stream": False}
-            request = request_of(order.request.path, normalise(model), _pack(body))
-        else:
-            if not order.queue:
-                raise Refused("a job for workers needs a queue")
-            request = request_of("", "", _pack(order.payload))
+        path, model, data = _asked(order)
         if order.queue:
-            _check_queue(order.queue)
+            check_queue(order.queue)
+        content = await store(data, self._bodies)
+        request = commands.RequestFields(
+            digest=content.digest,
+            size_bytes=content.size_bytes,
+            inline=content.inline,
+            path=path,
+            model=model,
+        )
         now_ms = await self.now_unix_ms()
         result = await self._ledger.execute(
             commands.Submit(
@@ -246,100 +248,19 @@ class JobService:
 
     async def cancel(self, name: str) -> JobView:
         """Cancel it, and stop whoever runs it.  Raises NoSuchJob and as `submit`."""
-        job = self._id(name)
+        job = id_named(name)
         await self._ledger.execute(commands.Cancel(job=job))
         return await self.get(name)
 
     async def retry(self, name: str) -> JobView:
         """Put a dead job into its queue again."""
-        await self._ledger.execute(commands.Retry(job=self._id(name)))
+        await self._ledger.execute(commands.Retry(job=id_named(name)))
         return await self.get(name)
-
-    # ---------------------------------------------------------------- workers
-
-    async def claim(self, queue: str, order: ClaimOrder) -> list[JobView]:
-        """The first jobs of a queue, for a worker; waits for one if told to.
-
-        Nothing is written while there is nothing to claim.
-        """
-        _check_queue(queue)
-        give_up_at = trio.current_time() + order.wait_s
-        me = self._ledger.me
-        lanes = [(queue, "", ""), (queue, "", me)]
-        while True:
-            changed = self._changed
-            if self._ledger.state.jobs.live.best(lanes) is not None:
-                claimed = await self._ledger.execute(
-                    commands.ClaimNext(
-                        queue=queue,
-                        lease_ms=int(order.lease_s * 1000),
-                        most=order.most,
-                        worker=order.worker,
-                    )
-                )
-                rows = [self._ledger.state.jobs.live.get(job) for job in claimed["jobs"]]
-                found = [view_of(row, self._name_of) for row in rows if row is not None]
-                if found:
-                    return found
-            with trio.move_on_at(give_up_at) as scope:
-                await changed.wait()
-            if scope.cancelled_caught:
-                return []
-
-    async def renew(self, held: Held) -> None:
-        """The worker is still at it."""
-        lease_ms = int(held.lease_s * 1000)
-        await self._ledger.execute(
-            commands.Renew(job=self._id(held.job), fence=held.fence, lease_ms=lease_ms)
-        )
-
-    async def complete(self, held: Held) -> None:
-        """It is done, and this is the result."""
-        result = _pack(held.result) if held.result is not None else b""
-        if len(result) > limits.INLINE_BYTES:
-            raise Refused(
-                f"a result may have {limits.INLINE_BYTES} bytes, and this one has {len(result)}"
-            )
-        await self._ledger.execute(
-            commands.Complete(
-                job=self._id(held.job),
-                fence=held.fence,
-                digest=hashlib.sha256(result).digest(),
-                size_bytes=len(result),
-                inline=result,
-            )
-        )
-
-    async def fail(self, held: Held) -> None:
-        """It did not work: again after a pause, or, if `final`, never."""
-        await self._ledger.execute(
-            commands.Fail(
-                job=self._id(held.job),
-                fence=held.fence,
-                reason=held.reason[: limits.NAME_CHARS],
-                final=held.final,
-                pause_ms=int(held.pause_s * 1000),
-            )
-        )
-
-    async def release(self, held: Held) -> None:
-        """Given back undone."""
-        await self._ledger.execute(
-            commands.Release(
-                job=self._id(held.job), fence=held.fence, pause_ms=int(held.pause_s * 1000)
-            )
-        )
 
     # ---------------------------------------------------------------- small things
 
-    def _id(self, name: str) -> int:
-        job = parse_job_name(name)
-        if job is None:
-            raise NoSuchJob(f"{name[:64]!r} is no id of a job")
-        return job
-
     def _view_of_end(self, event: JobFinished) -> JobView:
-        view = view_of(event.row, self._name_of, state=event.state)
+        view = view_of(event.row, self.name_of, state=event.state)
         return msgspec.structs.replace(
             view,
             finished_unix_s=event.finished_unix_ms / 1000,
@@ -350,18 +271,27 @@ class JobService:
         )
 
 
-def _check_queue(name: str) -> None:
-    try:
-        msgspec.convert(name, QueueName)
-    except msgspec.ValidationError:
-        raise Refused(
-            f"a queue's name has 1 to {limits.QUEUE_NAME_CHARS} letters, digits, dots, dashes and "
-            f"underscores, and {name[:80]!r} has not"
-        ) from None
+def _asked(order: Order) -> tuple[str, str, bytes]:
+    """Path, model and body of a request, or "", "" and the payload.  Raises Refused."""
+    if (order.request is None) == (order.payload is msgspec.UNSET):
+        raise Refused("a job has either a request (for a model) or a payload (for workers)")
+    if order.request is None:
+        if not order.queue:
+            raise Refused("a job for workers needs a queue")
+        return "", "", pack(order.payload)
+    model = order.request.body.get("model")
+    if not isinstance(model, str) or not model:
+        raise Refused("request.body.model must name a model")
+    body = {**order.request.body, "stream": False}
+    return order.request.path, normalise(model), pack(body)
 
 
-def _pack(value: Any) -> bytes:
-    return msgspec.json.encode(value)
+def id_named(name: str) -> int:
+    """A job's number.  Raises NoSuchJob for what is no name of one."""
+    job = parse_job_name(name)
+    if job is None:
+        raise NoSuchJob(f"{name[:64]!r} is no id of a job")
+    return job
 
 
 def _view_of_old(old: FinishedJob, name_of: Callable[[NodeId], str]) -> JobView:

@@ -1,20 +1,14 @@
-"""What programs outside are told of a job, and how a job's request is written down.  Pure."""
+"""What programs outside are told of a job, and how what they send is written down.  Pure."""
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any
 
 import msgspec
 
-from meshd import limits
-from meshd.errors import MeshdError, Refused
-from meshd.record.commands_jobs import RequestFields
+from meshd.errors import Refused
+from meshd.jobs.blob_plan import is_blob
 from meshd.record.job_rows import JobRow, JobState, job_name
-
-
-class BodyTooLarge(MeshdError):
-    """A request or a result that does not fit into the record."""
 
 
 class Attempt(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -52,7 +46,10 @@ class JobView(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     status: int = 0
     reason: str = ""
     request: Any = None
-    """Of a job that lives, if it is small: the body, or the payload."""
+    """Of a job that lives: the body, or the payload.  If it is large, only where one job is asked
+    for, and for who claims it."""
+    request_size_bytes: int = 0
+    """Of a large one."""
     result: Any = None
     result_is_away: bool = False
     """There is one, and the nodes that keep it cannot be asked now."""
@@ -70,19 +67,9 @@ OVER = frozenset({"done", "failed", "cancelled", "dead"})
 """States of a job to which nothing happens any more, unless a dead one is tried again."""
 
 
-def request_of(path: str, model: str, body: bytes) -> RequestFields:
-    """The form in the record.  Raises BodyTooLarge."""
-    if len(body) > limits.INLINE_BYTES:
-        raise BodyTooLarge(
-            f"A job's request may have {limits.INLINE_BYTES} bytes, and this one has {len(body)}."
-        )
-    return RequestFields(
-        digest=hashlib.sha256(body).digest(),
-        size_bytes=len(body),
-        inline=body,
-        path=path,
-        model=model,
-    )
+def pack(value: Any) -> bytes:
+    """A request, a payload or a result as it is kept."""
+    return msgspec.json.encode(value)
 
 
 def as_json(data: bytes) -> Any:
@@ -128,6 +115,7 @@ def view_of(row: JobRow, name_of: Any, *, state: JobState | None = None) -> JobV
         ],
         reason=last.reason if last is not None and state is not None else "",
         request=as_json(row.request.inline),
+        request_size_bytes=row.request.size_bytes if is_blob(row.request.size_bytes) else 0,
     )
 
 

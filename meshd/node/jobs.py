@@ -24,6 +24,7 @@ from meshd.jobs.runner import Runner
 from meshd.jobs.said_links import SaidLinks, serve_said
 from meshd.jobs.service import JobService
 from meshd.jobs.traces import Traces
+from meshd.jobs.workers import Workers
 from meshd.modelnames import normalise
 from meshd.node.data import DataSide
 from meshd.node.mesh import MeshSide
@@ -87,7 +88,8 @@ class JobsSide:
             lambda text: mesh.registry.find(text).id,
             lambda: self.finishing.counters["traces_left_out"],
         )
-        self.api = JobsApi(self.service, self.requests)
+        workers = Workers(ledger, self.service, self.blobs)
+        self.api = JobsApi(self.service, workers, self.requests)
         self.orders = JobOrders(self.service, self.requests)
         said = SaidLinks(data.remotes.pool)
         self._keyed = KeyedRequests(ledger, self.service, self.blobs, said, room)

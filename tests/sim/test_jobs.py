@@ -123,6 +123,57 @@ async def test_a_worker_claims_renews_and_completes_at_different_nodes(
         assert (await until_state(b, job, "done"))["result"] == "hi"
 
 
+async def test_what_is_too_large_for_the_log_is_asked_for_worked_on_and_told_all_the_same(
+    autojump_clock: MockClock,
+) -> None:
+    async with World.open() as world:
+        engine = MemoryEngine("tiny")
+        a, b, c = await three(world, engine)
+        text = "Say something. " * 1000
+        body = {"model": "tiny", "messages": [{"role": "user", "content": text}]}
+        job = await submit(a, request=CHAT | {"body": body})
+        await until_state(c, job, "done")
+        assert text in str(engine.requests)
+        payload, result = {"text": "x" * 100_000}, ["y" * 200_000]
+        job = await submit(a, queue="chat", payload=payload)
+        _, page = await a.client.call("GET", f"{JOBS}?queue=chat")
+        assert page["jobs"][0]["request_size_bytes"] > 100_000
+        assert "request" not in page["jobs"][0]
+        assert (await until_state(a, job, "queued"))["request"] == payload
+        _, answer = await c.client.call("POST", "/mesh/v1/queues/chat/claim", {"wait_s": 5})
+        [view] = answer["jobs"]
+        assert view["request"] == payload
+        held = {"job": job, "fence": view["fence"], "result": result}
+        late = held | {"fence": view["fence"] - 1}
+        assert (await b.client.call("POST", "/mesh/v1/queues/chat/complete", late))[0] == 409
+        assert (await b.client.call("POST", "/mesh/v1/queues/chat/complete", held))[0] == 200
+        for machine in (a, b, c):
+            assert (await until_state(machine, job, "done"))["result"] == result
+
+
+async def test_a_job_whose_payload_is_away_is_not_handed_out_and_waits(
+    autojump_clock: MockClock,
+) -> None:
+    async with World.open() as world:
+        a, _, _ = await three(world)
+        job = await submit(a, queue="chat", payload="x" * 10_000)
+        service = a.running.jobs
+        kept = service.blobs.get
+
+        async def away(_: bytes) -> None:
+            await trio.sleep(3600)
+
+        service.blobs.get = away  # type: ignore[method-assign, assignment]
+        claim = {"lease_s": 20, "wait_s": 2}
+        _, answer = await a.client.call("POST", "/mesh/v1/queues/chat/claim", claim)
+        assert answer == {"jobs": []}
+        service.blobs.get = kept  # type: ignore[method-assign]
+        claim = {"lease_s": 20, "wait_s": 30}
+        _, answer = await a.client.call("POST", "/mesh/v1/queues/chat/claim", claim)
+        assert [view["id"] for view in answer["jobs"]] == [job]
+        assert [tried["ended"] for tried in answer["jobs"][0]["attempts"]] == ["released"]
+
+
 async def test_a_worker_that_falls_silent_loses_the_job_and_may_not_complete_it(
     autojump_clock: MockClock,
 ) -> None:
@@ -238,8 +289,9 @@ async def test_without_a_majority_a_job_is_refused_and_says_so(autojump_clock: M
         a, b, c = await three(world)
         b.crash()
         c.crash()
-        status, error = await a.client.call("POST", JOBS, {"queue": "chat", "payload": 1})
-        assert (status, error["error"]["code"]) == (503, "record_not_available")
+        for payload in (1, "x" * 10_000):
+            status, error = await a.client.call("POST", JOBS, {"queue": "chat", "payload": payload})
+            assert (status, error["error"]["code"]) == (503, "record_not_available")
         assert await a.client.call("GET", f"{JOBS}?queue=chat") == (200, {"jobs": [], "after": ""})
         status, error = await a.client.call("GET", f"{JOBS}?read=linear")
         assert status == 503
@@ -305,7 +357,10 @@ async def test_events_of_a_job_that_is_forgotten_meanwhile_end_with_why(
         assert watcher.over
 
 
-async def test_bad_requests_are_refused_with_what_is_wrong(autojump_clock: MockClock) -> None:
+async def test_bad_requests_are_refused_with_what_is_wrong(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "BLOB_BYTES", limits.MIB)
     async with World.open() as world:
         a = await world.start("a")
         await until(lambda: a.running.record.ledger.state.nodes.is_founded)
@@ -320,7 +375,7 @@ async def test_bad_requests_are_refused_with_what_is_wrong(autojump_clock: MockC
             ({"queue": "q" * 10_000, "payload": 1}, 400, "queue's name"),
             ({"queue": "chat\n", "payload": 1}, 400, "queue's name"),
             ({"queue": "chat", "payload": 1, "dedupe_key": "\x1b"}, 400, "dedupe_key"),
-            ({"queue": "chat", "payload": "x" * 5000}, 413, "4096 bytes"),
+            ({"queue": "chat", "payload": "x" * (2 * limits.MIB)}, 413, "1 MiB"),
             ({"request": {"path": "/v1/models", "body": {}}}, 400, "path"),
             ({"request": {"path": "/v1/completions", "body": {}}}, 400, "name a model"),
             ({"queue": "chat", "payload": 1, "colour": "green"}, 400, "colour"),

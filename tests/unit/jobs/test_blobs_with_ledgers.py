@@ -14,8 +14,9 @@ from meshd import limits
 from meshd.errors import DialFailed
 from meshd.ids import NodeId
 from meshd.jobs.blobs import BlobNotStored, Blobs, Record, record_of
+from meshd.ledger.ledger import Ledger
 from meshd.peers.switchboard import Switchboard
-from meshd.record.commands_jobs import RequestFields, Submit
+from meshd.record.commands_jobs import ClaimNext, Complete, RequestFields, Submit
 from meshd.testing.disk import MemoryDisk
 from meshd.testing.world import until
 from meshd.wire.control import Message
@@ -73,8 +74,21 @@ def job_for(data: bytes) -> Submit:
     return Submit(queue="bots", request=request)
 
 
-async def test_a_job_and_its_body_outlive_the_loss_of_any_voter_and_move_to_its_successor(
-    autojump_clock: MockClock,
+async def finish_with(runs: Ledger, data: bytes) -> None:
+    """A job that was small, and whose result is this."""
+    small = RequestFields(digest=hashlib.sha256(b"1").digest(), size_bytes=1, inline=b"1")
+    await runs.execute(Submit(queue="bots", request=small))
+    claimed = await runs.execute(ClaimNext(queue="bots", lease_ms=15_000))
+    digest = hashlib.sha256(data).digest()
+    [job] = claimed["jobs"]
+    await runs.execute(
+        Complete(job=job, fence=claimed["fence"], digest=digest, size_bytes=len(data))
+    )
+
+
+@pytest.mark.parametrize("is_over", [False, True])
+async def test_a_body_or_a_result_outlives_the_loss_of_any_voter_and_moves_to_its_successor(
+    autojump_clock: MockClock, is_over: bool
 ) -> None:
     async with ledgers("abcd") as mesh:
         await until(lambda: len(mesh.voters()) == 3, within_s=60)
@@ -83,7 +97,10 @@ async def test_a_job_and_its_body_outlive_the_loss_of_any_voter_and_move_to_its_
         [spare] = set("abcd") - mesh.voters()
         digest = await keepers.at[spare].put(LARGE)
         assert len(keepers.holders(digest)) >= 2
-        await mesh[spare].runs.execute(job_for(LARGE))
+        if is_over:
+            await finish_with(mesh[spare].runs, LARGE)
+        else:
+            await mesh[spare].runs.execute(job_for(LARGE))
         await until(lambda: keepers.holders(digest) == mesh.voters())
         gone = next(v for v in mesh.voters() if mesh[v] is not mesh.leader())
         mesh[gone].kill(power=True)
