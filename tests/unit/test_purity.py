@@ -52,6 +52,7 @@ EXCEPTIONS = {
     ("meshd.consensus.driver", "trio.to_thread"): "calls of the Disk port wait for the disk",
     ("meshd.ledger.ledger", "trio.to_thread"): "calls of the Disk port wait for the disk",
     ("meshd.ledger.ledger", "trio.from_thread"): "what measures a disk needs the time in there",
+    ("meshd.ledger.promises", "trio.to_thread"): "calls of the Disk port wait for the disk",
     ("meshd.jobs.blob_store", "trio.to_thread"): "calls of the Disk port wait for the disk",
     ("meshd.jobs.trace_spool", "trio.to_thread"): "calls of the Disk port wait for the disk",
     ("meshd.jobs.blobs", "trio.to_thread"): "hashing 32 MiB would hold up the loop",
