@@ -258,6 +258,8 @@ class RecordReport(msgspec.Struct, frozen=True):
     members: int
     voters: list[VoterRow]
     """All nodes, those with a vote first."""
+    notes: list[str] = []
+    """What is no trouble, and good to know."""
 
 
 class StatusReport(msgspec.Struct, frozen=True):

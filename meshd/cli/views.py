@@ -263,6 +263,9 @@ def show_voters(paper: Paper, report: RecordReport) -> None:
     if report.problem:
         paper.line()
         paper.item("!", report.problem, "warn")
+    for note in report.notes:
+        paper.line()
+        paper.line(note, "dim")
     for name in [row.name for row in report.voters if row.void]:
         paper.line()
         paper.item(

@@ -39,7 +39,8 @@ class Configuration:
     @property
     def is_voter(self) -> bool:
         """Whether it may vote and campaign."""
-        return self._kernel.me in self.voters and not self.vote_is_void
+        kernel = self._kernel
+        return kernel.me in self.voters and not self.vote_is_void and kernel.rollback.is_over
 
     def refresh(self) -> None:
         """Take over what the log says now.  Called at the end of every call that can change it."""

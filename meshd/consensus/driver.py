@@ -18,6 +18,7 @@ import trio
 from meshd import limits, logs
 from meshd.consensus.driver_snapshots import SnapshotWork, Store
 from meshd.consensus.interface import (
+    Checked,
     Committed,
     Core,
     CoreStopped,
@@ -130,6 +131,16 @@ class Driver:
         """Of the core, as of now."""
         return self._core.status()
 
+    @property
+    def checked(self) -> Checked:
+        """Whether the others remember more of this node than its journal holds."""
+        return self._core.checked
+
+    def stop(self, why: str) -> None:
+        """Do nothing any more; `run` returns."""
+        self.stopped = self.stopped or why
+        self._kick.set()
+
     def connected(self, peer: NodeId) -> None:
         """There is a link to that node."""
         self._tell(lambda now: self._core.connected(peer, now))
@@ -211,7 +222,10 @@ class Driver:
 
     async def _take_turns(self, nursery: trio.Nursery) -> None:
         try:
-            while True:
+            while self.stopped is None:
+                if self._core.checked is Checked.BEHIND:
+                    self.stopped = f"its journal is behind: {self._core.why_behind}"
+                    return
                 self._core.step(trio.current_time())
                 await self._carry_out(self._core.take_outbox())
                 self._stepped()

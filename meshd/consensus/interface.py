@@ -36,7 +36,7 @@ A state is large, so no call handles one whole.  Beside the calls above, each in
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import StrEnum
 from typing import Protocol
 
@@ -111,6 +111,18 @@ class Chance(Protocol):
 
     def random(self) -> float:
         """From 0 to 1, without 1."""
+
+
+class History(msgspec.Struct, frozen=True):
+    """What is known of starts of nodes, apart from the log: see rollback.py."""
+
+    starts_known: int | None = None
+    """The newest start of this node that is known beside its journal; None: it is not said there
+    (a log that was begun anew)."""
+    others: tuple[NodeId, ...] = ()
+    """All other members: a sole voter asks them, and so does a node without a list of voters."""
+    generation_of: Callable[[NodeId], int] = lambda node: 0
+    """The newest start of a node that is on record here; 0: none."""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -249,6 +261,18 @@ class Role(StrEnum):
     LEADER = "leader"
 
 
+class Checked(StrEnum):
+    """Whether others remember more of what this node promised than its journal holds."""
+
+    PENDING = "pending"
+    """Not known yet: it promises nothing."""
+    PASSED = "passed"
+    UNANSWERED = "unanswered"
+    """A sole voter, and nobody was there to ask."""
+    BEHIND = "behind"
+    """They do: this journal must never be used again."""
+
+
 class PeerStatus(msgspec.Struct, frozen=True):
     """How far a voter or learner is, as its leader sees it."""
 
@@ -286,6 +310,7 @@ class Status(msgspec.Struct, frozen=True):
     """The voter whose committed entries this node follows, if it needs one."""
     subscribers: dict[NodeId, int] = {}
     """Who follows those of this voter, and how far each is."""
+    checked: Checked = Checked.PASSED
 
 
 class Core(Protocol):
@@ -370,6 +395,14 @@ class Core(Protocol):
         """The leader's snapshot that arrives, or has, cannot be kept or is no good: ask again."""
 
     def status(self) -> Status: ...
+
+    @property
+    def checked(self) -> Checked:
+        """Whether this node may promise; a core that is BEHIND does nothing any more."""
+
+    @property
+    def why_behind(self) -> str:
+        """Who remembers what; for a person."""
 
 
 class TransferRefused(MeshdError):

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from types import TracebackType
 from typing import Final
 
 from meshd import limits
@@ -23,7 +22,9 @@ from meshd.consensus.interface import (
     LAN,
     CallerMistake,
     Chance,
+    Checked,
     CoreStopped,
+    History,
     Nonsense,
     NotEligible,
     Outbox,
@@ -34,17 +35,25 @@ from meshd.consensus.interface import (
     Status,
     Why,
 )
+from meshd.consensus.kernel_call import Call
 from meshd.consensus.kernel_log import Log
 from meshd.consensus.kernel_mail import handler_of
 from meshd.consensus.kernel_seams import Turn
 from meshd.consensus.kernel_status import status_of
 from meshd.consensus.kernel_stock import LEADER, Stock
 from meshd.consensus.kernel_wire import Peer, Wire
-from meshd.consensus.messages import Message, PreVoteAnswer, VoteAnswer
+from meshd.consensus.messages import (
+    Message,
+    PreVoteAnswer,
+    Recall,
+    RecallAnswer,
+    VoteAnswer,
+)
 from meshd.consensus.proposals import Proposals
 from meshd.consensus.reads import Reads
 from meshd.consensus.receiving import Receiving
 from meshd.consensus.relaying import Relaying
+from meshd.consensus.rollback import Memory, Rollback
 from meshd.consensus.sending import Sending
 from meshd.consensus.serving import Serving
 from meshd.consensus.snapshot_parts import Taken
@@ -61,6 +70,8 @@ _RELAYED_IDS: Final = 2**52
 
 _FOR_VOTERS: Final = (VoteAnswer, PreVoteAnswer)
 """What counts only if it comes from a voter (H5)."""
+_ABOUT_THE_PAST: Final = (Recall, RecallAnswer)
+"""What is heard and answered also by a node that may not promise yet."""
 
 
 class Kernel:
@@ -70,7 +81,8 @@ class Kernel:
     beginning where there is none, and is brought up to date from there.
     `eligible` says who may take part in the log at all, besides the voters that the log names: a
     voter that was away may have to listen to a leader that it does not know yet.  `vote_is_void`
-    says that promises of this node are lost with an earlier journal: see `regain_vote`.
+    says that promises of this node are lost with an earlier journal: see `regain_vote`.  With a
+    `history` it first asks the others whether the journal is whole (rollback.py).
     """
 
     def __init__(
@@ -84,6 +96,7 @@ class Kernel:
         eligible: Callable[[NodeId], bool],
         settings: Settings = LAN,
         vote_is_void: bool = False,
+        history: History | None = None,
     ) -> None:
         self.me = me
         self.settings = settings
@@ -103,6 +116,8 @@ class Kernel:
 
         self.log = Log(stored)
         self.wire = Wire()
+        self.memory = Memory(self, history)
+        self.rollback = Rollback(self, stored, history)
         self.applying = Applying(machine)
         self.configuration = Configuration(self)
         self.configuration.vote_is_void = vote_is_void
@@ -126,14 +141,16 @@ class Kernel:
     # --- links and messages
 
     def connected(self, peer: NodeId, now: float) -> None:
-        with _Call(self, now):
+        with Call(self, now):
             if peer in self.wire.connected:  # then nothing told that the one before is gone
                 self._link_is_gone(self.peer(peer))
             self.wire.connected.add(peer)
             self._link_changed(self.peer(peer))
+            self.memory.connected(peer)
+            self.rollback.connected(self.peer(peer))
 
     def disconnected(self, peer: NodeId, now: float) -> None:
-        with _Call(self, now):
+        with Call(self, now):
             self._link_is_gone(self.peer(peer))
 
     def _link_changed(self, peer: Peer) -> None:
@@ -147,29 +164,42 @@ class Kernel:
         self.snapshots.link_lost(peer)
         self.elections.link_lost(peer)
         self.reads.link_lost(peer)
+        self.rollback.link_lost(peer)
 
     def on_message(self, peer: NodeId, message: Message, now: float) -> None:
-        with _Call(self, now):
+        with Call(self, now):
             is_voter = peer in self.configuration.voters
             if peer == self.me or not (is_voter or self._eligible(peer)):
-                raise NotEligible(f"{peer} has no part in the log, and sent {_name(message)}.")
+                raise NotEligible(
+                    f"{peer} has no part in the log, and sent {type(message).__name__}."
+                )
             if getattr(message, "term", 0) > self.stock.term + _TERM_LEAP:
                 raise Nonsense(f"{peer} is in term {getattr(message, 'term', 0)}.")
-            if is_voter or not isinstance(message, _FOR_VOTERS):
-                handler_of(self, message)(self.peer(peer), message)
+            self.memory.note(peer, message)
+            if self.rollback.is_over or isinstance(message, _ABOUT_THE_PAST):
+                self.handle(self.peer(peer), message)
+            else:
+                self.rollback.hold(self.peer(peer), message)
+
+    def handle(self, peer: Peer, message: Message) -> None:
+        """Do what a message asks for, whose sender may speak."""
+        if peer.id in self.configuration.voters or not isinstance(message, _FOR_VOTERS):
+            handler_of(self, message)(peer, message)
 
     # --- doing
 
     def step(self, now: float) -> None:
-        with _Call(self, now):
+        with Call(self, now):
             self.proposals.expire()
+            self.rollback.step()
             self.elections.begin_step()
             self.proposals.feed()
             self.stock._onTick(0)
             self.elections.end_step()
             self.agree()
             self.handover.step()
-            self.following.step()
+            if self.rollback.is_over:
+                self.following.step()
             self.reads.step()
             if self.stock.role == LEADER:
                 self.sending.send()
@@ -213,8 +243,9 @@ class Kernel:
             self.elections.wake_at,
             self.proposals.wake_at,
             self.reads.wake_at,
-            self.following.wake_at,
+            self.following.wake_at if self.rollback.is_over else math.inf,
             self.serving.wake_at,
+            self.rollback.wake_at,
         )
         if self.stock.role == LEADER:
             wake_at = min(
@@ -233,17 +264,17 @@ class Kernel:
     # --- wishes
 
     def propose(self, command: bytes, now: float, timeout_s: float) -> int:
-        with _Call(self, now):
+        with Call(self, now):
             self.proposals.add(self._new_id(), EntryKind.COMMAND, command, now + timeout_s)
             return self._last_id
 
     def read_index(self, now: float, timeout_s: float) -> int:
-        with _Call(self, now):
+        with Call(self, now):
             self.reads.ask(self._new_id(), now + timeout_s)
             return self._last_id
 
     def change_voters(self, voters: Sequence[NodeId], now: float, timeout_s: float) -> int:
-        with _Call(self, now):
+        with Call(self, now):
             wish = self._new_id()
             why_not = self.configuration.why_not(voters)
             if why_not is not None:
@@ -253,7 +284,7 @@ class Kernel:
             return wish
 
     def set_learners(self, learners: Sequence[NodeId], now: float) -> None:
-        with _Call(self, now):
+        with Call(self, now):
             wanted = [n for n in learners if n not in self.configuration.voters and n != self.me]
             self.learners = tuple(wanted[: limits.RAFT_LEARNERS])
             if self.stock.role == LEADER:
@@ -264,11 +295,12 @@ class Kernel:
 
         To be called once the others have agreed on a list of voters without this node.
         """
-        with _Call(self, now):
+        with Call(self, now):
             self.configuration.vote_is_void = False
+            self.stock.spend_vote()
 
     def transfer(self, to: NodeId, now: float) -> None:
-        with _Call(self, now):
+        with Call(self, now):
             self.handover.begin(to)
 
     def take_snapshot(self) -> Taken | None:
@@ -276,7 +308,7 @@ class Kernel:
         return self.snapshots.take()
 
     def compact(self, snapshot: Snapshot, now: float) -> None:
-        with _Call(self, now):
+        with Call(self, now):
             self.snapshots.compact(snapshot)
 
     def snapshots_in_use(self) -> set[Point]:
@@ -291,11 +323,11 @@ class Kernel:
             raise
 
     def install(self, snapshot: Snapshot, now: float) -> None:
-        with _Call(self, now):
+        with Call(self, now):
             self.snapshots.install(snapshot)
 
     def abandon(self, now: float) -> None:
-        with _Call(self, now):
+        with Call(self, now):
             self.snapshots.abandon()
 
     # --- looking
@@ -303,7 +335,28 @@ class Kernel:
     def status(self) -> Status:
         return status_of(self)
 
+    @property
+    def checked(self) -> Checked:
+        return self.rollback.checked
+
+    @property
+    def why_behind(self) -> str:
+        return self.rollback.why_behind
+
     # --- for the parts
+
+    def begin_call(self, now: float) -> None:
+        """Somebody calls from outside (kernel_call.py)."""
+        self._require_alive()
+        self.now = max(self.now, now)
+        self._nudged = True
+
+    def failed(self, error: BaseException) -> None:
+        """A call raised that: this kernel's end, unless it was meant for the caller."""
+        if isinstance(error, CoreStopped):
+            self._stopped = error
+        elif not isinstance(error, MeshdError):
+            self._stopped = CoreStopped(f"The kernel failed: {error!r}.")
 
     @property
     def is_ready(self) -> bool:
@@ -344,42 +397,3 @@ class Kernel:
     def _require_alive(self) -> None:
         if self._stopped is not None:
             raise CoreStopped(str(self._stopped))
-
-
-class _Call(Turn):
-    """A call from outside: what it raises by mistake is the kernel's end."""
-
-    __slots__ = ("_kernel",)
-
-    def __init__(self, kernel: Kernel, now: float) -> None:
-        kernel._require_alive()
-        kernel.now = max(kernel.now, now)
-        kernel._nudged = True
-        super().__init__(kernel.chance, kernel.now)
-        self._kernel = kernel
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        try:
-            if error is None:
-                self._kernel.agree()
-        except Exception as failure:  # noted as this kernel's end, and raised again
-            self._note(failure)
-            raise
-        finally:
-            super().__exit__(kind, error, traceback)
-        self._note(error)
-
-    def _note(self, error: BaseException | None) -> None:
-        if isinstance(error, CoreStopped):
-            self._kernel._stopped = error
-        elif error is not None and not isinstance(error, MeshdError):
-            self._kernel._stopped = CoreStopped(f"The kernel failed: {error!r}.")
-
-
-def _name(message: Message) -> str:
-    return type(message).__name__

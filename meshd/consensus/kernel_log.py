@@ -136,6 +136,11 @@ class Log(Journal):  # type: ignore[misc]
         """By the newest list in the log, committed or not (hazard H12)."""
         return self._lists[-1][1] if self._lists else self._floor_voters
 
+    @property
+    def voters_index(self) -> int:
+        """Where that list is, at the latest: one before the floor may be anywhere up to it."""
+        return self._lists[-1][0] if self._lists else self.floor
+
     def voters_at(self, index: int) -> tuple[NodeId, ...]:
         """Those of the newest list up to `index` (hazard H13)."""
         known = [voters for at, voters in self._lists if at <= index]

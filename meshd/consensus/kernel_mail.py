@@ -21,6 +21,8 @@ from meshd.consensus.messages import (
     PreVoteAnswer,
     ReadAnswer,
     ReadAsk,
+    Recall,
+    RecallAnswer,
     SnapshotAnswer,
     SnapshotPart,
     TimeoutNow,
@@ -68,3 +70,7 @@ def handler_of(kernel: Kernel, message: Message) -> Callable[[Peer, Any], None]:
             return kernel.serving.on_answer
         case FeedEnd():
             return kernel.following.on_end
+        case Recall():
+            return kernel.memory.on_recall
+        case RecallAnswer():
+            return kernel.rollback.on_answer

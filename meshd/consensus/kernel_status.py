@@ -33,6 +33,7 @@ def status_of(kernel: Kernel) -> Status:
         source=kernel.following.source.id if kernel.following.source is not None else None,
         subscribers={peer.id: s.match for peer, s in kernel.serving.subscribers.items()},
         peers={progress.peer.id: _peer(kernel, progress) for progress in followers},
+        checked=kernel.rollback.checked,
     )
 
 

@@ -98,6 +98,11 @@ class Stock(SyncObj):  # type: ignore[misc]
         self._SyncObj__setState(FOLLOWER)
         self.leader = None
 
+    def spend_vote(self) -> None:
+        """Nobody gets this node's vote in this term any more: it may have given it before."""
+        if self.term and self.voted_for is None:
+            self._SyncObj__setCurrentTerm(self.term, self.kernel.me)
+
     def leader_lost(self) -> None:
         """What was forwarded and not answered has an unknown outcome."""
         self._SyncObj__onLeaderChanged()

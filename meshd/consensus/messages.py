@@ -195,10 +195,37 @@ class FeedEnd(_Message, frozen=True, tag=17):
     """Who has a vote, as far as the sender knows, and may be asked instead."""
 
 
+class Recall(_Message, frozen=True, tag=18):
+    """I have started: what did you ever hear me promise?"""
+
+    asked: Count
+    """Of this start; echoed."""
+
+
+class RecallAnswer(_Message, frozen=True, tag=19):
+    """What this node knows of the asking one.  0: nothing."""
+
+    asked: Count
+    generation: Count
+    """Its newest start that is on record here."""
+    term: Count
+    """The latest term in which it said anything."""
+    voted_term: Count
+    """The latest term in which it gave this node its vote."""
+    match_term: Count
+    index: Count
+    """It said that its log equals that of the leader of `match_term` up to `index`."""
+    list_index: Count
+    """Where the newest list of voters is in this node's log, at the latest."""
+    voters: Annotated[tuple[Voter, ...], Meta(max_length=limits.RAFT_VOTERS)]
+    """That list; empty: none."""
+
+
 Message = (
     PreVote | PreVoteAnswer | AskVote | VoteAnswer | AppendEntries | AppendAnswer
     | SnapshotPart | SnapshotAnswer | TimeoutNow | Forward | ForwardAnswer | ReadAsk | ReadAnswer
     | Follow | Feed | FeedAnswer | FeedEnd
+    | Recall | RecallAnswer
 )  # fmt: skip
 
 MESSAGE_BYTES: Final = limits.RAFT_MESSAGE_BYTES
@@ -229,6 +256,9 @@ def check(message: Message) -> None:
     """Raise ProtocolError for what is wrong by itself, whatever the log holds."""
     if isinstance(message, (AppendEntries, Feed)):
         _check_entries(message)
+    elif isinstance(message, RecallAnswer):
+        if message.voters:
+            require_voters(message.voters)
     elif isinstance(message, SnapshotPart):
         require_voters(message.voters)
         if message.offset + len(message.data) > message.size:

@@ -18,7 +18,7 @@ import trio
 from meshd import limits, logs
 from meshd.consensus.driver import Driver, ProposalRefused, ProposalUnknown
 from meshd.consensus.entries import Point, Record, Stored
-from meshd.consensus.interface import LAN, Role, Settings, Status
+from meshd.consensus.interface import LAN, Checked, History, Role, Settings, Status
 from meshd.consensus.journal import (
     Journal,
     JournalFailed,
@@ -101,14 +101,15 @@ class Ledger:
         self._settings = settings
         self._driver: Driver | None = None
         self._record = RecordMachine()
-        self._applied = trio.Event()
+        self._applied, self._seen = trio.Event(), 0
+        self._members = members
         self._promises = Promises(ports.disk, place)
         self.sync_s = 0.0
         """What making something durable costs here, in seconds; 0: not measured yet."""
         self.problem: str | None = None
         """Why the record does not run here, as a sentence; None while it does."""
         self.session = Session(
-            lambda: self._driver,
+            lambda: self._driver if self._promises.are_noted else None,
             place.me,
             place.generation,
             ports.entropy.token(16),
@@ -241,11 +242,13 @@ class Ledger:
             nursery.start_soon(self._keep)
             nursery.start_soon(self.electorate.run)
             nursery.start_soon(self._care)
+            nursery.start_soon(self.session.announce)
 
     async def _keep(self) -> None:
         while True:
             try:
-                await self._one_life()
+                if await self._one_life():
+                    continue
             except JournalUnusable as error:
                 self.problem = str(error)
                 log.error("the record cannot run here", why=str(error))
@@ -255,8 +258,8 @@ class Ledger:
             log.error("the record stopped here; trying again", why=self.problem)
             await trio.sleep(REOPEN_S)
 
-    async def _one_life(self) -> None:
-        """From opening the journal until something stops it; `problem` says what."""
+    async def _one_life(self) -> bool:
+        """Until something stops it, which `problem` says; whether to go on at once."""
         opened = await self._blocking(self._open)
         self._say(opened)
         try:
@@ -272,6 +275,11 @@ class Ledger:
                 eligible=self._eligible,
                 settings=self._settings,
                 vote_is_void=self.vote_is_void,
+                history=History(
+                    starts_known=self._promises.starts_known,
+                    others=tuple(n for n in self._members.members() if n != self._place.me),
+                    generation_of=self._newest_start,
+                ),
             )
             driver = Driver(
                 kernel,
@@ -286,13 +294,18 @@ class Ledger:
                 driver.connected(node)
             self._driver, self.problem = driver, None
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._promises.regain, driver)
+                nursery.start_soon(self._promises.keep, driver)
                 await driver.run()
                 nursery.cancel_scope.cancel()
             self.problem = driver.stopped
         finally:
             self._driver = None
+            self._promises.are_noted = False
             opened.journal.close()
+        if driver.checked is Checked.BEHIND:
+            await self._promises.begin_anew(self.problem or "")
+            return True
+        return False
 
     def _open(self) -> Opened:
         """Reads the whole journal, and waits for a few syncs."""
@@ -350,7 +363,10 @@ class Ledger:
             self._applied.set()
             self._applied = trio.Event()
 
-    _seen = 0
+    def _newest_start(self, node: NodeId) -> int:
+        """Of that node, as far as it is on record here; 0: none is."""
+        applied = row.generation if (row := self.state.nodes.get(node)) is not None else 0
+        return max(applied, self._promises.starts.get(node, 0))
 
     # ---------------------------------------------------------------- what only the leader does
 

@@ -47,6 +47,14 @@ class Place:
         return self._beside(".void")
 
     @property
+    def starts_mark(self) -> PurePath:
+        """A file with the newest start of this node after which it promised anything.
+
+        A later one that others know of says that this disk was put back to an earlier image.
+        """
+        return self._beside(".starts")
+
+    @property
     def draft(self) -> PurePath:
         """A journal that is being made, to take the place of the one that there is."""
         return self._beside(".draft")
@@ -66,5 +74,5 @@ def erase(disk: Disk, place: Place) -> None:
     for folder in (place.folder, place.draft, *aside):
         for name in disk.names(folder):
             disk.delete(folder / name)
-    disk.delete(place.void_mark)
-    disk.delete(place.founded_mark)
+    for mark in (place.void_mark, place.starts_mark, place.founded_mark):
+        disk.delete(mark)

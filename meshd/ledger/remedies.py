@@ -292,6 +292,7 @@ def _begin(of: Patient, records: tuple[Record, ...], state: bytes | None = None)
     finally:
         opened.journal.close()
     disk.write(place.founded_mark, b"", private=True)
+    disk.delete(place.starts_mark)  # nothing was promised in the log that begins here
     where = str(set_aside(disk, place.folder)) if disk.names(place.folder) else ""
     disk.delete(place.void_mark)
     disk.rename(place.draft, place.folder)

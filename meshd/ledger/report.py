@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 
-from meshd.consensus.interface import Role, Status
+from meshd.consensus.interface import Checked, Role, Status
 from meshd.control import RecordReport, VoterRow
 from meshd.ids import NodeId
 from meshd.record.state import RecordState
 
 NameOf = Callable[[NodeId], str]
+_UNCHECKED = (
+    "When this node started, no other was there to ask, so it was not checked whether its disk was "
+    "put back to an earlier state (a cloned disk, a backup of the data directory)."
+)
 _NUMBERS = {1: "one", 2: "two", 3: "three"}
 
 
@@ -42,6 +46,7 @@ def report(
         sync_ms=round(sync_s * 1000, 2),
         members=len(state.nodes.rows()),
         voters=rows,
+        notes=[_UNCHECKED] if status is not None and status.checked is Checked.UNANSWERED else [],
     )
 
 

@@ -96,6 +96,17 @@ class Session:
                 self._confirmed.set()
                 self._confirmed = trio.Event()
 
+    async def announce(self) -> None:
+        """Have it in the record that this node has started, for as long as that takes."""
+        while not self._is_open:
+            try:
+                await self._be_open(trio.current_time() + limits.COMMAND_S)
+            except RecordRefused as refusal:
+                log.warning("this start is not on record", why=str(refusal))
+                return
+            except MeshdError as error:
+                log.debug("this start is not on record yet", why=str(error))
+
     async def _new_number(self, deadline: float) -> int:
         """The next one, once it is less than `limits.SESSION_RESULTS` after the oldest wanted.
 

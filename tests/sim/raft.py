@@ -37,6 +37,7 @@ KINDS = {
     "storm_changing": Kind(3, 2, Weather(changes=1.5, faults=4.0, loss=0.03, transfers=0.5)),
     "snapshots": Kind(3, 1, Weather(changes=0.3, snapshots=8.0, faults=2.5)),
     "followers": Kind(3, 4, Weather(changes=0.2, snapshots=2.0, faults=2.0)),
+    "images": Kind(3, 0, Weather(put_back=0.5, faults=0.0, strays=0.0, loss=0.0, transfers=0.7)),
     "handovers": Kind(3, 0, Weather(transfers=3.0, faults=0.5)),
 }
 
@@ -50,7 +51,7 @@ def simulate(
 ) -> World:
     kind = KINDS[kind_name]
     weather = kind.weather if seconds is None else replace(kind.weather, seconds=seconds)
-    world = World(seed, kind.founders, kind.others)
+    world = World(seed, kind.founders, kind.others, asks=weather.put_back > 0)
     world.story = [] if story else None
     return run(world, weather)
 
@@ -69,6 +70,7 @@ class Sums:
     snapshots: int = 0
     installed: int = 0
     followed: int = 0
+    set_aside: int = 0
     messages: int = 0
 
     def add(self, world: World) -> None:
@@ -84,6 +86,7 @@ class Sums:
         self.snapshots += world.snapshots
         self.installed += world.installed
         self.followed += world.judge.followed
+        self.set_aside += world.set_aside
         self.messages += world.messages
 
     def __str__(self) -> str:
@@ -91,9 +94,9 @@ class Sums:
             f"{self.seeds} seeds, {self.virtual_s / 3600:.2f} virtual hours, {self.broken} broken; "
             f"{self.commands:,} commands ({self.acknowledged:,} acknowledged, {self.unknown:,}"
             f" unknown), {self.reads:,} linearizable reads, {self.elections:,} elections won, "
-            f"{self.crashes:,} crashes, {self.snapshots:,} snapshots"
-            f" ({self.installed:,} installed), {self.followed:,} entries followed without a vote,"
-            f" {self.messages:,} messages"
+            f"{self.crashes:,} crashes, {self.set_aside:,} journals set aside,"
+            f" {self.snapshots:,} snapshots ({self.installed:,} installed),"
+            f" {self.followed:,} entries followed without a vote, {self.messages:,} messages"
         )
 
 

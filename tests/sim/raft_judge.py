@@ -5,7 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from meshd.consensus.entries import Stored
-from meshd.consensus.interface import Outgoing, Status
+from meshd.consensus.interface import (
+    Committed,
+    Outcome,
+    Outgoing,
+    Readable,
+    Refused,
+    Status,
+    Unknown,
+)
 from meshd.consensus.kernel import Kernel
 from meshd.consensus.messages import AppendAnswer, AppendEntries, AskVote, FeedAnswer, VoteAnswer
 from meshd.consensus.replay import base_of, last_of
@@ -105,6 +113,18 @@ class Judge:
                 kept = True
         if not kept:
             self.violation("a promise left before it was on disk", node, out, stored.ballot)
+
+    def outcome(self, node: NodeId, what: Any, outcome: Outcome) -> None:
+        """A node says what became of a proposal or a read."""
+        match outcome:
+            case Committed(index=index, result=result):
+                self.acknowledged(what, index, result)
+            case Refused():
+                self.refused(what)
+            case Readable(index=index):
+                self.read(node, what, index)
+            case Unknown():
+                self.unknown += 1
 
     def acknowledged(self, command: bytes, index: int, result: bytes) -> None:
         self.acks[command] = index

@@ -29,6 +29,7 @@ from meshd.consensus.kernel_stock import Stock
 from meshd.consensus.proposals import Proposals
 from meshd.consensus.reads import Reads
 from meshd.consensus.receiving import Receiving
+from meshd.consensus.rollback import Rollback
 from meshd.consensus.sending import Sending
 from meshd.consensus.snapshots import Snapshots
 from tests.sim.raft import KINDS, simulate
@@ -122,6 +123,26 @@ MUTANTS = {
     "no word to take over waits for the log": Mutant(
         Handover, "step", (("and progress.match == kernel.log.last.index", ""),), ("handovers",),
     ),
+    # --- disks that are put back
+    "a journal that is behind is used": Mutant(
+        Rollback, "on_answer", (("if why is not None and", "if False and"),), ("images",),
+    ),
+    "a later term that others heard does not count": Mutant(
+        Rollback, "_lacks", (("if answer.term > ballot.term:", "if False:"),), ("images",),
+    ),
+    "entries that others heard of do not count": Mutant(
+        Rollback, "_lacks", (("answer.index > last.index", "False"),), ("images",),
+    ),
+    "a vote that others got does not count": Mutant(
+        Rollback, "_lacks", (("answer.voted_term == ballot.term > 0", "False"),), ("images",),
+    ),
+    "starts that others know of do not count": Mutant(
+        Rollback, "_lacks", (("answer.generation > self._starts", "False"),), ("images",),
+    ),
+    "it promises before it has heard": Mutant(
+        Rollback, "is_over",
+        (("in (Checked.PASSED, Checked.UNANSWERED)", "is not Checked.BEHIND"),), ("images",),
+    ),
     # --- commit
     "a leader counts what is not on its disk": Mutant(
         Stock, "_SyncObj__raftCommitIndex",
@@ -193,7 +214,7 @@ MUTANTS = {
 def mutated_source(mutant: Mutant) -> str:
     """The method with its words replaced, all of which must be there."""
     found: Any = inspect.getattr_static(mutant.owner, mutant.method)
-    function: Any = found.fset if isinstance(found, property) else found
+    function: Any = (found.fset or found.fget) if isinstance(found, property) else found
     source = textwrap.dedent(inspect.getsource(function))
     for old, new in mutant.words:
         assert old in source, f"{mutant.owner.__name__}.{mutant.method} has no {old!r} any more"
@@ -204,7 +225,7 @@ def mutated_source(mutant: Mutant) -> str:
 def apply_mutant(mutant: Mutant) -> None:
     """Replace the method, in this process, for good."""
     found: Any = inspect.getattr_static(mutant.owner, mutant.method)
-    function: Any = found.fset if isinstance(found, property) else found
+    function: Any = (found.fset or found.fget) if isinstance(found, property) else found
     source = mutated_source(mutant)
     source = source[source.index("def ") :]
     space: dict[str, Any] = {}
@@ -214,7 +235,7 @@ def apply_mutant(mutant: Mutant) -> None:
     del space["annotations"]
     [changed] = space.values()
     if isinstance(found, property):
-        changed = property(found.fget, changed)
+        changed = property(found.fget, changed) if found.fset else property(changed)
     setattr(mutant.owner, mutant.method, changed)
 
 
@@ -239,7 +260,7 @@ def seeds_that_notice(name: str, seeds: int) -> str:
 def tests_that_notice(name: str) -> str:
     run = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-x", "-p", "tests.sim.raft_mutants", "--no-header",
-         "tests/unit/consensus", "-k", "hazards or kernel or reads"],
+         "tests/unit/consensus", "-k", "hazards or kernel or reads or rollback"],
         env={**os.environ, "MESHD_RAFT_MUTANT": name}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     failed = [line for line in run.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from meshd.consensus.entries import Point, Record, Stored
-from meshd.consensus.interface import Outbox, Settings
+from meshd.consensus.interface import Checked, History, Outbox, Settings
 from meshd.consensus.kernel import Kernel
 from meshd.consensus.replay import align, base_of, replay
 from meshd.ids import NodeId
@@ -47,6 +47,12 @@ class Machine:
         self.digest = b""
         self._applied = applied
 
+    @property
+    def starts(self) -> dict[str, int]:
+        """The newest start of each node that is on record."""
+        words = [command.split(b" ") for _, command in self.commands if command[:6] == b"start "]
+        return {word[1].decode(): int(word[2]) for word in words}
+
     def apply(self, index: int, command: bytes) -> bytes:
         self.commands.append((index, command))
         text = self.digest + index.to_bytes(8, "big") + command
@@ -73,6 +79,16 @@ class Disk:
         self.stored = stored
         self.shelf = Shelf()
         self.slow_s = 0.0
+        self.starts_known = 0
+        """The newest start that passed its check."""
+        self.vote_is_void = False
+
+    def image(self) -> Disk:
+        """All that is durable, as of now."""
+        copy = Disk(self.stored)
+        copy.shelf.states, copy.shelf.durable = dict(self.shelf.states), dict(self.shelf.durable)
+        copy.starts_known, copy.vote_is_void = self.starts_known, self.vote_is_void
+        return copy
 
     def write(self, records: tuple[Record, ...]) -> None:
         self.stored = replay(self.stored, records, self.shelf.durable.values())
@@ -108,6 +124,23 @@ class Node:
         self.wake_at = math.inf
         self.open: dict[int, tuple[str, Any, float]] = {}
         """Proposals and reads without an outcome: what, of what, when asked."""
+        self.started_s = 0.0
+        self.was_put_back = False
+        """Its disk is an earlier image of itself, and it does not know it."""
+
+    def history(self, others: tuple[NodeId, ...]) -> History:
+        """What it knows of starts, as the ledger does."""
+        return History(
+            starts_known=self.disk.starts_known,
+            others=others,
+            generation_of=lambda node: self.machine.starts.get(node, 0),
+        )
+
+    @property
+    def may_promise(self) -> bool:
+        return self.kernel is not None and self.kernel.checked in (
+            Checked.PASSED, Checked.UNANSWERED
+        )  # fmt: skip
 
     def clock(self, now: float) -> float:
         return self.offset_s + now * self.speed

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from meshd.consensus.interface import TransferRefused
 from meshd.ids import NodeId
+from tests.sim.raft_images import keep_image, mend, put_back
 from tests.sim.raft_nodes import Node, short
 from tests.sim.raft_world import World
 
@@ -26,6 +27,8 @@ class Weather:
     loss: float = 0.002
     doubling: float = 0.01
     strays: float = 0.3
+    put_back: float = 0.0
+    """Disks that are put back to what they were."""
 
 
 def run(world: World, weather: Weather) -> World:
@@ -38,10 +41,13 @@ def run(world: World, weather: Weather) -> World:
         (weather.snapshots, snapshot),
         (weather.changes, change),
         (weather.transfers, transfer),
+        (weather.put_back, put_back),
+        (weather.put_back and 5.0, keep_image),
         (4.0, dial),
+        (weather.put_back and 5.0, mend),
     ):
         if rate:
-            _repeat(world, weather, rate, what, 0.0 if what is dial else 1.0)
+            _repeat(world, weather, rate, what, 0.0 if what in _ALWAYS else 1.0)
     world.run_until(weather.seconds)
     make_peace(world)
     world.run_until(weather.seconds + weather.peace_s * 0.6)
@@ -54,7 +60,7 @@ def run(world: World, weather: Weather) -> World:
 
 def _repeat(world: World, weather: Weather, rate: float, what: object, start: float) -> None:
     assert callable(what)
-    end = weather.seconds + weather.peace_s if what is dial else weather.seconds
+    end = weather.seconds + weather.peace_s if what in _ALWAYS else weather.seconds
 
     def again() -> None:
         what(world)
@@ -112,6 +118,10 @@ def snapshot(world: World) -> None:
 
 def dial(world: World) -> None:
     world.reconnect_all()
+
+
+_ALWAYS = (dial, mend)
+"""What goes on in peace."""
 
 
 def transfer(world: World) -> None:

@@ -18,15 +18,12 @@ from typing import Any
 
 from meshd.consensus.entries import Snapshot
 from meshd.consensus.interface import (
-    Committed,
+    Checked,
     CoreStopped,
     Nonsense,
     NotEligible,
     Outbox,
     Outgoing,
-    Readable,
-    Refused,
-    Unknown,
 )
 from meshd.consensus.kernel import Kernel
 from meshd.consensus.messages import Forward, decode, encode
@@ -34,6 +31,7 @@ from meshd.consensus.replay import EMPTY, replay
 from meshd.consensus.snapshot_parts import Taken
 from meshd.consensus.voter_list import founding_records
 from meshd.ids import NodeId
+from tests.sim.raft_images import Album, begin_anew
 from tests.sim.raft_judge import Judge
 from tests.sim.raft_nodes import SETTINGS, Machine, Node, node_id, short
 
@@ -41,7 +39,9 @@ from tests.sim.raft_nodes import SETTINGS, Machine, Node, node_id, short
 class World:
     """A few machines and what is between them."""
 
-    def __init__(self, seed: int, founders: int, others: int = 0, trace: bool = False) -> None:
+    def __init__(
+        self, seed: int, founders: int, others: int = 0, trace: bool = False, asks: bool = False
+    ) -> None:
         self.seed = seed
         self.chance = random.Random(seed)
         self.now = 0.0
@@ -62,6 +62,9 @@ class World:
         self.links: dict[tuple[NodeId, NodeId], int] = {}
         """Which connection each node has to each other: a number, the same at both ends."""
         self.slow_s: dict[tuple[NodeId, NodeId], float] = {}
+        self.asks = asks
+        """Whether nodes that start ask the others if their disk is what it was."""
+        self.album = Album()
         self.loss = 0.0
         self.doubling = 0.0
         self.strays = 0.0
@@ -70,6 +73,7 @@ class World:
         """What happened, for a person, if anybody wants to know."""
         self.messages = self.steps = self.proposed = self.asked = self.crashes = self.snapshots = 0
         self.installed = 0
+        self.set_aside = 0
         self._events: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
         self._number = 0
         self._connection = 0
@@ -125,6 +129,7 @@ class World:
         node.lives += 1
         self.say(f"{short(node.id)} starts, life {node.lives}")
         node.disk.reopen(take_up=self.chance.random() < 0.5)
+        node.started_s = self.now
         node.machine = Machine(self.judge.applied)
         node.disk.shelf.bring_up(node.machine, node.disk.stored.snapshot)
         node.syncing = None
@@ -137,6 +142,8 @@ class World:
             now=node.clock(self.now),
             eligible=lambda peer: peer in self.nodes,
             settings=SETTINGS,
+            vote_is_void=node.disk.vote_is_void,
+            history=node.history(tuple(self.ids)) if self.asks else None,
         )
         self._wake_later(node)
         for other in self.up():
@@ -233,6 +240,7 @@ class World:
         if stray and isinstance(message, Forward):
             return
         self._call(node, "on_message", sender, message)
+        self.album.overheard(sender, to, message)
 
     # --- driving
 
@@ -284,6 +292,8 @@ class World:
         except CoreStopped as error:
             self.judge.violation("a kernel stopped", node.id, str(error))
             return
+        if kernel.checked is Checked.BEHIND:
+            begin_anew(self, node)
         self._wake_later(node)
 
     def _synced(self, node: Node, life: int, outbox: Outbox) -> None:
@@ -357,15 +367,7 @@ class World:
             if opened is None:
                 continue  # a change of voters
             _, what, _ = opened
-            match outcome:
-                case Committed(index=index, result=result):
-                    self.judge.acknowledged(what, index, result)
-                case Refused():
-                    self.judge.refused(what)
-                case Readable(index=index):
-                    self.judge.read(node.id, what, index)
-                case Unknown():
-                    self.judge.unknown += 1
+            self.judge.outcome(node.id, what, outcome)
 
     # --- snapshots
 

@@ -30,6 +30,10 @@ FEED: dict[str, Any] = {
     "stream": 5, "term": 7, "leader": OTHER, "prev_index": 41, "prev_term": 6,
     "entries": [[6, COMMAND], [7, NOOP], [7, VOTERS]],
 }  # fmt: skip
+RECALLED: dict[str, Any] = {
+    "asked": 2**31, "generation": 1_790_000_000, "term": 7, "voted_term": 6, "match_term": 7,
+    "index": 44, "list_index": 40, "voters": [NODE, OTHER],
+}  # fmt: skip
 ASK = {"term": 8, "last_index": 43, "last_term": 7}
 
 
@@ -72,6 +76,11 @@ def log_messages() -> list[Vector]:
                 {"term": 7, "round": 12, "index": 40, "held": 2, "stream": 0}),
         message("SnapshotAnswer of a subscription", 8,
                 {"term": 7, "round": 0, "index": 40, "held": 2, "stream": 5}),
+        message("Recall", 18, {"asked": 2**31}),
+        message("RecallAnswer", 19, RECALLED),
+        message("RecallAnswer: never heard of", 19, {
+            "asked": 1, "generation": 0, "term": 0, "voted_term": 0, "match_term": 0, "index": 0,
+            "list_index": 0, "voters": []}),
         message("TimeoutNow", 9, {"term": 7}),
         message("Forward", 10, {"id": 2**52, "command": BIN}),
         message("Forward of an empty command", 10, {"id": 0, "command": EMPTY}),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from meshd.consensus.interface import PeerStatus, Role, Status
+from meshd.consensus.interface import Checked, PeerStatus, Role, Status
 from meshd.ids import NodeId
 from meshd.ledger.report import report
 from meshd.record.state import RecordState
@@ -57,6 +57,17 @@ def test_a_voter_knows_how_far_those_are_who_follow_it_and_a_follower_whom_it_fo
     assert rows(A, at_voter) == [("a", "", 9), ("b", "", None), ("c", "a", 6)]
     at_follower = status(role=Role.FOLLOWER, voters=(A, B), peers={}, source=B)
     assert rows(C, at_follower) == [("a", "", None), ("b", "", None), ("c", "b", 9)]
+
+
+def test_a_start_that_nobody_could_check_is_noted() -> None:
+    def notes(checked: Checked) -> list[str]:
+        return report(
+            A, status(checked=checked), RecordState(), [A], [], name_of=lambda n: n[0],
+            problem=None, sync_s=0.0,
+        ).notes  # fmt: skip
+
+    assert notes(Checked.PASSED) == []
+    assert "not checked" in notes(Checked.UNANSWERED)[0]
 
 
 def test_what_is_wrong_is_said_with_who_is_missing() -> None:
