@@ -12,10 +12,14 @@ HTTP/1.1 over a UNIX socket (0600), JSON bodies of these structs.  `meshd status
     GET  /control/record/backup     -> a snapshot file (proto/journal.md)
     GET  /control/doctor            -> list[Finding]     (the daemon's own view)
     POST /control/token    TokenOrder   -> TokenMade
+    GET  /control/tokens            -> list[TokenRow]
+    POST /control/token/revoke TokenQuery -> Done
     GET  /control/pending           -> list[PendingRow]
     POST /control/approve  ApproveOrder -> Done
     POST /control/drain    NodeOrder    -> Done
     POST /control/undrain  NodeOrder    -> Done
+    POST /control/labels   LabelsOrder  -> Done
+    POST /control/remove   NodeOrder    -> Done
     POST /control/leave             -> Done              (then the daemon stops)
     POST /control/stop              -> Done
     GET  /control/keys              -> list[KeyRow]
@@ -65,6 +69,24 @@ class TokenMade(msgspec.Struct, frozen=True):
     expires_unix_s: float
     uses: int
     join_addresses: list[str]
+
+
+class TokenRow(msgspec.Struct, frozen=True):
+    """A token on record; nothing of it is secret."""
+
+    id: str
+    uses: int
+    used_by: list[str]
+    """Names of the nodes that joined by it, or the beginnings of their ids."""
+    expires_unix_s: float
+    good: bool
+    """Somebody may still join by it."""
+
+
+class TokenQuery(msgspec.Struct, frozen=True):
+    """Which token: its id, or the whole of it."""
+
+    token: str
 
 
 class ApproveOrder(msgspec.Struct, frozen=True):
@@ -137,6 +159,13 @@ class NodeOrder(msgspec.Struct, frozen=True):
     node: str = ""
 
 
+class LabelsOrder(msgspec.Struct, frozen=True):
+    """Give a node these labels and no others."""
+
+    node: str
+    labels: list[str]
+
+
 class PendingRow(msgspec.Struct, frozen=True):
     """A newcomer waiting for consent."""
 
@@ -165,6 +194,7 @@ class NodeRow(msgspec.Struct, frozen=True):
     seen_s: float | None
     """Seconds since it was last heard of."""
     engines: list[str] = []
+    labels: list[str] = []
 
 
 class Copy(msgspec.Struct, frozen=True):

@@ -45,6 +45,13 @@ class ListenFailed(MeshdError):
 class NotAdmitted(MeshdError):
     """The other side is not a member of this mesh, or says that we are not."""
 
+    was_removed = False
+    """Whether it was one once, and was removed for good."""
+
+
+class SentAway(NotAdmitted):
+    """A member says that this node was removed from the mesh."""
+
 
 class Refused(MeshdError):
     """A well-formed request that the other side will not carry out; the text says why."""

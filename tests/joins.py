@@ -23,18 +23,21 @@ from meshd.identity import (
     MeshIdentity,
     PrivateKey,
     Token,
-    TokenStore,
-    parse_token,
+    new_token,
 )
 from meshd.ids import Address, NodeId
-from meshd.peers.join_admit import Admitter, FounderAdmitter
+from meshd.peers.admission import AdmissionDesk, Admitter
 from meshd.peers.join_client import Newcomer
 from meshd.peers.join_server import JoinServer, Waiting
 from meshd.ports import Alpn, ByteStream, Network, Remote
-from meshd.record import MemberRegistry, found, sign
+from meshd.record import MemberList, MemberRegistry, SignedMembers, first_list, member_list, sign
+from meshd.record.commands_registry import CreateToken, Found, Remove
+from meshd.record.takeover import fields_of
 from meshd.testing.clock import SimClock
 from meshd.testing.disk import MemoryDisk
 from meshd.testing.entropy import SeededEntropy
+from meshd.wire.join import Admitted, JoinRefusal, JoinRequest
+from tests.records import SharedRecord
 
 NOW_UNIX_S = 1_780_000_000.0
 HOST = Address("192.168.7.1", limits.PEER_PORT)
@@ -164,39 +167,46 @@ class Mesh:
         )
         self.disk = MemoryDisk()
         self.store = IdentityStore(self.disk, PurePosixPath("/data"))
-        first = sign(
-            found(
-                self.authority.mesh,
-                "home",
-                self.key.public,
-                name="attic",
-                addresses=[HOST],
-                now_unix_s=NOW_UNIX_S,
-            ),
-            self.authority.key,
+        members = first_list(
+            self.authority.mesh,
+            "home",
+            self.key.public,
+            name="attic",
+            addresses=[HOST],
+            now_unix_s=NOW_UNIX_S,
         )
-        self.tokens = TokenStore(self.authority.mesh)
+        first = sign(members, self.authority.key)
         self.store.save_key(self.key)
-        self.store.save_mesh(self.identity, first.to_bytes(), self.tokens)
+        self.store.save_mesh(self.identity, first.to_bytes())
         self.registry = MemberRegistry(
             self.authority.public,
             first,
             persist=lambda signed: self.store.save_members(self.authority.mesh, signed.to_bytes()),
         )
-        self.founder = FounderAdmitter(
-            node=self.key.public.node,
-            authority=self.authority,
+        self.shared = SharedRecord(found_of(self.authority, members, self.identity.keyring))
+        self.record = self.shared.member(self.key.public.node)
+        self.desk = AdmissionDesk(
+            authority=lambda: self.identity.authority,
             registry=self.registry,
-            tokens=self.tokens,
+            sign=self._sign,
+            record=self.record,
             keyring=lambda: self.identity.keyring,
             clock=self.clock,
             entropy=self.entropy,
-            persist_tokens=lambda tokens: self.store.save_tokens(self.authority.mesh, tokens),
         )
         self.shown: list[Waiting] = []
         self.somebody_waits = trio.Event()
-        self.server = self.make_server(lambda: self.founder)
+        self.server = self.make_server(lambda: self)
         self.endings: list[BaseException | None] = []
+
+    def _sign(self, members: MemberList) -> SignedMembers:
+        self.registry.apply(members)
+        self.registry.sign(self.authority.key)
+        return self.registry.signed
+
+    async def admit(self, request: JoinRequest) -> Admitted | JoinRefusal:
+        """As the founder's own door has it decided."""
+        return await self.desk.admit(request, self.key.public.node)
 
     def make_server(self, admitter: Callable[[], Admitter]) -> JoinServer:
         return JoinServer(
@@ -222,15 +232,44 @@ class Mesh:
         return JoinNetwork(nursery, self.serve, lambda: self.identity.certificate_der, **kwargs)
 
     def token(self, *, ttl_s: float = 3600.0, uses: int = 1) -> Token:
-        return parse_token(self.founder.create_token(ttl_s=ttl_s, uses=uses).text)
+        token = new_token(self.authority.mesh, self.entropy.token(5), self.entropy.token(16))
+        ttl_ms = int(ttl_s * 1000)
+        self.record.commit(CreateToken(id=token.id, key=token.key, ttl_ms=ttl_ms, uses=uses))
+        return token
+
+    def remove(self, node: NodeId) -> None:
+        """That member is out."""
+        self.record.commit(Remove(node=node, gossip_key=7))
+        self._sign(member_list(self.record.state))
+
+    def pass_time(self, seconds: float) -> None:
+        """By all clocks, the record's among them."""
+        self.clock.jump_wall(seconds)
+        self.shared.tick(int(self.clock.wall() * 1000))
 
     def snapshot(self) -> object:
         """Everything that a refused join must leave as it was."""
-        return (self.registry.signed.body, self.tokens.to_bytes(), dict(self.disk.files))
+        nodes = self.record.state.nodes.rows()
+        tokens = self.record.state.tokens.rows()
+        return (self.registry.signed.body, nodes, tokens, dict(self.disk.files))
 
     @property
     def names(self) -> list[str]:
         return sorted(member.name for member in self.registry.members())
+
+
+def found_of(authority: Authority, members: MemberList, keyring: Keyring) -> Found:
+    """The first command of that mesh's record."""
+    return Found(
+        mesh=authority.mesh,
+        mesh_name=members.mesh_name,
+        ca_key=authority.public.der,
+        node=fields_of(members.members[0]),
+        unix_ms=int(NOW_UNIX_S * 1000),
+        gossip_key=keyring.primary.id,
+        keyring_generation=keyring.version,
+        registry_version=members.version - 1,  # founding counts
+    )
 
 
 def newcomer(seed: int | str = 1, name: str = "laptop") -> Newcomer:

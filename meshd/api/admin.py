@@ -35,9 +35,13 @@ class Administrator(Protocol):
     async def order_vote(self, order: control.VoteOrder) -> control.VotesDecided: ...
     async def findings(self) -> list[control.Finding]: ...
     async def create_token(self, order: control.TokenOrder) -> control.TokenMade: ...
+    def tokens(self) -> list[control.TokenRow]: ...
+    async def revoke_token(self, order: control.TokenQuery) -> control.Done: ...
     async def pending(self) -> list[control.PendingRow]: ...
     async def approve(self, order: control.ApproveOrder) -> control.Done: ...
     async def set_drained(self, order: control.NodeOrder, drained: bool) -> control.Done: ...
+    async def set_labels(self, order: control.LabelsOrder) -> control.Done: ...
+    async def remove(self, order: control.NodeOrder) -> control.Done: ...
     async def leave(self) -> control.Done: ...
     def stop(self) -> control.Done: ...
 
@@ -59,9 +63,13 @@ class AdminApi:
             ("GET", "/control/doctor"): lambda _: admin.findings(),
             ("GET", "/control/pending"): lambda _: admin.pending(),
             ("POST", "/control/token"): self._token,
+            ("GET", "/control/tokens"): self._now(admin.tokens),
+            ("POST", "/control/token/revoke"): self._revoke,
             ("POST", "/control/approve"): self._approve,
             ("POST", "/control/drain"): lambda body: self._drain(body, True),
             ("POST", "/control/undrain"): lambda body: self._drain(body, False),
+            ("POST", "/control/labels"): self._labels,
+            ("POST", "/control/remove"): self._remove,
             ("POST", "/control/leave"): lambda _: admin.leave(),
             ("POST", "/control/stop"): self._now(admin.stop),
             **(more or {}),
@@ -102,6 +110,15 @@ class AdminApi:
 
     async def _vote(self, body: bytes) -> control.VotesDecided:
         return await self._admin.order_vote(msgspec.json.decode(body, type=control.VoteOrder))
+
+    async def _revoke(self, body: bytes) -> control.Done:
+        return await self._admin.revoke_token(msgspec.json.decode(body, type=control.TokenQuery))
+
+    async def _labels(self, body: bytes) -> control.Done:
+        return await self._admin.set_labels(msgspec.json.decode(body, type=control.LabelsOrder))
+
+    async def _remove(self, body: bytes) -> control.Done:
+        return await self._admin.remove(msgspec.json.decode(body, type=control.NodeOrder))
 
     async def _approve(self, body: bytes) -> control.Done:
         return await self._admin.approve(msgspec.json.decode(body, type=control.ApproveOrder))

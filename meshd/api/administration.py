@@ -1,7 +1,6 @@
 """What the command line asks and orders, answered from the parts of a running node.
 
-`Office` does what only the mesh's founder can do (or has it done there); everything else is read
-from memory.
+`Office` carries out what is decided for the whole mesh; everything else is read from memory.
 """
 
 from __future__ import annotations
@@ -28,10 +27,19 @@ class Office(Protocol):
     """What is decided for the whole mesh.  Raises Refused or DialFailed with a sentence."""
 
     async def create_token(self, order: control.TokenOrder) -> control.TokenMade: ...
+    def tokens(self) -> list[control.TokenRow]: ...
+    async def revoke_token(self, token: str) -> control.Done: ...
+    async def set_drained(self, node: NodeId, drained: bool) -> control.Done: ...
+    async def set_labels(self, node: NodeId, labels: Sequence[str]) -> control.Done: ...
+    async def remove(self, node: NodeId) -> control.Done: ...
+    async def leave(self) -> control.Done: ...
+
+
+class Consents(Protocol):
+    """Who waits to be let in without a token.  Raises Refused or DialFailed with a sentence."""
+
     async def pending(self) -> list[control.PendingRow]: ...
     async def approve(self, digits: str) -> control.Done: ...
-    async def set_drained(self, node: NodeId, drained: bool) -> control.Done: ...
-    async def leave(self) -> control.Done: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,12 +86,14 @@ class Administration:
         self,
         sources: Sources,
         office: Office,
+        consents: Consents,
         stop: Callable[[], None],
         forget: Callable[[], None],
     ) -> None:
         """`forget` deletes what this node keeps of its mesh, after it has left."""
         self._sources = sources
         self._office = office
+        self._consents = consents
         self._stop = stop
         self._forget = forget
 
@@ -162,17 +172,26 @@ class Administration:
     async def create_token(self, order: control.TokenOrder) -> control.TokenMade:
         return await self._office.create_token(order)
 
+    def tokens(self) -> list[control.TokenRow]:
+        return self._office.tokens()
+
+    async def revoke_token(self, order: control.TokenQuery) -> control.Done:
+        return await self._office.revoke_token(order.token)
+
     async def pending(self) -> list[control.PendingRow]:
-        return await self._office.pending()
+        return await self._consents.pending()
 
     async def approve(self, order: control.ApproveOrder) -> control.Done:
-        return await self._office.approve(order.digits)
+        return await self._consents.approve(order.digits)
 
     async def set_drained(self, order: control.NodeOrder, drained: bool) -> control.Done:
-        node = self._sources.node
-        if order.node:
-            node = self._sources.registry.find(order.node).id
-        return await self._office.set_drained(node, drained)
+        return await self._office.set_drained(self._which(order.node), drained)
+
+    async def set_labels(self, order: control.LabelsOrder) -> control.Done:
+        return await self._office.set_labels(self._which(order.node), order.labels)
+
+    async def remove(self, order: control.NodeOrder) -> control.Done:
+        return await self._office.remove(self._sources.registry.find(order.node).id)
 
     async def leave(self) -> control.Done:
         done = await self._office.leave()
@@ -183,6 +202,10 @@ class Administration:
     def stop(self) -> control.Done:
         self._stop()
         return control.Done("stopping: running requests get their time to finish")
+
+    def _which(self, text: str) -> NodeId:
+        """The member that is meant; this node if none is named.  Raises NoSuchNode."""
+        return self._sources.registry.find(text).id if text else self._sources.node
 
     # ---------------------------------------------------------------- rows
 
@@ -215,6 +238,7 @@ class Administration:
             slots=sum(b.slots for b in backends),
             seen_s=presence.seen_s,
             engines=[b.engine for b in backends],
+            labels=list(member.labels),
         )
 
     def _name(self, node: NodeId) -> str:

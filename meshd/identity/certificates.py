@@ -50,6 +50,7 @@ class CertificateRefused(NotAdmitted):
     def __init__(self, reason: Unvouched, text: str) -> None:
         super().__init__(text)
         self.reason: Final = reason
+        self.was_removed = reason is Unvouched.REMOVED
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,12 @@ class NodeCertificate:
     not_before_unix_s: int
     not_after_unix_s: int
     parsed: x509.Certificate
+
+    @property
+    def serial(self) -> bytes:
+        """Its serial number, big-endian."""
+        number = self.parsed.serial_number
+        return number.to_bytes((number.bit_length() + 7) // 8, "big")
 
     @property
     def renew_unix_s(self) -> int:

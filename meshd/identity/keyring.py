@@ -102,10 +102,12 @@ class Keyring:
             raise Refused(f"The keyring has no key {key_id:08x}.")
         return Keyring(self.version + 1, tuple(key for key in self.keys if key.id != key_id))
 
-    def rotate(self, secret: bytes) -> Keyring:
+    def rotate(self, secret: bytes, version: int | None = None) -> Keyring:
         """With a new primary; the former one still opens, older ones are dropped.
 
-        For the founder, who hands the result to every member over its links.  A member that has not
-        heard of it yet can still read what others seal only until it fetches this version.
+        `version` is the one that the record has given out, the next one if None.  A member that has
+        not heard of it yet can still read what others seal only until it fetches this version.
         """
-        return Keyring(self.version + 1, (GossipKey.of(secret), self.primary))
+        return Keyring(
+            self.version + 1 if version is None else version, (GossipKey.of(secret), self.primary)
+        )

@@ -8,7 +8,7 @@
     MESH-ID/ca.key        the CA's key, at a node that has it (private; `ca_keys.py`)
     MESH-ID/keyring.json  keys of the datagrams (private)
     MESH-ID/members       the newest signed member list
-    MESH-ID/tokens.json   tokens given out, at a node that may admit others (private)
+    MESH-ID/applied       the member list that the record came to here, if that is newer
 
 A node that leaves one mesh for another writes the new folder whole, then `mesh.json`, then deletes
 the old folder's files: cut anywhere, it is in one mesh or in the other.  All through `ports.Disk`.
@@ -34,7 +34,6 @@ from meshd.identity.certificates import (
 )
 from meshd.identity.keyring import Keyring
 from meshd.identity.keys import KeyDamaged, PrivateKey, PublicKey
-from meshd.identity.tokens import TokensDamaged, TokenStore
 from meshd.ids import MeshId, is_key_id
 from meshd.ports import Disk
 
@@ -196,7 +195,7 @@ class IdentityStore:
             raise _damaged(folder / "node.crt", "it is not signed by this mesh's CA", _REJOIN)
         return identity
 
-    def save_mesh(self, identity: MeshIdentity, members: bytes, tokens: TokenStore | None) -> None:
+    def save_mesh(self, identity: MeshIdentity, members: bytes) -> None:
         """Enter a mesh: write its folder whole, then `mesh.json`, then forget the former mesh."""
         former = self._read_mesh_file()
         mesh = identity.mesh
@@ -207,8 +206,6 @@ class IdentityStore:
         self.save_certificate(mesh, identity.certificate_der)
         self.save_keyring(mesh, identity.keyring)
         self.save_members(mesh, members)
-        if tokens is not None:
-            self.save_tokens(mesh, tokens)
         self._write_mesh_file(identity)
         if former is not None and former.mesh != mesh:
             self._delete_folder(former.mesh)
@@ -232,25 +229,17 @@ class IdentityStore:
         """What `save_members` kept.  Raises StoreDamaged if it is missing."""
         return self._need(self._dir / mesh / "members")
 
+    def save_applied(self, mesh: MeshId, body: bytes) -> None:
+        """Keep the member list that the record came to, which nobody has signed yet."""
+        self._disk.write(self._dir / mesh / "applied", body, private=False)
+
+    def load_applied(self, mesh: MeshId) -> bytes | None:
+        """What `save_applied` kept; None: nothing."""
+        return self._disk.read(self._dir / mesh / "applied")
+
     def members_damaged(self, mesh: MeshId, why: object) -> StoreDamaged:
         """What to raise if what `load_members` gave is no member list of this mesh."""
         return _damaged(self._dir / mesh / "members", why, _REJOIN)
-
-    def save_tokens(self, mesh: MeshId, tokens: TokenStore) -> None:
-        self._disk.write(self._dir / mesh / "tokens.json", tokens.to_bytes(), private=True)
-
-    def load_tokens(self, mesh: MeshId) -> TokenStore:
-        """The tokens given out; none if the file is missing.  Raises StoreDamaged."""
-        path = self._dir / mesh / "tokens.json"
-        data = self._disk.read(path)
-        if data is None:
-            return TokenStore(mesh)
-        try:
-            return TokenStore.from_bytes(mesh, data)
-        except TokensDamaged as error:
-            raise _damaged(
-                path, error, "Delete it: tokens given out before are then no longer good."
-            ) from None
 
     def leave(self) -> None:
         """Forget the mesh and this node's key: whoever joins next from here is a new node.
@@ -318,7 +307,7 @@ class IdentityStore:
         return data
 
     def _delete_folder(self, mesh: str) -> None:
-        for name in (*_SECRETS, "node.crt", "ca.crt", "members"):
+        for name in (*_SECRETS, "node.crt", "ca.crt", "members", "applied"):
             self._disk.delete(self._dir / mesh / name)
 
 

@@ -77,6 +77,7 @@ class Ledger:
         missing: Callable[[RecordState], Adopt | None],
         machine: Callable[[], Machine],
         on_events: Callable[[list[Event]], None],
+        on_applied: Callable[[RecordState], None] = lambda state: None,
         settle: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint,
         why_not: Callable[[], str] = lambda: "",
         settings: Settings = LAN,
@@ -84,7 +85,8 @@ class Ledger:
         """`send` sends messages to a linked node, in order; `linked` says who can be sent to.
 
         `founding` is the first command of a new record, at the one node that may found it; None
-        elsewhere.  `missing` says what an older list of members holds that the record does not.
+        elsewhere.  `missing` says what a signed list of members holds that the record does not.
+        `on_applied` is called after each turn in which the state became another one.
         `machine` is what this node is as a voter; what only the ledger knows is filled in.
         `why_not` is a sentence on why nothing can be written now, for who wants to.
         """
@@ -97,6 +99,7 @@ class Ledger:
         self._missing = missing
         self._machine = machine
         self._on_events = on_events
+        self._on_applied = on_applied
         self._settle = settle
         self._settings = settings
         self._driver: Driver | None = None
@@ -351,6 +354,9 @@ class Ledger:
         return stored
 
     def _stepped(self) -> None:
+        is_new = self._record.state.index != self._seen
+        if is_new:  # also after a snapshot, which brings no events
+            self._on_applied(self._record.state)
         events = self._record.take_events()
         if events:
             if any(isinstance(event, NodeChanged) for event in events):
@@ -358,7 +364,7 @@ class Ledger:
             self._on_events(events)
         if self._driver is not None:
             self._promises.stepped(self._driver)
-        if self._record.state.index != self._seen:
+        if is_new:
             self._seen = self._record.state.index
             self._applied.set()
             self._applied = trio.Event()
@@ -371,7 +377,7 @@ class Ledger:
     # ---------------------------------------------------------------- what only the leader does
 
     async def _care(self) -> None:
-        """Found the record, and take into it whom an older list of members names."""
+        """Found the record, and take into it what a later list of members says."""
         while True:
             driver = self._driver
             if driver is not None:
@@ -394,6 +400,9 @@ class Ledger:
                     if refusal.code is not Code.FOUNDED_ALREADY:
                         raise
             return
+        if self._missing(self.state) is None:
+            return
+        await self.read_barrier()  # what was acknowledged is here before anything is lacking
         adopt = self._missing(self.state)
         if adopt is not None:
             await self.execute(adopt)

@@ -194,7 +194,7 @@ class PeerListener(SocketListener):
             node = credentials.check_peer(certificate)
         except NotAdmitted as error:
             with contextlib.suppress(OSError):
-                tls.write(refusal(str(error)))
+                tls.write(refusal(error))
             raise
         member = TlsStream(
             tls, Remote(address=address, node=node, alpn=alpn, certificate_der=certificate)

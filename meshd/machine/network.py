@@ -161,15 +161,15 @@ async def _await_verdict(tls: ssl.SSLSocket, address: Address) -> None:
             raise DialFailed(f"{address} ended the connection: {error}.") from None
         data += piece
         try:
-            reason = read_verdict(data)
+            refused = read_verdict(data, address)
         except ValueError:
             if not piece:
                 raise DialFailed(f"{address} ended the connection before a welcome.") from None
             if len(data) >= MAX_BYTES:
                 raise DialFailed(f"{address} does not speak this protocol.") from None
             continue
-        if reason is not None:
-            raise NotAdmitted(f"{address} does not let this node in: {reason}")
+        if refused is not None:
+            raise refused
         return
 
 

@@ -13,7 +13,7 @@ from meshd import control, limits, logs
 from meshd.api.administration import Presence
 from meshd.config import Config
 from meshd.http import HttpServer
-from meshd.identity import Keyring, show_digits
+from meshd.identity import Authority, Keyring, show_digits
 from meshd.ids import Address, MeshId, NodeId, short
 from meshd.inference import Failure, FailureKind
 from meshd.membership.mdns import Mdns
@@ -22,18 +22,19 @@ from meshd.node.introduction import Introduction
 from meshd.node.kept_addresses import KeptAddresses
 from meshd.paths import Paths
 from meshd.peers.addresses import AddressBook, Source
+from meshd.peers.admission import AdmissionDesk
 from meshd.peers.door import PeerDoor
 from meshd.peers.entering import Standing
-from meshd.peers.join_admit import FounderAdmitter
 from meshd.peers.join_server import JoinServer, Waiting
 from meshd.peers.keys import MeshKeys
 from meshd.peers.links import SLEPT, ControlLinks
+from meshd.peers.mesh_record import MeshRecord
 from meshd.peers.neighbours import Heard, Neighbours, Own
 from meshd.peers.office import MeshOffice
 from meshd.peers.roster import Roster
 from meshd.peers.switchboard import Switchboard
 from meshd.ports import Alpn, Datagrams, Ports
-from meshd.record import RegistryChange
+from meshd.record import RecordState, RegistryChange, member_list
 from meshd.routing.catalogue import Target
 from meshd.screen import Screen, SightedMesh
 from meshd.wire.control import Hello
@@ -64,6 +65,10 @@ class Callbacks:
 _AWAY_IN_ORDER = {"left": "was stopped", "asleep": "is asleep"}
 """States of members that said goodbye, and remain members ("left" is gossip's word for it)."""
 
+_TO_COME_BACK = (
+    "To let this machine in again, start it with a fresh data directory (--data-dir) and --join."
+)
+
 
 class MeshSide:
     """Identity, membership and orders of one node."""
@@ -88,18 +93,30 @@ class MeshSide:
         self._own_addresses: list[Address] = []
         self._addresses_until = -math.inf
         self._told_of: set[MeshId] = set()
+        self._sent_away_by: set[NodeId] = set()
+        """Members that say that this node was removed."""
         self.introduction = Introduction(ports, standing, port)
         self.introduction.use()
         self.addresses = AddressBook()
         self._kept = KeptAddresses(ports.disk, paths.data / "peers.json", self.addresses)
         self.switchboard = Switchboard(self.registry.mesh, self.introduction.hello)
         self.links = ControlLinks(ports.network, ports.entropy, self.switchboard, self.addresses.of)
+        self.roster = Roster(self.registry, self.links, self.switchboard, self._authority)
+        self.keys = MeshKeys(
+            standing.identity.keyring,
+            self.registry,
+            self.links,
+            self.switchboard,
+            ports.entropy,
+            changed=self._keys_changed,
+        )
         self.office = MeshOffice(
             self.id,
             self.registry,
             self.links,
             self.switchboard,
-            _founder(standing, ports),
+            self.keys,
+            ports.entropy,
             self.own_addresses,
         )
         self.join_server = JoinServer(
@@ -108,19 +125,10 @@ class MeshSide:
             entropy=ports.entropy,
             on_waiting=self._newcomer,
         )
-        self.office.use_door(self.join_server)
-        self.roster = Roster(self.registry, self.links, self.switchboard)
-        self.keys = MeshKeys(
-            standing.identity.keyring,
-            self.registry,
-            self.links,
-            self.switchboard,
-            ports.entropy,
-            rotates=standing.identity.authority is not None,
-            changed=self._keys_changed,
-        )
+        self.office.consents.use_door(self.join_server)
         self.switchboard.on_greeted(self._greeted)
         self.switchboard.on_linked(self._linked)
+        self.switchboard.on_sent_away(self._was_sent_away)
         self.mdns = Mdns(
             self.introduction.announcement(), self._hosts_for_others, on_sighting=self._sighted
         )
@@ -156,6 +164,29 @@ class MeshSide:
         )
         self.switchboard.on_unlinked(callbacks.unlinked)
         self.registry.subscribe(self._members_changed)
+
+    def use_record(self, record: MeshRecord) -> None:
+        """Wire in the record, which was built on the links of this one."""
+        desk = AdmissionDesk(
+            authority=self._authority,
+            registry=self.registry,
+            sign=self.roster.signed,
+            record=record,
+            keyring=lambda: self.standing.identity.keyring,
+            clock=self._ports.clock,
+            entropy=self._ports.entropy,
+        )
+        self.office.use_record(record, desk)
+        self.keys.use_record(record)
+
+    def record_applied(self, state: RecordState) -> None:
+        """The record has come to this state here: who is in the mesh follows in the same step."""
+        if not state.nodes.is_founded:
+            return
+        mesh = state.nodes.mesh
+        if mesh.registry_version > self.registry.version:
+            self.roster.applied(member_list(state))
+        self.keys.named(mesh.keyring_generation, mesh.gossip_key)
 
     async def run(self) -> None:
         """Keep links, take part in gossip, announce, until cancelled."""
@@ -214,6 +245,9 @@ class MeshSide:
     def problems(self) -> list[str]:
         """What a person should know of the mesh's own workings."""
         found = self.neighbours.agent.problems()
+        if self._sent_away_by:
+            who = ", ".join(sorted(map(self.name_of, self._sent_away_by)))
+            found.append(f"{self._removed()} says {who}. {_TO_COME_BACK}")
         if self._config.mdns and self.mdns.failure is not None:
             found.append(f"mDNS does not work here: {self.mdns.failure}")
         return found
@@ -237,9 +271,8 @@ class MeshSide:
                         "peer-tcp",
                         "fail",
                         f"{member.name} cannot be reached over TCP ({where})",
-                        "is it on, and does its firewall let meshd in? If it is gone for good, "
-                        "nothing is to be done: it gets no requests and keeps nobody waiting; no "
-                        "command takes it off the list yet",
+                        "is it on, and does its firewall let meshd in? If it is gone for good: "
+                        f"meshd remove {member.name}",
                     )
                 )
         found += [
@@ -269,14 +302,15 @@ class MeshSide:
         self.addresses.keep_only(others)
         self._callbacks.members()
         self.links.want(others)
-        if self.registry.is_removed(self.id):
-            self._screen.warning("this node was taken off the mesh's member list; it stops")
+        if self.registry.is_removed(self.id) and not self.office.leaving:
+            self._screen.warning(f"{self._removed()}; it stops. {_TO_COME_BACK}")
             self._stop()
 
     def _members_changed(self, change: RegistryChange) -> None:
         for node in change.removed:
             self._callbacks.forgotten(node)
             self._versions.pop(node, None)
+            self._sent_away_by.discard(node)
             self.door.cut(node, "it is no member any more")
         self.apply_members()
 
@@ -286,8 +320,22 @@ class MeshSide:
             self.links.kick(node)  # it is there: no need to wait for our turn to dial
 
     def _linked(self, node: NodeId) -> None:
+        self._sent_away_by.discard(node)
         if (address := self.links.address_of(node)) is not None:
             self.addresses.reached(node, address)
+
+    def _was_sent_away(self, node: NodeId) -> None:
+        if not self._sent_away_by:
+            self._screen.warning(f"{self._removed()} says {self.name_of(node)}. {_TO_COME_BACK}")
+        if self.registry.get(node) is not None:
+            self._sent_away_by.add(node)
+
+    def _removed(self) -> str:
+        return f"this node was removed from mesh {self.registry.mesh_name}"
+
+    def _authority(self) -> Authority | None:
+        """The CA's key, if this node holds it now."""
+        return self.standing.identity.authority
 
     def _sighted(self, sighting: Sighting) -> None:
         if sighting.mesh == self.registry.mesh and self.registry.get(sighting.node):
@@ -325,21 +373,3 @@ class MeshSide:
         self._screen.newcomer(
             digits=show_digits(waiting.digits), name=waiting.name, address=waiting.address
         )
-
-
-def _founder(standing: Standing, ports: Ports) -> FounderAdmitter | None:
-    """The founder's desk, where this node is the founder."""
-    authority = standing.identity.authority
-    if authority is None:
-        return None
-    mesh = standing.registry.mesh
-    return FounderAdmitter(
-        node=standing.key.public.node,
-        authority=authority,
-        registry=standing.registry,
-        tokens=standing.tokens,
-        keyring=lambda: standing.identity.keyring,
-        clock=ports.clock,
-        entropy=ports.entropy,
-        persist_tokens=lambda tokens: standing.store.save_tokens(mesh, tokens),
-    )

@@ -21,6 +21,7 @@ from meshd.node.jobs import JobsSide
 from meshd.node.keys import NodeKeys
 from meshd.node.mesh import Callbacks, MeshSide
 from meshd.node.record import RecordSide
+from meshd.node.registrar import Registrar
 from meshd.paths import Paths
 from meshd.peers.custody import Custody
 from meshd.peers.entering import Standing
@@ -82,6 +83,7 @@ class Node:
         self.room = Room(max(limits.BODIES_BYTES, 2 * config.limits.body_bytes))
         self.data = DataSide(ports, config, paths, self.mesh, self.sweeper, self.room)
         self.jobs = JobsSide(ports, self.mesh, self.record, self.data, self.room)
+        self.mesh.use_record(Registrar(self.record, self.jobs.duties))
         data = self.data
         self.mesh.connect(
             datagrams,
@@ -207,6 +209,7 @@ class Node:
         administration = Administration(
             sources,
             mesh.office,
+            mesh.office.consents,
             stop=self._stop.set,
             forget=self._forget,
         )

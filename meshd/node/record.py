@@ -8,7 +8,7 @@ from pathlib import PurePath
 
 import trio
 
-from meshd import limits, logs
+from meshd import logs
 from meshd.config import Config
 from meshd.consensus.voters import Standing as VoterStanding
 from meshd.consensus.voters import Wish
@@ -26,18 +26,16 @@ from meshd.node.mesh import MeshSide
 from meshd.paths import Paths
 from meshd.ports import Ports
 from meshd.record.commands import Entry, encode
-from meshd.record.commands_registry import Adopt, ConfirmClock, Found, NodeFields
+from meshd.record.commands_registry import Adopt, ConfirmClock, Found
 from meshd.record.events import Event
-from meshd.record.members import Member
+from meshd.record.members import MemberList
 from meshd.record.results import read as read_result
 from meshd.record.state import RecordState
+from meshd.record.takeover import fields_of, taken_over
 from meshd.wire.control import Message
 from meshd.wire.control_record import MachineReply, MachineRequest, RecordMessage
 
 log = logs.get("record")
-
-ADOPT_AT_ONCE = 64
-"""Members in one command, which has a limited size."""
 
 
 class RecordSide:
@@ -50,6 +48,8 @@ class RecordSide:
         self._settle: list[Callable[[], Awaitable[None]]] = []
         self._on_events: list[Callable[[Sequence[Event]], None]] = []
         self._members = _Members(mesh, ports.clock.wall)
+        self._compared: tuple[MemberList, int] | None = None
+        """The member list and the number of the registry that were held against each other last."""
         links = mesh.links
         self.ledger = Ledger(
             ports,
@@ -64,6 +64,7 @@ class RecordSide:
             missing=self._missing,
             machine=self._machine,
             on_events=self._happened,
+            on_applied=mesh.record_applied,
             settle=self._settled,
             why_not=self._why_not,
         )
@@ -180,7 +181,7 @@ class RecordSide:
             mesh=registry.mesh,
             mesh_name=standing.identity.mesh_name,
             ca_key=standing.identity.ca.der,
-            node=_fields(me),
+            node=fields_of(me),
             unix_ms=int(self._ports.clock.wall() * 1000),
             gossip_key=keyring.primary.id,
             keyring_generation=keyring.version,
@@ -188,11 +189,14 @@ class RecordSide:
         )
 
     def _missing(self, state: RecordState) -> Adopt | None:
-        """Whom the founder's list has and the record has not."""
-        members = [m for m in self._mesh.registry.members() if state.nodes.get(m.id) is None]
-        if not members:
+        """What a signed member list says that the record does not know, rare as that is."""
+        members, version = self._mesh.registry.current, state.nodes.mesh.registry_version
+        if members.version < version or self._compared == (members, version):
             return None
-        return Adopt(nodes=tuple(_fields(m) for m in members[:ADOPT_AT_ONCE]))
+        lacking = taken_over(members, state, self._mesh.standing.identity.keyring)
+        if lacking is None:
+            self._compared = (members, version)
+        return lacking
 
     def _machine(self) -> Machine:
         power = self._ports.host.power()
@@ -274,13 +278,3 @@ class _Members:
             is_void=reply.void,
             index=reply.index,
         )
-
-
-def _fields(member: Member) -> NodeFields:
-    return NodeFields(
-        key=member.public_key.der,
-        name=member.name,
-        addresses=tuple((a.host, a.port) for a in member.addresses)[: limits.ADDRESSES_PER_NODE],
-        drained=member.drained,
-        joined_unix_ms=int(member.joined_unix_s * 1000),
-    )

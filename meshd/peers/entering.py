@@ -21,7 +21,6 @@ from meshd.identity import (
     MeshIdentity,
     PrivateKey,
     Token,
-    TokenStore,
     parse_token,
     show_digits,
 )
@@ -34,7 +33,7 @@ from meshd.peers.join_client import (
     join_with_token,
 )
 from meshd.ports import Ports
-from meshd.record import MemberRegistry, SignedMembers, clean_name, found, sign
+from meshd.record import MemberRegistry, SignedMembers, clean_name, first_list, sign
 from meshd.screen import Screen, SightedMesh
 
 Browse = Callable[[], Awaitable[Sequence[SightedMesh]]]
@@ -52,8 +51,6 @@ class Standing:
     registry: MemberRegistry
     generation: int
     store: IdentityStore
-    tokens: TokenStore
-    """Empty where this node is not the founder."""
     reached: Reached | None = None
     """The member that let us in just now, and where."""
 
@@ -110,7 +107,7 @@ class Entrance:
             serial=entropy.token(SERIAL_BYTES),
             now_unix_s=now_unix_s,
         )
-        members = found(
+        members = first_list(
             authority.mesh,
             self._name,
             key.public,
@@ -122,7 +119,7 @@ class Entrance:
             key.public, serial=entropy.token(SERIAL_BYTES), now_unix_s=now_unix_s
         )
         identity = MeshIdentity(
-            name=members.founder.name,
+            name=members.members[0].name,
             mesh_name=members.mesh_name,
             certificate_der=certificate,
             ca_certificate_der=authority.certificate_der,
@@ -131,7 +128,7 @@ class Entrance:
             founder=True,
         )
         signed = sign(members, authority.key)
-        self._store.save_mesh(identity, signed.to_bytes(), TokenStore(authority.mesh))
+        self._store.save_mesh(identity, signed.to_bytes())
         self._screen.founded(
             name=identity.name,
             mesh=identity.mesh_name,
@@ -202,7 +199,7 @@ class Entrance:
         self._screen.waiting_for_approval(digits=show_digits(offer.digits))
 
     def _save(self, joined: Joined) -> None:
-        self._store.save_mesh(joined.identity, joined.members.to_bytes(), None)
+        self._store.save_mesh(joined.identity, joined.members.to_bytes())
         registry = MemberRegistry(joined.identity.ca, joined.members)
         wanted = clean_name(self._name)
         self._screen.joined(
@@ -237,16 +234,12 @@ class Entrance:
     def _standing(self, key: PrivateKey, reached: Reached | None) -> Standing:
         identity = self._store.load_mesh(key)
         assert identity is not None, "whoever entered is in a mesh"
-        mesh = identity.mesh
-        registry = self._registry(identity)
-        founder = identity.founder
         return Standing(
             key=key,
             identity=identity,
-            registry=registry,
+            registry=self._registry(identity),
             generation=self._store.next_generation(self._ports.clock.wall()),
             store=self._store,
-            tokens=self._store.load_tokens(mesh) if founder else TokenStore(mesh),
             reached=reached,
         )
 
@@ -257,7 +250,9 @@ class Entrance:
             return MemberRegistry(
                 identity.ca,
                 SignedMembers.from_bytes(store.load_members(mesh)),
+                applied=store.load_applied(mesh),
                 persist=lambda signed: store.save_members(mesh, signed.to_bytes()),
+                persist_applied=lambda body: store.save_applied(mesh, body),
             )
         except ProtocolError as e:
             raise store.members_damaged(mesh, e) from None

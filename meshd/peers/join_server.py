@@ -27,7 +27,7 @@ from meshd.identity.pairing import (
 )
 from meshd.identity.store import MeshIdentity
 from meshd.identity.tokens import NONCE_BYTES
-from meshd.peers.join_admit import Admitter
+from meshd.peers.admission import Admitter
 from meshd.peers.join_limits import SourceLimiter, source_of
 from meshd.peers.join_talk import JoinRefused, Talk, expected
 from meshd.ports import ByteStream, Entropy
@@ -95,7 +95,7 @@ class JoinServer:
         """Joins that are open, by where they come from."""
         self._pairings = Pairings()
         self.counters: Counter[str] = Counter()
-        """`join_admitted`, `join_refused: REASON`, `join_broken`."""
+        """`admissionted`, `join_refused: REASON`, `join_broken`."""
 
     # --- consent at this member
 
@@ -153,7 +153,7 @@ class JoinServer:
         finally:
             self._open[source] -= 1
             self._open += Counter()  # keeps what is above zero: strangers must not make it grow
-        self.counters["join_admitted"] += 1
+        self.counters["admissionted"] += 1
 
     async def _serve(self, stream: ByteStream, talk: Talk) -> None:
         source = source_of(stream.remote.address)

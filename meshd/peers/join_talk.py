@@ -97,9 +97,9 @@ _SENTENCES: Final = {
         "The token is used up. Make a new one with `meshd token create` on a member."
     ),
     Reason.OTHER_MESH: "The token is of another mesh than the one that {host} is in.",
-    Reason.FOUNDER_UNREACHABLE: (
-        "{host} is a member, but the mesh's founder, who alone can admit others, is not reachable "
-        "from it now: start the founder, then try again."
+    Reason.UNDECIDED: (
+        "{host} is a member, but too few of the mesh's machines are there now to let anybody in: "
+        "start them, then try again."
     ),
     Reason.PAIRING_REFUSED: "Pairing was refused at the other end.",
     Reason.WRONG_DIGITS: (
@@ -130,6 +130,6 @@ def sentence(reason: Reason, host: str) -> str:
 def in_our_words(refused: RefusedThere, host: str, *, proven: bool) -> JoinRefused:
     """The same refusal for the screen: the other side's own text only if it is proven."""
     text = sentence(refused.reason, host)
-    if proven and str(refused) and refused.reason in (Reason.FAILED, Reason.FOUNDER_UNREACHABLE):
+    if proven and str(refused) and refused.reason in (Reason.FAILED, Reason.UNDECIDED):
         text += f" It says: {refused}"
     return JoinRefused(refused.reason, text, retry_after_s=refused.retry_after_s)

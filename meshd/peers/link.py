@@ -64,6 +64,10 @@ class LinkHandler(Protocol):
         """Our link to that node is down."""
         ...
 
+    def sent_away(self, node: NodeId) -> None:
+        """That node says that this one was removed from the mesh."""
+        ...
+
     def measured(self, node: NodeId, rtt_s: float) -> None:
         """A round trip on our link."""
         ...

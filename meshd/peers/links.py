@@ -13,7 +13,15 @@ from contextlib import contextmanager
 import trio
 
 from meshd import limits, logs
-from meshd.errors import DialFailed, MeshdError, NotAdmitted, ProtocolError, Refused, StreamBroken
+from meshd.errors import (
+    DialFailed,
+    MeshdError,
+    NotAdmitted,
+    ProtocolError,
+    Refused,
+    SentAway,
+    StreamBroken,
+)
 from meshd.ids import Address, NodeId, short
 from meshd.peers.link import REQUEST_S, AnsweringLink, AskingLink, LinkHandler
 from meshd.ports import Alpn, ByteStream, Entropy, Network
@@ -212,6 +220,8 @@ class ControlLinks:
             )
         except (DialFailed, NotAdmitted, StreamBroken) as e:
             log.debug("no link", node=short(node), why=str(e))
+            if isinstance(e, SentAway):
+                self._handler.sent_away(node)
             return False
         link = AskingLink(node, stream)
         self._asking[node] = link

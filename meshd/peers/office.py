@@ -1,42 +1,43 @@
-"""What is decided for the whole mesh: tokens, newcomers, drains, leaving, renewals (trio shell).
+"""What is decided for the whole mesh: tokens, newcomers, drains, removals, renewals (trio shell).
 
-The founder decides (it alone has the CA's key); every other node carries the order to it over the
-control link, so that any node may be asked.  When the record takes over, this file is what changes:
-its callers and the readers of the registry do not.
+Decisions are commands to the record, so they may be given at any node; what takes the CA's key is
+asked of a member that holds it, where this one does not.
 """
 
 from __future__ import annotations
 
-import hmac
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
-import trio
 
 from meshd import control, limits, logs
 from meshd.errors import DialFailed, MeshdError, ProtocolError, Refused
 from meshd.identity.keys import PublicKey
-from meshd.identity.pairing import WrongDigits, read_digits
+from meshd.identity.tokens import TOKEN_ID_BYTES, TOKEN_SECRET_BYTES, new_token
 from meshd.ids import Address, NodeId, short
-from meshd.peers.join_admit import FounderAdmitter
-from meshd.peers.join_server import JoinServer, Waiting
+from meshd.peers.admission import DECIDE_S, AdmissionDesk
+from meshd.peers.consents import Consents
+from meshd.peers.keys import MeshKeys
 from meshd.peers.links import ControlLinks
+from meshd.peers.mesh_record import MeshRecord
 from meshd.peers.switchboard import Switchboard
-from meshd.record import MemberRegistry
+from meshd.ports import Entropy
+from meshd.record import Code, MemberRegistry, RecordRefused
+from meshd.record.commands_registry import (
+    ChangeNode,
+    Command,
+    CreateToken,
+    Remove,
+    RevokeToken,
+)
 from meshd.wire.control import Done, Message
 from meshd.wire.control_mesh import (
     AdmitReply,
     AdmitRequest,
-    Approve,
-    Drain,
     Leave,
-    PendingReply,
-    PendingRequest,
     Renewed,
     RenewRequest,
-    TokenCreate,
-    TokenCreated,
 )
 from meshd.wire.join import Admitted, JoinRefusal, JoinRequest, Reason
 
@@ -44,8 +45,14 @@ M = TypeVar("M", bound=Message)
 
 log = logs.get("office")
 
-ADMIT_S = 20.0
-ASK_S = 5.0
+ASKED_MAX: Final = 3
+"""So many members are asked, one after the other, before a newcomer is told no."""
+ASK_S: Final = DECIDE_S + 4.0
+"""For another member to decide; three of them answer before a newcomer's time is over."""
+
+
+class Undecided(DialFailed):
+    """The record could not be written: the text says why, who is missing and what helps."""
 
 
 class MeshOffice:
@@ -57,273 +64,250 @@ class MeshOffice:
         registry: MemberRegistry,
         links: ControlLinks,
         switchboard: Switchboard,
-        founder: FounderAdmitter | None,
+        keys: MeshKeys,
+        entropy: Entropy,
         join_addresses: Callable[[], Sequence[Address]],
     ) -> None:
-        """`founder` is there where this node holds the CA's key."""
         self._node = node
         self._registry = registry
         self._links = links
-        self._founder = founder
+        self._keys = keys
+        self._entropy = entropy
         self._join_addresses = join_addresses
-        self._join_server: JoinServer | None = None
+        self._own_record: MeshRecord | None = None
+        self._own_desk: AdmissionDesk | None = None
+        self.consents = Consents(node, links, switchboard, self._name_of)
+        self.leaving = False
+        """This node has asked to be taken off the member list."""
         switchboard.answer(AdmitRequest, self._admit_asked)
-        switchboard.answer(TokenCreate, self._token_asked)
-        switchboard.answer(PendingRequest, self._pending_asked)
-        switchboard.answer(Approve, self._approve_asked)
-        switchboard.answer(Drain, self._drain_asked)
         switchboard.answer(Leave, self._leave_asked)
         switchboard.answer(RenewRequest, self._renew_asked)
 
-    def use_door(self, join_server: JoinServer) -> None:
-        """Where newcomers knock at this node."""
-        self._join_server = join_server
+    def use_record(self, record: MeshRecord, desk: AdmissionDesk) -> None:
+        """Where decisions are written, and who decides on newcomers if this node can."""
+        self._own_record, self._own_desk = record, desk
 
     # ---------------------------------------------------------------- orders from this node
 
     async def create_token(self, order: control.TokenOrder) -> control.TokenMade:
         """A token that lets newcomers in."""
         ttl_s = order.ttl_s if order.ttl_s is not None else limits.TOKEN_TTL_S
-        if ttl_s <= 0 or order.uses < 1:
-            raise Refused("a token needs a lifetime and a number of uses above zero")
-        if self._founder is not None:
-            token = self._founder.create_token(ttl_s=ttl_s, uses=order.uses)
-            made = TokenCreated(
-                token=token.text, expires_unix_s=token.expires_unix_s, uses=token.uses
-            )
-        else:
-            made = await self._ask_founder(TokenCreate(ttl_s=ttl_s, uses=order.uses), TokenCreated)
-        addresses = [str(address) for address in self._join_addresses()]
-        return control.TokenMade(made.token, made.expires_unix_s, made.uses, addresses)
-
-    async def pending(self) -> list[control.PendingRow]:
-        """Who waits for consent, at whichever member."""
-        return [row for desk in await self._desks() for row in desk.rows]
-
-    async def approve(self, digits: str) -> control.Done:
-        """Consent to the newcomer who shows these digits, at whichever member it waits.
-
-        Every pairing begun anywhere is one more guess at the digits, for somebody in the middle.
-        So in all that this looks at, no more may have been begun than one member allows; if there
-        were more, only this node's own are looked at.  And digits that fit nobody, or several, send
-        away all that were looked at.  Raises Refused.
-        """
-        digits = read_digits(digits)
-        desks = await self._desks()
-        crowded = sum(desk.begun for desk in desks) > limits.PAIRING_TRIES
-        looked_at = [desk for desk in desks if desk.node == self._node or not crowded]
-        fitting = [desk for desk in looked_at for row in desk.rows if _same(row.digits, digits)]
-        if len(fitting) == 1:
-            return await self._approve_at(fitting[0].node, digits)
-        for desk in looked_at:
-            if desk.rows:
-                await self._refuse_all_at(desk.node, digits)
-        if crowded and (elsewhere := [d.node for d in desks if d.rows and d.node != self._node]):
+        if not 0 < ttl_s <= limits.TOKEN_TTL_MAX_S:
+            days = limits.TOKEN_TTL_MAX_S / 86_400
+            raise Refused(f"a token's lifetime is above zero and at most {days:.0f} days")
+        if not 1 <= order.uses <= limits.MEMBERS:
+            raise Refused(f"a token's number of uses is above zero and at most {limits.MEMBERS}")
+        random = self._entropy.token
+        token = new_token(self._registry.mesh, random(TOKEN_ID_BYTES), random(TOKEN_SECRET_BYTES))
+        command = CreateToken(
+            id=token.id, key=token.key, ttl_ms=max(1, round(ttl_s * 1000)), uses=order.uses
+        )
+        try:
+            await self._record.now_unix_ms()  # a lifetime counts from now, not from the last entry
+            said = await self._carry_out(command)
+        except RecordRefused as refusal:
+            if refusal.code is not Code.TOO_MANY:
+                raise
             raise Refused(
-                "so many machines asked to join lately, at several nodes, that digits could be "
-                "guessed: type this on the node that the new machine was told to join "
-                f"({', '.join(sorted(map(self._name_of, elsewhere)))})"
+                f"There are {limits.TOKENS} good tokens already: revoke one with `meshd token "
+                "revoke`, or wait until one has expired."
+            ) from refusal
+        addresses = [str(address) for address in self._join_addresses()]
+        expires_unix_s = said["expires_unix_ms"] / 1000
+        return control.TokenMade(token.text(), expires_unix_s, order.uses, addresses)
+
+    def tokens(self) -> list[control.TokenRow]:
+        """The tokens on record, as of now here; oldest first."""
+        state = self._record.state
+        rows = sorted(state.tokens.rows(), key=lambda row: (row.created_unix_ms, row.id))
+        now_unix_ms = state.clock.now_unix_ms
+        return [
+            control.TokenRow(
+                id=row.id,
+                uses=row.uses,
+                used_by=[self._name_of(NodeId(node)) for node in row.used_by],
+                expires_unix_s=row.expires_unix_ms / 1000,
+                good=now_unix_ms < row.expires_unix_ms and len(row.used_by) < row.uses,
             )
-        if not any(desk.rows for desk in looked_at):
-            raise Refused("No machine is waiting for consent at any node that can be reached.")
-        raise WrongDigits(digits)
+            for row in rows
+        ]
+
+    async def revoke_token(self, token: str) -> control.Done:
+        """Let nobody in by that token any more; `token` is its id, or the whole of it."""
+        token_id = token.strip().partition(".")[0].rpartition("-")[2]
+        if self._record.state.tokens.get(token_id) is None:
+            raise Refused(f"There is no token with the id {token_id[:16]!r}: see meshd token list")
+        await self._carry_out(RevokeToken(id=token_id))
+        return control.Done(f"token {token_id} lets nobody in any more")
 
     async def set_drained(self, node: NodeId, drained: bool) -> control.Done:
         """Give that node no new work, or again."""
-        if self._founder is None:
-            done = await self._ask_founder(Drain(node=node, on=drained), Done)
-            return control.Done(done.message)
-        return control.Done(self._drain(node, drained))
+        said = await self._carry_out(ChangeNode(node=node, drained=drained))
+        if drained:
+            return control.Done(
+                f"{said['name']} is drained: it finishes what it has and gets no new requests"
+            )
+        return control.Done(f"{said['name']} takes requests again")
+
+    async def set_labels(self, node: NodeId, labels: Sequence[str]) -> control.Done:
+        """Give that node these labels, and no others."""
+        kept = tuple(sorted(set(labels)))
+        if len(kept) > limits.LABELS_PER_NODE or not all(
+            0 < len(label) <= limits.LABEL_CHARS and label.isprintable() for label in kept
+        ):
+            raise Refused(
+                f"A node has at most {limits.LABELS_PER_NODE} labels "
+                f"of 1 to {limits.LABEL_CHARS} characters."
+            )
+        said = await self._carry_out(ChangeNode(node=node, labels=kept))
+        return control.Done(
+            f"{said['name']} has {'the labels ' + ', '.join(kept) if kept else 'no label'} now"
+        )
+
+    async def remove(self, node: NodeId) -> control.Done:
+        """Take another node out of the mesh for good; the keys of datagrams change with it."""
+        if node == self._node:
+            raise Refused("that is this node: `meshd leave` takes it out of the mesh")
+        name = self._name_of(node)
+        away = [
+            self._name_of(member.id)
+            for member in self._registry.members()
+            if member.id not in (node, self._node) and not self._links.is_up(member.id)
+        ]
+        await self._take_out(node)
+        later = f" ({', '.join(away)}: on return)" if away else ""
+        return control.Done(
+            f"{name} is no member any more: its links are closed everywhere{later}, the gossip key "
+            "is a new one, and join tokens made before are revoked. To let that machine in again, "
+            "start it with a fresh data directory."
+        )
 
     async def leave(self) -> control.Done:
         """This node leaves the mesh for good."""
-        if self._founder is not None:
-            if len(self._registry.members()) > 1:
-                raise Refused(
-                    "this node founded the mesh and alone can admit others: it cannot leave while "
-                    "they are in. Let the others leave first."
-                )
+        if len(self._registry.members()) == 1:
             return control.Done("left: the mesh of one is dissolved")
-        done = await self._ask_founder(Leave(node=self._node), Done)
+        self.leaving = True
+        try:
+            # Another one makes the new gossip key, which this node must not have.
+            done = await self._ask(self._links.up(), Leave(node=self._node), Done)
+        except MeshdError:
+            if not self._registry.is_removed(self._node):
+                self.leaving = False
+                raise
+            return control.Done("left: this node is no member any more")
         return control.Done(done.message)
 
     async def renew(self, key: PublicKey) -> bytes:
         """A new certificate (DER) for this node's key."""
-        if self._founder is not None:
-            return self._founder.renew(key.der)
-        renewed = await self._ask_founder(RenewRequest(public_key=key.der), Renewed)
+        if self._desk.is_open:
+            return await self._desk.renew(key.der)
+        renewed = await self._ask(self._holders(), RenewRequest(public_key=key.der), Renewed)
         return renewed.certificate
 
     # ---------------------------------------------------------------- `Admitter`
 
     async def admit(self, request: JoinRequest) -> Admitted | JoinRefusal:
-        """Decide on a newcomer who knocked at this node: here or at the founder."""
-        if self._founder is not None:
-            return await self._founder.admit(request)
-        try:
-            reply = await self._links.request(
-                self._registry.founder, AdmitRequest(request=request.to_fields()), ADMIT_S
-            )
-            if isinstance(reply, AdmitReply) and reply.admitted is not None:
-                return Admitted.from_fields(reply.admitted)
-            if isinstance(reply, AdmitReply) and reply.refusal is not None:
-                return JoinRefusal.from_fields(reply.refusal)
-            raise ProtocolError(f"the founder answered with {type(reply).__name__}")
-        except DialFailed:
-            return JoinRefusal(
-                reason=Reason.FOUNDER_UNREACHABLE,
-                message=f"{self._founder_name()}, which founded this mesh and alone can admit "
-                "others, is not reachable now: start it and try again.",
-            )
-        except MeshdError as e:
-            return JoinRefusal(reason=Reason.FAILED, message=str(e))
+        """Decide on a newcomer who knocked at this node: here, or at a member that can."""
+        if self._desk.is_open:
+            return await self._desk.admit(request, self._node)
+        message = AdmitRequest(request=request.to_fields())
+        undecided = ""
+        for node in self._holders()[:ASKED_MAX]:
+            try:
+                reply = await self._links.request(node, message, ASK_S)
+                outcome = _outcome(reply)
+            except MeshdError as e:
+                log.info("a newcomer is taken elsewhere", node=short(node), why=str(e))
+                undecided = undecided or f"{self._name_of(node)} does not decide: {e}"
+                continue
+            if isinstance(outcome, Admitted) or outcome.known_reason is not Reason.UNDECIDED:
+                return outcome
+            undecided = outcome.message
+        why = undecided or self._who_could()
+        return JoinRefusal(reason=Reason.UNDECIDED, message=why[: limits.TEXT_CHARS])
 
     # ---------------------------------------------------------------- orders from others
 
     async def _admit_asked(self, node: NodeId, message: AdmitRequest) -> Message:
         request = JoinRequest.from_fields(message.request)
-        outcome = await self._need_founder().admit(request, via=node)
+        outcome = await self._desk.admit(request, node)
         if isinstance(outcome, Admitted):
             return AdmitReply(admitted=outcome.to_fields())
         return AdmitReply(refusal=msgspec.to_builtins(outcome, builtin_types=(bytes,)))
 
-    async def _token_asked(self, node: NodeId, message: TokenCreate) -> Message:
-        token = self._need_founder().create_token(ttl_s=message.ttl_s, uses=message.uses)
-        return TokenCreated(token=token.text, expires_unix_s=token.expires_unix_s, uses=token.uses)
-
-    async def _pending_asked(self, node: NodeId, message: PendingRequest) -> Message:
-        here = self._desk_here()
-        rows = [msgspec.to_builtins(row) for row in here.rows]
-        return PendingReply(rows=rows[: limits.PAIRINGS_PENDING], begun=here.begun)
-
-    async def _approve_asked(self, node: NodeId, message: Approve) -> Message:
-        if message.refuse:
-            self._refuse_all_here()
-            return Done(message="all that waited were sent away")
-        return Done(message=self._approve_here(message.digits))
-
-    async def _drain_asked(self, node: NodeId, message: Drain) -> Message:
-        return Done(message=self._drain(NodeId(message.node), message.on))
-
     async def _leave_asked(self, node: NodeId, message: Leave) -> Message:
         if message.node != node:
             raise Refused("a node can only take itself off the list")
-        founder = self._need_founder()
         with self._links.letting_leave(node):
-            founder.remove(node)
+            await self._take_out(node)
         return Done(message="left: this node is no member any more")
 
     async def _renew_asked(self, node: NodeId, message: RenewRequest) -> Message:
         key = self._registry.key_of(node)
         if key is None or key.der != message.public_key:
             raise Refused("a node can only renew its own certificate")
-        return Renewed(certificate=self._need_founder().renew(message.public_key))
+        return Renewed(certificate=await self._desk.renew(message.public_key))
 
     # ---------------------------------------------------------------- inside
 
-    def _drain(self, node: NodeId, drained: bool) -> str:
-        member = self._need_founder().set_drained(node, drained)
-        if drained:
-            return f"{member.name} is drained: it finishes what it has and gets no new requests"
-        return f"{member.name} takes requests again"
+    @property
+    def _record(self) -> MeshRecord:
+        assert self._own_record is not None, "a node's record is made with its office"
+        return self._own_record
 
-    async def _desks(self) -> list[_Desk]:
-        """Who waits where, this node first; those that do not answer are left out."""
-        desks = [self._desk_here()]
+    @property
+    def _desk(self) -> AdmissionDesk:
+        assert self._own_desk is not None, "a node's desk is made with its office"
+        return self._own_desk
 
-        async def ask(node: NodeId) -> None:
+    async def _take_out(self, node: NodeId) -> None:
+        await self._carry_out(Remove(node=node, gossip_key=self._keys.make()))
+
+    async def _carry_out(self, command: Command) -> dict[str, Any]:
+        """Raises Refused with the record's own no, Undecided if it cannot say either."""
+        try:
+            return await self._record.execute(command)
+        except RecordRefused:
+            raise
+        except MeshdError as error:
+            raise Undecided(str(error)) from error
+
+    def _holders(self) -> list[NodeId]:
+        """Linked members that hold the CA's key; where the record does not say, all that may."""
+        up = self._links.up()
+        held = {row.id for row in self._record.state.nodes.rows() if row.holds_ca}
+        return [node for node in up if node in held] or up
+
+    def _who_could(self) -> str:
+        rows = self._record.state.nodes.rows()
+        names = ", ".join(row.name for row in rows if row.holds_ca)
+        return (
+            f"{names or 'No member'} could let machines in, and cannot be reached from "
+            f"{self._name_of(self._node)} now: start it, then try again."
+        )
+
+    async def _ask(self, nodes: Sequence[NodeId], message: Message, kind: type[M]) -> M:
+        """The answer of the first of these that has one.  Raises what the last said."""
+        failure: MeshdError = DialFailed(self._who_could())
+        for node in nodes[:ASKED_MAX]:
             try:
-                reply = await self._links.request(node, PendingRequest(), ASK_S)
-                if isinstance(reply, PendingReply):
-                    desks.append(_Desk(node, _rows(reply), reply.begun or 0))
-            except MeshdError:
-                return  # the others are listed all the same
-
-        async with trio.open_nursery() as nursery:
-            for node in self._links.up():
-                nursery.start_soon(ask, node)
-        return desks
-
-    def _desk_here(self) -> _Desk:
-        if self._join_server is None:
-            return _Desk(self._node, [], 0)
-        rows = [_row(waiting) for waiting in self._join_server.pending()]
-        return _Desk(self._node, rows, self._join_server.begun())
-
-    async def _approve_at(self, node: NodeId, digits: str) -> control.Done:
-        if node == self._node:
-            return control.Done(self._approve_here(digits))
-        done = await self._links.request(node, Approve(digits=digits), ASK_S)
-        return control.Done(done.message if isinstance(done, Done) else "approved")
-
-    async def _refuse_all_at(self, node: NodeId, digits: str) -> None:
-        if node == self._node:
-            return self._refuse_all_here()
-        try:
-            await self._links.request(node, Approve(digits=digits, refuse=True), ASK_S)
-        except MeshdError as e:
-            log.warning("who waits there was not sent away", node=short(node), why=str(e))
-
-    def _refuse_all_here(self) -> None:
-        if self._join_server is not None:
-            self._join_server.refuse_all()
-
-    def _approve_here(self, digits: str) -> str:
-        if self._join_server is None:
-            raise Refused("nobody is waiting to be let in")
-        waiting = self._join_server.approve(digits)
-        if waiting.newcomer_agreed:
-            return f"{waiting.name} is being admitted"
-        return f"{waiting.name} is admitted as soon as its own screen is confirmed too"
-
-    def _need_founder(self) -> FounderAdmitter:
-        if self._founder is None:
-            raise Refused(f"{self._founder_name()} founded this mesh and decides on that")
-        return self._founder
-
-    async def _ask_founder(self, message: Message, kind: type[M]) -> M:
-        try:
-            answer = await self._links.request(self._registry.founder, message, ASK_S)
-        except DialFailed as e:
-            raise DialFailed(
-                f"{self._founder_name()}, which founded this mesh and decides on that, is not "
-                f"reachable now ({e}); start it and try again"
-            ) from e
-        if not isinstance(answer, kind):
-            raise ProtocolError(f"the founder answered with {type(answer).__name__}")
-        return answer
-
-    def _founder_name(self) -> str:
-        return self._name_of(self._registry.founder)
+                answer = await self._links.request(node, message, ASK_S)
+            except MeshdError as error:
+                failure = error
+                continue
+            if isinstance(answer, kind):
+                return answer
+            failure = ProtocolError(f"{self._name_of(node)} answered with {type(answer).__name__}")
+        raise failure
 
     def _name_of(self, node: NodeId) -> str:
         member = self._registry.get(node)
         return member.name if member else short(node)
 
 
-class _Desk(NamedTuple):
-    """Who waits for consent at one member."""
-
-    node: NodeId
-    rows: list[control.PendingRow]
-    begun: int
-
-
-def _row(waiting: Waiting) -> control.PendingRow:
-    return control.PendingRow(
-        digits=waiting.digits,
-        name=waiting.name,
-        address=waiting.address,
-        waiting_s=round(waiting.waiting_s, 1),
-    )
-
-
-def _rows(reply: PendingReply) -> list[control.PendingRow]:
-    try:
-        return msgspec.convert(reply.rows, list[control.PendingRow])
-    except msgspec.ValidationError as e:
-        raise ProtocolError(f"a list of newcomers is malformed: {e}") from e
-
-
-def _same(digits: str, typed: str) -> bool:
-    return hmac.compare_digest(digits.encode(), typed.encode())
+def _outcome(reply: Message) -> Admitted | JoinRefusal:
+    if isinstance(reply, AdmitReply) and reply.admitted is not None:
+        return Admitted.from_fields(reply.admitted)
+    if isinstance(reply, AdmitReply) and reply.refusal is not None:
+        return JoinRefusal.from_fields(reply.refusal)
+    raise ProtocolError(f"the answer is a {type(reply).__name__}")

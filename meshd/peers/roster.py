@@ -1,22 +1,26 @@
 """Keeping every node's member list the newest there is (trio shell).
 
-The list is signed by the mesh's CA, so it does not matter who hands it on.  When a node's own link
-to another comes up it pushes the list if the other's is older, and asks for it if the other's is
-newer: one link is enough, whichever of the two could dial.
+The record brings it to every node that it reaches.  For the others, and for whoever starts before
+its record does, whoever holds the CA's key signs each new list and hands it out; so signed it does
+not matter who hands it on.  When a node's own link to another comes up it pushes the list if the
+other's is older, and asks for it if the other's is newer: one link is enough, whichever of the two
+could dial.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import trio
 
 from meshd import logs
 from meshd.errors import MeshdError, ProtocolError
+from meshd.identity import Authority
 from meshd.ids import NodeId, short
 from meshd.peers.links import ControlLinks
 from meshd.peers.switchboard import Switchboard
-from meshd.record.members import SignedMembers
+from meshd.record.members import MemberList, SignedMembers
 from meshd.record.registry import MemberRegistry, RegistryChange
 from meshd.wire.control import Done, Hello, Message
 from meshd.wire.control_mesh import MemberListPush, MemberListRequest
@@ -28,9 +32,15 @@ class Roster:
     """Passes the member list around."""
 
     def __init__(
-        self, registry: MemberRegistry, links: ControlLinks, switchboard: Switchboard
+        self,
+        registry: MemberRegistry,
+        links: ControlLinks,
+        switchboard: Switchboard,
+        authority: Callable[[], Authority | None],
     ) -> None:
+        """`authority` gives the CA's key if this node holds it now."""
         self._registry = registry
+        self._authority = authority
         self._links = links
         self._versions: dict[NodeId, int] = {}
         """Of the list that each node had when it last greeted."""
@@ -42,6 +52,34 @@ class Roster:
         switchboard.on_greeted(self._greeted)
         switchboard.on_linked(self._linked)
         registry.subscribe(self._changed)
+
+    def applied(self, members: MemberList) -> None:
+        """The record has come to this list here: whoever is not on it is cut off in this step."""
+        if not self._registry.apply(members):
+            return
+        try:
+            self.sign()
+            self._registry.keep()
+        except MeshdError as e:  # a full disk, or a list too large: it holds all the same
+            log.error("the member list could not be kept", why=str(e))
+
+    def signed(self, members: MemberList) -> SignedMembers:
+        """That list, to which the record has come here, signed by this node, or a newer one.
+
+        Raises ListTooLarge, DiskFailed.
+        """
+        self.applied(members)
+        self.sign()
+        return self._registry.signed
+
+    def sign(self) -> None:
+        """Sign the list as it is, if this node can and nobody has, and hand it out.
+
+        Raises ListTooLarge, DiskFailed.
+        """
+        authority = self._authority()
+        if authority is not None and self._registry.sign(authority.key):
+            self._links.notify_all(self._push())
 
     async def run(self) -> None:
         """Ask those that have a newer list, until cancelled."""
@@ -67,7 +105,7 @@ class Roster:
         self._versions[node] = hello.members_version
 
     def _linked(self, node: NodeId) -> None:
-        if self._versions.get(node, 0) < self._registry.version:
+        if self._versions.get(node, 0) < self._registry.signed_version:
             self._links.notify(node, self._push())
         elif self._versions.get(node, 0) > self._registry.version:
             self._ahead.send_nowait(node)
@@ -75,7 +113,6 @@ class Roster:
     def _changed(self, change: RegistryChange) -> None:
         for node in change.removed:
             self._versions.pop(node, None)
-        self._links.notify_all(self._push())
 
     async def _pushed(self, node: NodeId, message: MemberListPush) -> Message | None:
         try:
@@ -89,9 +126,10 @@ class Roster:
             return None
         if newer:
             log.info("member list", version=self._registry.version, told_by=short(node))
+            self._links.notify_all(self._push())
         return None
 
     async def _requested(self, node: NodeId, message: MemberListRequest) -> Message:
-        if message.have_version >= self._registry.version:
+        if message.have_version >= self._registry.signed_version:
             return Done(message="there is none newer")
         return self._push()

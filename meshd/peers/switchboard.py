@@ -29,6 +29,7 @@ class Switchboard:
         self._on_greeted: list[Callable[[NodeId, Hello], None]] = []
         self._on_linked: list[Callable[[NodeId], None]] = []
         self._on_unlinked: list[Callable[[NodeId, str], None]] = []
+        self._on_sent_away: list[Callable[[NodeId], None]] = []
         self._on_measured: list[Callable[[NodeId, float], None]] = []
         self.counters: Counter[str] = Counter()
 
@@ -58,6 +59,10 @@ class Switchboard:
     def on_unlinked(self, call: Callable[[NodeId, str], None]) -> None:
         """Be told when our link to a node is down."""
         self._on_unlinked.append(call)
+
+    def on_sent_away(self, call: Callable[[NodeId], None]) -> None:
+        """Be told when a node says that this one was removed from the mesh."""
+        self._on_sent_away.append(call)
 
     def on_measured(self, call: Callable[[NodeId, float], None]) -> None:
         """Be told of round trips."""
@@ -106,6 +111,10 @@ class Switchboard:
     def unlinked(self, node: NodeId, reason: str) -> None:
         for call in self._on_unlinked:
             call(node, reason)
+
+    def sent_away(self, node: NodeId) -> None:
+        for call in self._on_sent_away:
+            call(node)
 
     def measured(self, node: NodeId, rtt_s: float) -> None:
         for call in self._on_measured:

@@ -88,10 +88,20 @@ class Found(Command, frozen=True):
 
 
 class Adopt(Command, frozen=True):
-    """Take over members and removed ids of an older member list; who is there already stays."""
+    """Take over members and removed ids of a member list that the record was not asked about.
+
+    Without `list_version` who is there already stays as it is; with it the list is the later word.
+    """
 
     nodes: Annotated[tuple[NodeFields, ...], Meta(max_length=128)] = ()
     removed: Annotated[tuple[tuple[KeyId, UnixMs], ...], Meta(max_length=512)] = ()
+    list_version: Count = 0
+    """The number of that list: the record counts on from there."""
+    more: bool = False
+    """More of the list follows; until then the registry has no new number."""
+    keyring_generation: Count = 0
+    """Of the gossip keys that are in use, where that is higher than the record's."""
+    gossip_key: GossipKeyId = 0
 
 
 class Admit(Command, frozen=True):

@@ -1,15 +1,15 @@
 """The member list: who is in the mesh.  Pure.
 
-One numbered list, written whole by whoever holds the CA's key and signed with it, kept and passed
-on by every node.  A change is a new list with the next number: the functions below take a list and
-give a list.
+One numbered list, made of the record (view.py), signed by whoever holds the CA's key, kept and
+passed on by every node.  It is what a node knows before its record runs, what a newcomer gets with
+its admission, and what reaches a node that the record does not.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
 from typing import Annotated, Final
@@ -18,26 +18,20 @@ import msgspec
 
 from meshd import limits
 from meshd.errors import LimitExceeded, ProtocolError, Refused
-from meshd.identity.certificates import CERTIFICATE_BACKDATE_S, CERTIFICATE_LIFE_S
 from meshd.identity.keys import PrivateKey, PublicKey, public_key
-from meshd.ids import Address, MeshId, NodeId, is_key_id, short
-from meshd.record.names import clean_name, free_name, is_name
+from meshd.ids import Address, MeshId, NodeId, is_key_id
+from meshd.record.names import clean_name, is_name
 from meshd.wire.codec import pack, unpack
 
 SIGNATURE_CONTEXT: Final = b"meshd members 1"
-FORGET_REMOVED_S: Final = CERTIFICATE_LIFE_S + CERTIFICATE_BACKDATE_S
-"""A removed id may be forgotten after this: by then every certificate it ever had has ended."""
-
+MEMBER_BYTES: Final = 16 * 1024
+"""More than any one member takes up in a list."""
 
 _HOST = re.compile(rf"[A-Za-z0-9._:%-]{{1,{limits.HOST_CHARS}}}\Z")
 
 
-class RemovedNode(Refused):
-    """A key that was removed from the mesh asks to be let in again."""
-
-
-class MeshFull(Refused):
-    """The member list is as long as it may get."""
+class ListTooLarge(Refused):
+    """A member list would be larger than what travels in one frame."""
 
 
 class NoSuchNode(Refused):
@@ -54,6 +48,7 @@ class Member:
     """Where it said it listens when it joined or last changed it: a hint, proves nothing."""
     joined_unix_s: int
     founder: bool = False
+    """It founded the mesh."""
     drained: bool = False
     """It takes no new requests, by somebody's order."""
     labels: tuple[str, ...] = ()
@@ -91,7 +86,7 @@ class MemberList:
             (len(names) == len(ids), "two members have one name"),
             (self.removed.keys().isdisjoint(ids), "a removed node is a member"),
             (all(is_key_id(node) for node in self.removed), "a removed id is not one"),
-            (any(member.founder for member in self.members), "there is no founder"),
+            (bool(ids), "there is no member"),
             (all(_is_sound(member) for member in self.members), "a member's entry is not sound"),
         )
         for holds, what in rules:
@@ -101,11 +96,6 @@ class MemberList:
     @cached_property
     def by_id(self) -> dict[NodeId, Member]:
         return {member.id: member for member in self.members}
-
-    @property
-    def founder(self) -> Member:
-        """Who admits."""
-        return next(member for member in self.members if member.founder)
 
     def find(self, text: str) -> Member:
         """The member with that name, id or beginning of an id.  Raises NoSuchNode."""
@@ -145,10 +135,7 @@ def is_address(address: Address) -> bool:
     return _HOST.match(address.host) is not None and 0 < address.port < 65536
 
 
-# --- changes: a list in, the next list out
-
-
-def found(
+def first_list(
     mesh: MeshId,
     mesh_name: str,
     key: PublicKey,
@@ -158,128 +145,14 @@ def found(
     now_unix_s: float,
 ) -> MemberList:
     """The first list of a new mesh: its founder alone."""
-    founder = Member(key, clean_name(name), _some(addresses), int(now_unix_s), founder=True)
+    founder = Member(key, clean_name(name), usable(addresses), int(now_unix_s), founder=True)
     return MemberList(mesh, clean_name(mesh_name), 1, (founder,))
 
 
-def admit(
-    current: MemberList,
-    key: PublicKey,
-    *,
-    name: str,
-    addresses: Iterable[Address],
-    now_unix_s: float,
-    labels: tuple[str, ...] = (),
-) -> MemberList:
-    """With one more member; the same list if it is one already.
-
-    A name that is taken gets "-2", "-3", ...  Raises RemovedNode or MeshFull.
-    """
-    if key.node in current.by_id:
-        return current
-    if key.node in current.removed:
-        raise RemovedNode(
-            f"Node {short(key.node)} was removed from this mesh. To let this machine in again, "
-            "start it with a fresh data directory, so that it has a new key."
-        )
-    current = _forget_removed(current, now_unix_s)
-    if (
-        len(current.members) >= limits.MEMBERS
-        or len(current.members) + len(current.removed) >= limits.MEMBERS_EVER
-    ):
-        raise MeshFull(f"The mesh is full: it has {len(current.members)} members.")
-    taken = [member.name for member in current.members]
-    member = Member(
-        key,
-        free_name(clean_name(name), taken),
-        _some(addresses),
-        int(now_unix_s),
-        labels=labels,
-    )
-    return _next(current, [*current.members, member])
-
-
-def remove(current: MemberList, node: NodeId, now_unix_s: float) -> MemberList:
-    """Without that member, for good; the same list if it is none.
-
-    Always fits: see `limits.MEMBERS_EVER`.  Raises Refused for the only founder.
-    """
-    member = current.by_id.get(node)
-    if member is None:
-        return current
-    if member.founder and sum(m.founder for m in current.members) == 1:
-        raise Refused(
-            f"{member.name} founded this mesh and alone can admit others: it cannot leave while "
-            "they are in."
-        )
-    rest = [m for m in current.members if m.id != node]
-    changed = _next(current, rest)
-    return replace(changed, removed={**current.removed, node: int(now_unix_s)})
-
-
-def set_drained(current: MemberList, node: NodeId, drained: bool) -> MemberList:
-    """With that member drained or not.  Raises NoSuchNode."""
-    return _change(current, replace(_get(current, node), drained=drained))
-
-
-def rename(current: MemberList, node: NodeId, name: str) -> MemberList:
-    """With another name for that member, made free as in `admit`.  Raises NoSuchNode."""
-    taken = [member.name for member in current.members if member.id != node]
-    return _change(current, replace(_get(current, node), name=free_name(clean_name(name), taken)))
-
-
-def set_addresses(current: MemberList, node: NodeId, addresses: Iterable[Address]) -> MemberList:
-    """With other addresses for that member.  Raises NoSuchNode."""
-    return _change(current, replace(_get(current, node), addresses=_some(addresses)))
-
-
-def set_labels(current: MemberList, node: NodeId, labels: Iterable[str]) -> MemberList:
-    """With other labels for that member.  Raises NoSuchNode, Refused for too many or too long."""
-    sorted_labels = tuple(sorted(set(labels)))
-    if len(sorted_labels) > limits.LABELS_PER_NODE or not all(
-        0 < len(label) <= limits.LABEL_CHARS for label in sorted_labels
-    ):
-        raise Refused(
-            f"A node has at most {limits.LABELS_PER_NODE} labels "
-            f"of 1 to {limits.LABEL_CHARS} characters."
-        )
-    return _change(current, replace(_get(current, node), labels=sorted_labels))
-
-
-def _get(current: MemberList, node: NodeId) -> Member:
-    member = current.by_id.get(node)
-    if member is None:
-        raise NoSuchNode(f"Node {short(node)} is no member of this mesh.")
-    return member
-
-
-def _change(current: MemberList, member: Member) -> MemberList:
-    if current.by_id[member.id] == member:
-        return current
-    return _next(current, [member if m.id == member.id else m for m in current.members])
-
-
-def _next(current: MemberList, members: list[Member]) -> MemberList:
-    return MemberList(
-        mesh=current.mesh,
-        mesh_name=current.mesh_name,
-        version=current.version + 1,
-        members=tuple(sorted(members, key=lambda member: member.id)),
-        removed={n: at for n, at in current.removed.items() if n not in {m.id for m in members}},
-    )
-
-
-def _forget_removed(current: MemberList, now_unix_s: float) -> MemberList:
-    """Only where room is short: forget removed ids whose certificates have all ended."""
-    if len(current.members) + len(current.removed) < limits.MEMBERS_EVER:
-        return current
-    kept = {n: at for n, at in current.removed.items() if now_unix_s - at < FORGET_REMOVED_S}
-    return replace(current, removed=kept)
-
-
-def _some(addresses: Iterable[Address]) -> tuple[Address, ...]:
-    usable = dict.fromkeys(address for address in addresses if is_address(address))
-    return tuple(usable)[: limits.ADDRESSES_PER_NODE]
+def usable(addresses: Iterable[Address]) -> tuple[Address, ...]:
+    """Those that can be addresses, each once, as many as a member may have."""
+    kept = dict.fromkeys(address for address in addresses if is_address(address))
+    return tuple(kept)[: limits.ADDRESSES_PER_NODE]
 
 
 # --- as bytes
@@ -326,19 +199,25 @@ class SignedMembers(msgspec.Struct, frozen=True):
             raise ProtocolError(f"A signed member list is not valid: {error}.") from error
 
 
-def sign(members: MemberList, ca: PrivateKey) -> SignedMembers:
-    """Sign a list with the mesh's key.
+def body_of(members: MemberList) -> bytes:
+    """The list as bytes, equal for equal lists.
 
-    Raises MeshFull if it has grown larger than `limits.MEMBER_LIST_BYTES`.
+    Raises ListTooLarge if they are more than `limits.MEMBER_LIST_BYTES`.
     """
-    if ca.public.mesh != members.mesh:
-        raise ValueError("a member list is signed by its own mesh's key")
     try:
         body = pack(_to_wire(members))
     except LimitExceeded:
         body = b""
     if not 0 < len(body) <= limits.MEMBER_LIST_BYTES:
-        raise MeshFull("The mesh is full: its member list would be too large to travel.")
+        raise ListTooLarge("The mesh is full: its member list would be too large to travel.")
+    return body
+
+
+def sign(members: MemberList, ca: PrivateKey) -> SignedMembers:
+    """Sign a list with the mesh's key.  Raises ListTooLarge."""
+    if ca.public.mesh != members.mesh:
+        raise ValueError("a member list is signed by its own mesh's key")
+    body = body_of(members)
     return SignedMembers(body, ca.sign(SIGNATURE_CONTEXT, body))
 
 
@@ -354,13 +233,19 @@ def verify(signed: SignedMembers, ca: PublicKey) -> MemberList:
         )
     if not ca.verify(SIGNATURE_CONTEXT, signed.body, signed.signature):
         raise ProtocolError("A member list is not signed by this mesh's authority.")
-    fields = unpack(signed.body, max_bytes=limits.MEMBER_LIST_BYTES)
+    members = read_body(signed.body)
+    if members.mesh != ca.mesh:
+        raise ProtocolError("A member list is of another mesh than its signature.")
+    return members
+
+
+def read_body(body: bytes) -> MemberList:
+    """The list in these bytes, whoever wrote them.  Raises ProtocolError."""
+    fields = unpack(body, max_bytes=limits.MEMBER_LIST_BYTES)
     try:
         wire = msgspec.convert(fields, _ListWire, builtin_types=(bytes,))
     except msgspec.ValidationError as error:
         raise ProtocolError(f"A member list is not valid: {error}.") from error
-    if wire.mesh != ca.mesh:
-        raise ProtocolError("A member list is of another mesh than its signature.")
     return MemberList(
         mesh=MeshId(wire.mesh),
         mesh_name=wire.mesh_name,

@@ -5,6 +5,7 @@ The record is the author of what readers see as the member list (view.py).
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from typing import Final
 
 from msgspec import UNSET
@@ -96,6 +97,8 @@ class Nodes:
         return done(node=row.id, version=self.mesh.registry_version)
 
     def adopt(self, context: Context, command: commands.Adopt) -> bytes:
+        if command.list_version:
+            return self._adopt_later(context, command)
         rows = []
         for fields in command.nodes:
             check_key(fields.key)
@@ -107,23 +110,70 @@ class Nodes:
             for node, at in command.removed
             if node not in self._nodes and node not in self._removed
         }
-        if (
-            len({key_id(fields.key) for fields in rows}) < len(rows)
-            or any(key_id(fields.key) in gone for fields in rows)
-        ):  # fmt: skip
-            raise Refuse(Code.EXISTS)
-        total = len(self._nodes) + len(rows)
-        if total > limits.MEMBERS or total + len(self._removed) + len(gone) > limits.MEMBERS_EVER:
-            raise Refuse(Code.MESH_FULL, members=len(self._nodes))
+        self._check_adoption(rows, gone)
         for fields in rows:
-            row = self._row(fields, self._free(fields.name), context.now_unix_ms)
-            self._nodes.put(row)
-            context.emit(NodeAdmitted(context.index, NodeId(row.id)))
+            self._let_in(context, fields)
         for node, at in gone.items():
             self._removed.put(RemovedRow(id=node, removed_unix_ms=at))
         if rows or gone:
             self._count()
         return done(nodes=len(rows), removed=len(gone))
+
+    def _adopt_later(self, context: Context, command: commands.Adopt) -> bytes:
+        """Of a list that is later than what is here: members change, and go, by it."""
+        for fields in command.nodes:
+            check_key(fields.key)
+        given = [f for f in command.nodes if key_id(f.key) not in self._removed]
+        gone = {node: at for node, at in command.removed if node not in self._removed}
+        self._check_adoption(given, gone)
+        for node in gone:
+            row = self._nodes.get(node)
+            if row is not None and self._alone_holds_ca(row):
+                raise Refuse(Code.LAST_CA_HOLDER)
+        for node, at in gone.items():
+            if node in self._nodes:
+                self._take_out(context, node, at)
+            else:
+                self._removed.put(RemovedRow(id=node, removed_unix_ms=at))
+        for fields in given:
+            row = self._nodes.get(key_id(fields.key))
+            if row is None:
+                self._let_in(context, fields)
+            else:
+                self._put(context, row, self._said_of(row, fields))
+        if command.keyring_generation > self.mesh.keyring_generation:
+            self._set_keyring(context, command.keyring_generation, command.gossip_key)
+        if not command.more:
+            version = max(self.mesh.registry_version, command.list_version)
+            self._mesh.put(replace(self.mesh, registry_version=version))
+            self._count()
+        return done(nodes=len(given), removed=len(gone))
+
+    def _check_adoption(self, given: Sequence[commands.NodeFields], gone: Collection[str]) -> None:
+        """Raise Refuse unless all of it fits, each node once."""
+        ids = {key_id(fields.key) for fields in given}
+        if len(ids) < len(given) or not ids.isdisjoint(gone):
+            raise Refuse(Code.EXISTS)
+        members = {row.id for row in self._nodes.rows()}
+        after = (members | ids).difference(gone)
+        ever = len(after) + len(self._removed) + len(gone)
+        if len(after) > limits.MEMBERS or ever > limits.MEMBERS_EVER:
+            raise Refuse(Code.MESH_FULL, members=len(self._nodes))
+
+    def _let_in(self, context: Context, fields: commands.NodeFields) -> None:
+        row = self._row(fields, self._free(fields.name), context.now_unix_ms)
+        self._nodes.put(row)
+        context.emit(NodeAdmitted(context.index, NodeId(row.id)))
+
+    def _said_of(self, row: NodeRow, fields: commands.NodeFields) -> NodeRow:
+        return replace(
+            row,
+            name=self._free(fields.name, but=row.id),
+            addresses=fields.addresses,
+            labels=tuple(sorted(set(fields.labels))),
+            drained=fields.drained,
+            joined_unix_ms=fields.joined_unix_ms or row.joined_unix_ms,
+        )
 
     # --- in and out
 
@@ -165,14 +215,9 @@ class Nodes:
             return done(version=self.mesh.registry_version)
         if self._alone_holds_ca(row):
             raise Refuse(Code.LAST_CA_HOLDER)
-        self._nodes.drop(command.node)
-        self._removed.put(RemovedRow(id=command.node, removed_unix_ms=context.now_unix_ms))
+        self._take_out(context, command.node, context.now_unix_ms)
         self._count()
-        context.emit(NodeRemoved(context.index, NodeId(command.node)))
         self._rotate_keyring(context, command.gossip_key)
-        if row.held_ca == self.mesh.ca_generation and not self.mesh.ca_must_rotate:
-            self._mesh.put(replace(self.mesh, ca_must_rotate=True))
-            context.emit(CaChanged(context.index, self.mesh.ca_generation, must_rotate=True))
         return done(version=self.mesh.registry_version)
 
     # --- what is said of them
@@ -196,7 +241,7 @@ class Nodes:
         if all(known.serial != command.serial for known in row.certificates):
             new = Certificate(serial=command.serial, not_after_unix_ms=command.not_after_unix_ms)
             kept = (*row.certificates, new)[-limits.CERTIFICATES_PER_NODE :]
-            self._put_changed(context, row, replace(row, certificates=kept))
+            self._put(context, row, replace(row, certificates=kept))  # no part of the member list
         return DONE
 
     def start(self, command: commands.Started) -> None:
@@ -262,8 +307,19 @@ class Nodes:
 
     # --- inside
 
+    def _take_out(self, context: Context, node: str, removed_unix_ms: int) -> None:
+        row = self._nodes[node]
+        self._nodes.drop(node)
+        self._removed.put(RemovedRow(id=node, removed_unix_ms=removed_unix_ms))
+        context.emit(NodeRemoved(context.index, NodeId(node)))
+        if row.held_ca == self.mesh.ca_generation and not self.mesh.ca_must_rotate:
+            self._mesh.put(replace(self.mesh, ca_must_rotate=True))
+            context.emit(CaChanged(context.index, self.mesh.ca_generation, must_rotate=True))
+
     def _rotate_keyring(self, context: Context, gossip_key: int) -> None:
-        generation = self.mesh.keyring_generation + 1
+        self._set_keyring(context, self.mesh.keyring_generation + 1, gossip_key)
+
+    def _set_keyring(self, context: Context, generation: int, gossip_key: int) -> None:
         self._mesh.put(
             replace(
                 self.mesh,
@@ -275,10 +331,16 @@ class Nodes:
         context.emit(KeyringRotated(context.index, generation, gossip_key, context.client))
 
     def _put_changed(self, context: Context, row: NodeRow, changed: NodeRow) -> None:
-        if changed != row:
-            self._nodes.put(changed)
+        if self._put(context, row, changed):
             self._count()
-            context.emit(NodeChanged(context.index, NodeId(row.id)))
+
+    def _put(self, context: Context, row: NodeRow, changed: NodeRow) -> bool:
+        """Whether that changed anything."""
+        if changed == row:
+            return False
+        self._nodes.put(changed)
+        context.emit(NodeChanged(context.index, NodeId(row.id)))
+        return True
 
     def _count(self) -> None:
         self._mesh.put(replace(self.mesh, registry_version=self.mesh.registry_version + 1))

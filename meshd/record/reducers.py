@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
 from meshd.ids import NodeId, key_id
@@ -59,7 +59,7 @@ class Reducers:
         )
         self._by_kind: dict[type[Command], Callable[[Context, Any], bytes]] = {
             registry.Found: self._found,
-            registry.Adopt: self.nodes.adopt,
+            registry.Adopt: self._adopt,
             registry.Admit: self._admit,
             registry.Remove: self._remove,
             registry.ChangeNode: self.nodes.change,
@@ -125,13 +125,24 @@ class Reducers:
             self.tokens.use(context, command.token, key_id(command.node.key))
         return self.nodes.admit(context, command)
 
-    def _remove(self, context: Context, command: registry.Remove) -> bytes:
-        was_in = self.nodes.get(command.node) is not None
-        result = self.nodes.remove(context, command)
-        if was_in:
-            self.sessions.forget(command.node)
-            self.tokens.revoke_all(context)
+    def _adopt(self, context: Context, command: registry.Adopt) -> bytes:
+        members = [node for node, _ in command.removed if self.nodes.get(node) is not None]
+        result = self.nodes.adopt(context, command)
+        self._gone(context, [node for node in members if self.nodes.get(node) is None])
         return result
+
+    def _remove(self, context: Context, command: registry.Remove) -> bytes:
+        members = [command.node] if self.nodes.get(command.node) is not None else []
+        result = self.nodes.remove(context, command)
+        self._gone(context, members)
+        return result
+
+    def _gone(self, context: Context, nodes: Sequence[str]) -> None:
+        """These are no members any more."""
+        for node in nodes:
+            self.sessions.forget(node)
+        if nodes:
+            self.tokens.revoke_all(context)
 
     def _started(self, context: Context, command: registry.Started) -> bytes:
         """A session that was ended is never opened again: its numbers are used up."""

@@ -1,7 +1,7 @@
 """The registry: the newest member list this node has applied, and who wants to know of changes.
 
-Pure.  Readers take the `Registry` interface and never learn who writes the list: today the founder
-alone, later the replicated record.
+Pure.  A newer list comes from the record as it is applied here, or signed, from another node, where
+the record is behind or does not run.  Readers take the `Registry` interface and never learn which.
 """
 
 from __future__ import annotations
@@ -11,9 +11,17 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from meshd.errors import ProtocolError
-from meshd.identity.keys import PublicKey
+from meshd.identity.keys import PrivateKey, PublicKey
 from meshd.ids import MeshId, NodeId
-from meshd.record.members import Member, MemberList, SignedMembers, verify
+from meshd.record.members import (
+    Member,
+    MemberList,
+    SignedMembers,
+    body_of,
+    read_body,
+    sign,
+    verify,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +44,6 @@ class Registry(Protocol):
     @property
     def version(self) -> int:
         """The number of the applied list; only ever grows."""
-        ...
-
-    @property
-    def founder(self) -> NodeId:
-        """Who admits others."""
         ...
 
     def members(self) -> Sequence[Member]:
@@ -81,16 +84,26 @@ class MemberRegistry:
         ca: PublicKey,
         signed: SignedMembers,
         *,
+        applied: bytes | None = None,
         persist: Callable[[SignedMembers], None] = lambda signed: None,
+        persist_applied: Callable[[bytes], None] = lambda body: None,
     ) -> None:
-        """Start from a kept list.  `persist` is called with each newer one before it is applied.
+        """Start from what was kept: a signed list, and what the record came to since (`applied`).
 
-        Raises ProtocolError if the list is not this mesh's.
+        `persist` is called with each newer signed list before it is applied, `persist_applied` by
+        `keep`.  Raises ProtocolError if a list
+        is not this mesh's.
         """
         self._ca = ca
         self._signed = signed
-        self._list = verify(signed, ca)
+        self._list = self._signed_list = verify(signed, ca)
+        if applied is not None:
+            kept = read_body(applied)
+            if kept.mesh != self._list.mesh:
+                raise ProtocolError("The list that the record came to is of another mesh.")
+            self._list = max(self._list, kept, key=lambda one: one.version)
         self._persist = persist
+        self._persist_applied = persist_applied
         self._callbacks: dict[int, Callable[[RegistryChange], None]] = {}
         self._next_callback = 0
 
@@ -107,18 +120,19 @@ class MemberRegistry:
         return self._list.version
 
     @property
-    def founder(self) -> NodeId:
-        return self._list.founder.id
-
-    @property
     def current(self) -> MemberList:
-        """The applied list itself, for its author."""
+        """The applied list itself."""
         return self._list
 
     @property
     def signed(self) -> SignedMembers:
-        """The applied list as it travels, to hand to others."""
+        """The newest list that is signed, to hand to others; the applied one may be newer."""
         return self._signed
+
+    @property
+    def signed_version(self) -> int:
+        """The number of the newest list that is signed."""
+        return self._signed_list.version
 
     def members(self) -> Sequence[Member]:
         return self._list.members
@@ -150,12 +164,44 @@ class MemberRegistry:
 
         return unsubscribe
 
-    def accept(self, signed: SignedMembers) -> bool:
-        """Apply a list that came from anywhere, if it is newer; False for the same or an older one.
+    def apply(self, members: MemberList) -> bool:
+        """Apply what the record came to here, if it is newer; False if it is not.
 
-        Raises ProtocolError if it is not signed by this mesh, is not valid, or has this list's
-        number but says something else (two authors wrote at once: a founder was started from an
-        old backup).  An OSError of `persist` passes through, and nothing is applied.
+        It never goes back: a record that is being opened anew is behind for a moment.  `sign` or
+        `keep` is to follow.
+        """
+        assert members.mesh == self.mesh, "a node has the record of its own mesh"
+        if members.version <= self.version:
+            return False
+        self._become(members)
+        return True
+
+    def keep(self) -> None:
+        """Have the applied list survive a restart, though nobody has signed it yet.
+
+        Raises ListTooLarge; an OSError of `persist_applied` passes through.
+        """
+        if self.signed_version < self.version:
+            self._persist_applied(body_of(self._list))
+
+    def sign(self, ca: PrivateKey) -> bool:
+        """Sign the applied list, if none is signed that is as new; False if one is.
+
+        Raises as `sign`, and an OSError of `persist` passes through.
+        """
+        if self.signed_version >= self.version:
+            return False
+        signed = sign(self._list, ca)
+        self._persist(signed)
+        self._signed, self._signed_list = signed, self._list
+        return True
+
+    def accept(self, signed: SignedMembers) -> bool:
+        """Take a signed list from anywhere.  False if it is no newer than the applied one.
+
+        One with the applied list's number is kept, to be handed on.  Raises ProtocolError if it is
+        not signed by this mesh, is not valid, or has this list's number but says something else.
+        An OSError of `persist` passes through, and nothing is applied.
         """
         if signed.body == self._signed.body:
             return False
@@ -163,16 +209,25 @@ class MemberRegistry:
         if newer.version < self.version:
             return False
         if newer.version == self.version:
-            raise ProtocolError(
-                f"There are two different member lists with the number {self.version}: was the "
-                "founder started from an old copy of its data directory?"
-            )
+            if newer != self._list:
+                raise ProtocolError(
+                    f"There are two different member lists with the number {self.version}: was a "
+                    "node started from an old copy of its data directory?"
+                )
+            if self.signed_version < newer.version:
+                self._persist(signed)
+                self._signed, self._signed_list = signed, newer
+            return False
         self._persist(signed)
+        self._signed, self._signed_list = signed, newer
+        self._become(newer)
+        return True
+
+    def _become(self, newer: MemberList) -> None:
         change = _difference(self._list, newer)
-        self._list, self._signed = newer, signed
+        self._list = newer
         for callback in list(self._callbacks.values()):
             callback(change)
-        return True
 
 
 def _difference(old: MemberList, new: MemberList) -> RegistryChange:

@@ -1,108 +1,29 @@
-"""The registry as its readers know it, out of the record's state.  Pure.
-
-Readers take `registry.Registry` and do not learn who writes it: what the signed member list gave
-them, this gives them, as of the last applied command.
-"""
+"""The record's state as the rest of the node knows it: the member list, API keys.  Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-
 from meshd.apikeys import ApiKey, ApiKeys
-from meshd.identity.keys import PublicKey, public_key
+from meshd.identity.keys import public_key
 from meshd.ids import Address, MeshId, NodeId
-from meshd.record.members import Member, find_member
+from meshd.record.members import Member, MemberList
 from meshd.record.node_rows import NodeRow
-from meshd.record.registry import RegistryChange
 from meshd.record.state import RecordState
 
 
-class RecordRegistry:
-    """A `Registry` over the record."""
+def member_list(state: RecordState) -> MemberList:
+    """The member list that a founded mesh's record amounts to.
 
-    def __init__(self, state: RecordState) -> None:
-        """Of a mesh that is founded."""
-        self._state = state
-        self._members: dict[NodeId, Member] = {}
-        self._version = -1
-        self._told = self._current()
-        self._told_version = self.version
-        self._told_removed = frozenset(NodeId(row.id) for row in state.nodes.removed_rows())
-        self._callbacks: dict[int, Callable[[RegistryChange], None]] = {}
-        self._next_callback = 0
-
-    @property
-    def mesh(self) -> MeshId:
-        return MeshId(self._state.nodes.mesh.mesh)
-
-    @property
-    def mesh_name(self) -> str:
-        return self._state.nodes.mesh.mesh_name
-
-    @property
-    def version(self) -> int:
-        return self._state.nodes.mesh.registry_version
-
-    @property
-    def founder(self) -> NodeId:
-        """One that holds the CA's key; the founder itself as long as it does."""
-        rows = [row for row in self._state.nodes.rows() if row.holds_ca]
-        return NodeId(min(rows, key=lambda row: (not row.founder, row.joined_unix_ms, row.id)).id)
-
-    def members(self) -> Sequence[Member]:
-        return tuple(self._current().values())
-
-    def get(self, node: NodeId) -> Member | None:
-        return self._current().get(node)
-
-    def key_of(self, node: NodeId) -> PublicKey | None:
-        member = self._current().get(node)
-        return member.public_key if member else None
-
-    def key_hash_of(self, node: NodeId) -> bytes | None:
-        member = self._current().get(node)
-        return member.public_key.hash if member else None
-
-    def is_removed(self, node: NodeId) -> bool:
-        return self._state.nodes.is_removed(node)
-
-    def find(self, text: str) -> Member:
-        return find_member(text, self.members())
-
-    def subscribe(self, callback: Callable[[RegistryChange], None]) -> Callable[[], None]:
-        token = self._next_callback
-        self._next_callback += 1
-        self._callbacks[token] = callback
-
-        def unsubscribe() -> None:
-            self._callbacks.pop(token, None)
-
-        return unsubscribe
-
-    def refresh(self) -> None:
-        """Tell the subscribers what is new; call it after each step, and after a restore."""
-        if self._told_version == self.version:
-            return
-        before, gone_before = self._told, self._told_removed
-        after = self._current()
-        gone = frozenset(NodeId(row.id) for row in self._state.nodes.removed_rows())
-        self._told, self._told_removed, self._told_version = after, gone, self.version
-        change = RegistryChange(
-            version=self.version,
-            added=frozenset(after.keys() - before.keys()),
-            removed=frozenset((before.keys() | gone) - after.keys() - gone_before),
-            changed=frozenset(n for n in after.keys() & before.keys() if after[n] != before[n]),
-        )
-        for callback in list(self._callbacks.values()):
-            callback(change)
-
-    def _current(self) -> dict[NodeId, Member]:
-        """The members by id, in the order of their ids; made anew when the registry changed."""
-        if self._version != self.version:
-            rows = self._state.nodes.rows()
-            self._members = {NodeId(row.id): _member(row) for row in rows}
-            self._version = self.version
-        return self._members
+    A function of the state alone, numbered by its count of changes: two nodes that make it of the
+    same number make the same bytes.
+    """
+    mesh = state.nodes.mesh
+    return MemberList(
+        mesh=MeshId(mesh.mesh),
+        mesh_name=mesh.mesh_name,
+        version=mesh.registry_version,
+        members=tuple(_member(row) for row in state.nodes.rows()),
+        removed={NodeId(r.id): r.removed_unix_ms // 1000 for r in state.nodes.removed_rows()},
+    )
 
 
 def _member(row: NodeRow) -> Member:

@@ -12,7 +12,7 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from meshd.errors import DialFailed, ListenFailed, NotAdmitted, StreamAborted
+from meshd.errors import DialFailed, ListenFailed, NotAdmitted, SentAway, StreamAborted
 from meshd.http.baton import Baton
 from meshd.ids import Address, NodeId
 from meshd.machine.sockets import race
@@ -38,7 +38,7 @@ class _Call:
         self.answered = trio.Event()
         self.dropped = False
         """The listener went away before it looked."""
-        self.refusal: str | None = None
+        self.refusal: NotAdmitted | None = None
         self.acceptor_certificate = b""
 
 
@@ -83,7 +83,7 @@ class MemoryListener:
                 if call.alpn is not Alpn.JOIN:
                     node = _check(credentials, call.certificate)
             except NotAdmitted as error:
-                call.refusal = str(error)
+                call.refusal = error
                 call.answered.set()
                 stream.abort(str(error))
                 raise
@@ -207,7 +207,8 @@ class MemoryHost:
                     if found != node:
                         raise NotAdmitted(f"{address} is another member ({found}, not {node}).")
                 if call.refusal is not None:
-                    raise NotAdmitted(f"{address} does not let this node in: {call.refusal}")
+                    refused = SentAway if call.refusal.was_removed else NotAdmitted
+                    raise refused(f"{address} does not let this node in: {call.refusal}")
             except NotAdmitted as error:
                 stream.abort(str(error))
                 raise

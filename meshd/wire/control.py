@@ -29,7 +29,6 @@ from meshd.wire.control_mesh import (
     Approve,
     CaKeyReply,
     CaKeyRequest,
-    Drain,
     KeyringPush,
     KeyringRequest,
     Leave,
@@ -39,8 +38,6 @@ from meshd.wire.control_mesh import (
     PendingRequest,
     Renewed,
     RenewRequest,
-    TokenCreate,
-    TokenCreated,
 )
 from meshd.wire.control_record import (
     BlobData,
@@ -218,12 +215,10 @@ MESSAGES: Final = MappingProxyType[int, type[Message]](
         12: PushPullReply,
         13: AdmitRequest,
         14: AdmitReply,
-        15: TokenCreate,
-        16: TokenCreated,
+        # 15 and 16 were orders for tokens, 20 one to drain: they are commands to the record now.
         17: PendingRequest,
         18: PendingReply,
         19: Approve,
-        20: Drain,
         21: Leave,
         22: KeyringRequest,
         23: KeyringPush,

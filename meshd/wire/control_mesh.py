@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Meta
 
 from meshd import limits
-from meshd.wire.fields import INTEGER_MAX, Count, KeyId, Line, Name, Secret, ShortLine, SmallBytes
+from meshd.wire.fields import Count, KeyId, Line, Name, ShortLine, SmallBytes
 from meshd.wire.message import Message, SecretMessage
 
 
@@ -29,7 +29,7 @@ class MemberListRequest(Message, frozen=True):
 
 
 class AdmitRequest(SecretMessage, frozen=True):
-    """A newcomer's request, passed on to the node that can admit (proto/join.md)."""
+    """A newcomer's request, passed on to a node that holds the CA's key (proto/join.md)."""
 
     request: dict[str, Any]
 
@@ -39,21 +39,6 @@ class AdmitReply(SecretMessage, frozen=True):
 
     admitted: dict[str, Any] | None = None
     refusal: dict[str, Any] | None = None
-
-
-class TokenCreate(Message, frozen=True):
-    """Make a token for newcomers."""
-
-    ttl_s: Annotated[float, Meta(gt=0)]
-    uses: Annotated[int, Meta(ge=1, le=INTEGER_MAX)]
-
-
-class TokenCreated(SecretMessage, frozen=True):
-    """The token, whole: whoever holds it can join."""
-
-    token: Secret
-    expires_unix_s: float
-    uses: Count
 
 
 class PendingRequest(Message, frozen=True):
@@ -91,13 +76,6 @@ class Approve(Message, frozen=True):
     """No consent: the digits fit nobody, so all that wait are sent away."""
 
 
-class Drain(Message, frozen=True):
-    """Give that node no new work (`on`), or again; answered by `Done`."""
-
-    node: KeyId
-    on: bool
-
-
 class Leave(Message, frozen=True):
     """Take that node off the member list for good; answered by `Done`."""
 
@@ -113,6 +91,8 @@ class KeyringPush(SecretMessage, frozen=True):
 
     version: Count
     secrets: Annotated[list[SmallBytes], Meta(min_length=1, max_length=limits.KEYRING_KEYS)]
+    members_version: Count = 0
+    """Of the member list that its sender has: whoever has an older one does not use them yet."""
 
 
 class RenewRequest(Message, frozen=True):

@@ -31,7 +31,6 @@ Line = Annotated[str, Meta(max_length=limits.TEXT_CHARS, pattern=_LINE)]
 ShortLine = Annotated[str, Meta(max_length=limits.NAME_CHARS, pattern=_LINE)]
 AttemptId = Annotated[str, Meta(min_length=1, max_length=limits.REQUEST_ID_CHARS, pattern=_LINE)]
 """Names one attempt at a request, at its holder."""
-Secret = Annotated[str, Meta(max_length=limits.TOKEN_TEXT_CHARS, pattern=_LINE)]
 SmallBytes = Annotated[bytes, Meta(max_length=limits.KEY_MATERIAL_BYTES)]
 Digest = Annotated[bytes, Meta(min_length=32, max_length=32)]
 """SHA-256."""

@@ -40,7 +40,7 @@ class Reason(StrEnum):
     """Why somebody is not let in.  ONLY APPEND; a reader takes one it does not know as FAILED."""
 
     FAILED = "failed"
-    """Something went wrong at the member's or the founder's side."""
+    """Something went wrong at the mesh's side."""
     VERSION = "version"
     MALFORMED = "malformed"
     BUSY = "busy"
@@ -49,7 +49,8 @@ class Reason(StrEnum):
     EXPIRED_TOKEN = "expired token"
     USED_TOKEN = "used token"
     OTHER_MESH = "other mesh"
-    FOUNDER_UNREACHABLE = "founder unreachable"
+    UNDECIDED = "undecided"
+    """The mesh cannot let anybody in now: too few of its machines are there."""
     PAIRING_REFUSED = "pairing refused"
     WRONG_DIGITS = "wrong digits"
     TIMED_OUT = "timed out"

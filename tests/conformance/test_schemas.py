@@ -86,7 +86,6 @@ VALID_PARTS = [
 ]
 IN_CODE_ONLY = {
     # What a schema cannot say, or says too late: order, sums, nil that is missing, floats.
-    "TokenCreate: ttl_s as an integer",
     "generation as a float",
     "Tick: a float",
     "SetPolicy: a default that is written",

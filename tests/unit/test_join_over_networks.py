@@ -145,7 +145,7 @@ async def test_a_removed_member_is_not_let_in_any_more(kind: str) -> None:
         )
         registry = MemberRegistry(joined.identity.ca, joined.members)
         world.laptop.use(credentials(who.key, joined.identity, registry))
-        world.mesh.founder.remove(who.key.public.node)
+        world.mesh.remove(who.key.public.node)
         node = world.mesh.key.public.node
         with pytest.raises(NotAdmitted, match="removed"):
             await world.laptop.dial_peer(node, [world.address], Alpn.CONTROL, 5.0)

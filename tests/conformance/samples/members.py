@@ -76,7 +76,7 @@ def bad_member_lists() -> list[Vector]:
         signed("members out of order", members=[laptop, FOUNDER]),
         signed("a member twice", members=[FOUNDER, member(0, "laptop")]),
         signed("two members with one name", members=[FOUNDER, member(1, "Studio")]),
-        signed("no founder", members=[laptop]),
+        signed("no member", members=[]),
         signed("a removed member", members=[FOUNDER, laptop], removed={str(KEYS[1].id): 1}),
         signed("a name beyond ASCII", members=[member(0, "Küche", founder=True)]),
         signed("a name with an escape", members=[member(0, "\x1b[2J", founder=True)]),

@@ -32,7 +32,7 @@ class Node(Kept):
         data_dir.chmod(0o700)
         store = IdentityStore(FileDisk(), data_dir)
         store.save_key(mesh.key)
-        store.save_mesh(mesh.identity, mesh.store.load_members(mesh.identity.mesh), mesh.tokens)
+        store.save_mesh(mesh.identity, mesh.store.load_members(mesh.identity.mesh))
         super().__init__(FileDisk(), data_dir, ca=self.ca, node=self.key)
 
     def used(self) -> Node:

@@ -15,7 +15,6 @@ from meshd.identity import (
     MeshIdentity,
     PrivateKey,
     StoreDamaged,
-    TokenStore,
 )
 from meshd.testing.disk import MemoryDisk
 from tests.joins import NOW_UNIX_S, make_authority, make_key
@@ -44,7 +43,7 @@ def saved(*, founder: bool = True) -> tuple[MemoryDisk, IdentityStore, MeshIdent
     store = IdentityStore(disk, DATA)
     one = identity(founder=founder)
     store.save_key(KEY)
-    store.save_mesh(one, b"members", TokenStore(one.mesh) if founder else None)
+    store.save_mesh(one, b"members")
     return disk, store, one
 
 
@@ -53,7 +52,6 @@ def load_all(store: IdentityStore, one: MeshIdentity) -> None:
     assert key is not None
     store.load_mesh(key)
     store.load_members(one.mesh)
-    store.load_tokens(one.mesh)
 
 
 def test_an_empty_data_directory_has_no_key_and_no_mesh() -> None:
@@ -77,7 +75,7 @@ def test_everything_comes_back_as_it_was_kept() -> None:
     assert back.authority is not None
     assert back.authority.public == one.ca
     assert store.load_members(one.mesh) == b"members"
-    assert store.load_tokens(one.mesh).rows() == []
+    assert store.load_applied(one.mesh) is None
 
 
 def test_a_node_without_the_cas_key_has_no_authority() -> None:
@@ -95,7 +93,6 @@ def test_secrets_are_in_private_files() -> None:
         DATA / "node.key",
         folder / "ca.key",
         folder / "keyring.json",
-        folder / "tokens.json",
     }
     for path, data in disk.files.items():
         if path not in disk.private:
@@ -104,7 +101,7 @@ def test_secrets_are_in_private_files() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["node.key", "mesh.json", "ca.crt", "node.crt", "ca.key", "keyring.json", "tokens.json"]
+    "name", ["node.key", "mesh.json", "ca.crt", "node.crt", "ca.key", "keyring.json"]
 )
 @pytest.mark.parametrize("data", [b"", b"garbage", b"{}", b"\xff\xfe"])
 def test_a_damaged_file_is_named_with_what_to_do(name: str, data: bytes) -> None:
@@ -231,7 +228,7 @@ def test_a_change_of_mesh_that_is_cut_anywhere_leaves_one_mesh_whole() -> None:
         disk = CutDisk(dict(before.files), steps)  # type: ignore[arg-type]
         store = IdentityStore(disk, DATA)
         try:
-            store.save_mesh(new, b"new members", None)
+            store.save_mesh(new, b"new members")
             done = True
         except DiskFailed:
             done = False

@@ -11,25 +11,37 @@ import trio
 from meshd.errors import DiskFailed
 from meshd.identity import (
     GOSSIP_KEY_BYTES,
+    Authority,
     IdentityStore,
     Keyring,
     PrivateKey,
-    TokenStore,
 )
 from meshd.ids import Address, NodeId
-from meshd.peers.join_admit import FounderAdmitter
+from meshd.peers.admission import AdmissionDesk
 from meshd.peers.keys import MeshKeys
 from meshd.peers.links import ControlLinks
 from meshd.peers.office import MeshOffice
 from meshd.peers.roster import Roster
 from meshd.peers.switchboard import Switchboard
 from meshd.ports import Ports
-from meshd.record import MemberRegistry, RegistryChange, SignedMembers, admit, found, sign
+from meshd.record import (
+    MemberRegistry,
+    RecordState,
+    RegistryChange,
+    SignedMembers,
+    first_list,
+    member_list,
+    sign,
+)
+from meshd.record.commands_registry import Admit, Command
+from meshd.record.takeover import fields_of
 from meshd.testing.clock import SimClock
 from meshd.testing.disk import MemoryDisk
 from meshd.testing.entropy import SeededEntropy
 from meshd.wire.control import Hello
-from tests.joins import NOW_UNIX_S, make_authority, make_key
+from tests.joins import NOW_UNIX_S, found_of, make_authority, make_key
+from tests.member_lists import admit
+from tests.records import SharedRecord
 from tests.unit.peers.rig import PORT, Peer, Town, hello_of, until
 
 __all__ = ["Member", "Mesh", "Ports", "until"]
@@ -48,8 +60,8 @@ class Member:
         self.switchboard = Switchboard(mesh.authority.mesh, self._hello)
         self.peer: Peer = mesh.town.member(self.node, self.switchboard, name=name)
         self.links: ControlLinks = self.peer.links
-        self.roster = Roster(self.registry, self.links, self.switchboard)
-        founder = self.node == signed_founder(signed)
+        self.holds_ca = name == mesh.founder
+        self.roster = Roster(self.registry, self.links, self.switchboard, self._authority)
         self.used: list[Keyring] = []
         entropy = SeededEntropy(name)
         self.keys = MeshKeys(
@@ -58,32 +70,47 @@ class Member:
             self.links,
             self.switchboard,
             entropy,
-            rotates=founder,
             changed=self._keys_changed,
         )
-        self.tokens = TokenStore(mesh.authority.mesh)
-        self.desk = self._desk(entropy) if founder else None
         self.office = MeshOffice(
             self.node,
             self.registry,
             self.links,
             self.switchboard,
-            self.desk,
+            self.keys,
+            entropy,
             lambda: [self.peer.address],
         )
         self.registry.subscribe(self._members_changed)
-
-    def _desk(self, entropy: SeededEntropy) -> FounderAdmitter:
-        return FounderAdmitter(
-            node=self.node,
-            authority=self.mesh.authority,
+        self.desk = AdmissionDesk(
+            authority=self._authority,
             registry=self.registry,
-            tokens=self.tokens,
+            sign=self.roster.signed,
+            record=mesh.record.member(self.node),
             keyring=lambda: self.keys.keyring,
             clock=SimClock(wall_unix_s=NOW_UNIX_S),
             entropy=entropy,
-            persist_tokens=lambda tokens: self._persist(tokens),
         )
+        self.record = mesh.record.members[self.node]
+        self.office.use_record(self.record, self.desk)
+        self.keys.use_record(self.record)
+
+    def use_record(self) -> None:
+        """From here on what is applied counts, as in a node whose record runs."""
+        self.record.on_applied = self._applied
+
+    def order(self, command: Command) -> None:
+        """A command from this node, committed at once."""
+        self.record.commit(command)
+
+    def _authority(self) -> Authority | None:
+        return self.mesh.authority if self.holds_ca else None
+
+    def _applied(self, state: RecordState) -> None:
+        mesh = state.nodes.mesh
+        if mesh.registry_version > self.registry.version:
+            self.roster.applied(member_list(state))
+        self.keys.named(mesh.keyring_generation, mesh.gossip_key)
 
     def _persist(self, what: object) -> None:
         if self.full_disk:
@@ -120,11 +147,6 @@ class Member:
         return all(self.links.is_up(other.node) for other in others)
 
 
-def signed_founder(signed: SignedMembers) -> NodeId:
-    mesh_authority = make_authority()
-    return MemberRegistry(mesh_authority.public, signed).founder
-
-
 class Mesh:
     """A founder and members, each with the whole list unless a test says otherwise."""
 
@@ -135,7 +157,7 @@ class Mesh:
         keys = {name: make_key(name) for name in names}
         founder, *rest = names
         self.lists = [
-            found(
+            first_list(
                 self.authority.mesh,
                 "home",
                 keys[founder].public,
@@ -155,7 +177,20 @@ class Mesh:
                 )
             )
         newest = self.signed(-1)
+        self.founder = founder
+        self.record = self._record()
         self.members = {name: Member(self, name, keys[name], newest) for name in names}
+        for member in self.members.values():
+            member.use_record()
+
+    def _record(self) -> SharedRecord:
+        """One that has come to the newest list."""
+        record = SharedRecord(found_of(self.authority, self.lists[0], self.first_keyring))
+        by = record.member(self.lists[0].members[0].id)
+        for member in self.lists[-1].members:
+            if member.id != by.node:
+                by.commit(Admit(node=fields_of(member)))
+        return record
 
     def signed(self, index: int) -> SignedMembers:
         """One of `lists`, as it travels."""

@@ -55,6 +55,7 @@ class Notes:
         self.taken: list[bytes] = []
         self.ups: list[NodeId] = []
         self.downs: list[tuple[NodeId, str]] = []
+        self.sent_away_by: list[NodeId] = []
         self.round_trips: list[float] = []
         self.refuses: str | None = None
         self.answer: Callable[[NodeId, Message], Awaitable[Message | None]] = self._nothing
@@ -82,6 +83,9 @@ class Notes:
 
     def unlinked(self, node: NodeId, reason: str) -> None:
         self.downs.append((node, reason))
+
+    def sent_away(self, node: NodeId) -> None:
+        self.sent_away_by.append(node)
 
     def measured(self, node: NodeId, rtt_s: float) -> None:
         self.round_trips.append(rtt_s)

@@ -84,7 +84,7 @@ async def test_a_refusal_is_the_meshs_and_is_not_taken_elsewhere(
 ) -> None:
     mesh = Mesh()
     token = mesh.token(ttl_s=1)
-    mesh.clock.jump_wall(10)
+    mesh.pass_time(10)
     async with trio.open_nursery() as nursery:
         network = mesh.network(nursery)
         who, _ = entrance(network, seen(mesh, HOST, HOST))

@@ -118,15 +118,13 @@ class Mouth:
             made["inventory"] = self.inventory()
         if "load" in made and pick([True, True, False]):
             made["load"] = self.load()
-        if "node" in made:  # of Drain and Leave: a must stay what it is, and the speaker a member
+        if "node" in made:  # of Leave: a must stay what it is, and the speaker a member
             made["node"] = pick(self.nodes[-2:])
         if "digits" in made:
             made["digits"] = pick(["123456", "123 456", "", "\u0661\u0662"])
-        for name in ("version", "have_version", "members_version", "uses", "generation"):
+        for name in ("version", "have_version", "members_version", "generation"):
             if name in made:
                 made[name] = pick([0, 1, 2, 2**53 - 1])
-        if "ttl_s" in made:
-            made["ttl_s"] = pick([1e-300, 60.0, 1e300])
         return made
 
 

@@ -14,7 +14,7 @@ from meshd.errors import DialFailed, Refused
 from meshd.ids import Address, NodeId
 from meshd.peers.links import MOVED, OWN_DOING, REDIAL_MAX_S
 from meshd.wire.control import Done, InventoryRequest, Message, Ping
-from meshd.wire.control_mesh import Leave, TokenCreate
+from meshd.wire.control_mesh import Leave, MemberListRequest
 from meshd.wire.control_record import RecordMessage
 from tests.unit.peers.rig import A, B, C, Peer, Town, until
 
@@ -74,22 +74,22 @@ async def test_answers_find_their_questions_in_whatever_order_they_come(
         a, b = await pair(town)
 
         async def slow_first(node: NodeId, message: Message) -> Message:
-            assert isinstance(message, TokenCreate)
-            await trio.sleep(10 - message.uses)
-            return Done(message=str(message.uses))
+            assert isinstance(message, MemberListRequest)
+            await trio.sleep(10 - message.have_version)
+            return Done(message=str(message.have_version))
 
         b.notes.answer = slow_first
         got: dict[int, str] = {}
 
-        async def ask(uses: int) -> None:
-            answer = await a.links.request(B, TokenCreate(ttl_s=1, uses=uses), 30)
+        async def ask(version: int) -> None:
+            answer = await a.links.request(B, MemberListRequest(have_version=version), 30)
             assert isinstance(answer, Done)
-            got[uses] = answer.message
+            got[version] = answer.message
 
         async with trio.open_nursery() as nursery:
-            for uses in range(1, 9):
-                nursery.start_soon(ask, uses)
-        assert got == {uses: str(uses) for uses in range(1, 9)}
+            for version in range(1, 9):
+                nursery.start_soon(ask, version)
+        assert got == {version: str(version) for version in range(1, 9)}
 
 
 async def test_a_refusal_comes_back_in_its_own_words(autojump_clock: MockClock) -> None:
@@ -144,8 +144,8 @@ async def test_a_question_that_no_frame_can_carry_fails_at_once_and_as_a_sentenc
     async with Town.open() as town:
         a, _ = await pair(town)
         began = trio.current_time()
-        with pytest.raises(Refused, match="TokenCreate"):
-            await a.links.request(B, TokenCreate(ttl_s=-1, uses=0))
+        with pytest.raises(Refused, match="MemberListRequest"):
+            await a.links.request(B, MemberListRequest(have_version=-1))
         big = Done(message="x", extra={"blob": bytes(limits.CONTROL_FRAME_BYTES)})
         with pytest.raises(Refused, match="over the limit"):
             await a.links.request(B, big)

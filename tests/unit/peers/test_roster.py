@@ -9,12 +9,14 @@ from trio.testing import MockClock
 from meshd.errors import DialFailed
 from meshd.identity import PrivateKey
 from meshd.ports import ByteStream
-from meshd.record import RegistryChange, SignedMembers, remove, set_drained, sign
+from meshd.record import RegistryChange, SignedMembers, sign
+from meshd.record.commands_registry import ChangeNode, HoldCa
 from meshd.record.members import SIGNATURE_CONTEXT
 from meshd.wire.control import Done
 from meshd.wire.control_mesh import MemberListPush, MemberListRequest
 from tests.control_link import Raw
 from tests.joins import NOW_UNIX_S, make_authority
+from tests.member_lists import remove, set_drained
 from tests.unit.peers.mesh import Member, Mesh, settle, until
 
 
@@ -29,17 +31,41 @@ async def raw_link(near: Member, far: Member) -> Raw:
     return raw
 
 
-async def test_a_change_at_the_founder_is_everywhere_in_a_round_trip(
+async def test_what_the_record_says_is_on_the_list_in_the_step_that_applied_it(
     autojump_clock: MockClock,
 ) -> None:
+    async with Mesh.open("f", "b", "c") as mesh:  # no link is up
+        mesh["b"].order(ChangeNode(node=mesh["c"].node, drained=True))
+        for member in mesh.members.values():
+            assert version(member) == 4
+            drained = member.registry.get(mesh["c"].node)
+            assert drained is not None
+            assert drained.drained
+
+
+async def test_whom_the_record_does_not_reach_hears_it_signed(autojump_clock: MockClock) -> None:
     async with Mesh.open("f", "b", "c", latency_s=0.01) as mesh:
         await mesh.up()
-        assert mesh["f"].desk is not None
-        mesh["f"].desk.set_drained(mesh["c"].node, True)
-        await until(lambda: {version(m) for m in mesh.members.values()} == {4}, within_s=0.1)
-        drained = mesh["b"].registry.get(mesh["c"].node)
-        assert drained is not None
-        assert drained.drained
+        mesh["c"].record.reached = False
+        mesh["b"].order(ChangeNode(node=mesh["c"].node, drained=True))
+        assert version(mesh["c"]) == 3
+        await until(lambda: version(mesh["c"]) == 4, within_s=0.1)
+        await until(lambda: mesh["b"].registry.signed_version == 4, within_s=0.1)
+        mesh["c"].record.reached = True
+        mesh["c"].record.catch_up()
+        assert version(mesh["c"]) == 4
+
+
+async def test_a_new_holder_of_the_key_signs_what_nobody_signed(autojump_clock: MockClock) -> None:
+    async with Mesh.open("f", "b", "c") as mesh:
+        mesh["f"].holds_ca = False
+        await mesh.up()
+        mesh["b"].order(ChangeNode(node=mesh["c"].node, drained=True))
+        await settle()
+        assert {m.registry.signed_version for m in mesh.members.values()} == {3}
+        mesh["b"].holds_ca = True
+        mesh["b"].order(HoldCa(node=mesh["b"].node, holds=True))
+        await until(lambda: {m.registry.signed_version for m in mesh.members.values()} == {5})
 
 
 @pytest.mark.parametrize("late", ["b", "f"])
@@ -121,9 +147,9 @@ async def test_forged_lists_are_refused_counted_and_logged_once(
 async def test_a_full_disk_applies_nothing_and_costs_no_link(autojump_clock: MockClock) -> None:
     async with Mesh.open("f", "b") as mesh:
         await mesh.up()
-        assert mesh["f"].desk is not None
         mesh["b"].full_disk = True
-        mesh["f"].desk.set_drained(mesh["b"].node, True)
+        mesh["b"].record.reached = False
+        mesh["f"].order(ChangeNode(node=mesh["b"].node, drained=True))
         await settle()
         assert version(mesh["b"]) == 2
         assert mesh["b"].sees(mesh["f"])
@@ -174,8 +200,9 @@ async def test_a_removed_member_is_cut_everywhere_and_told_nothing(
         changes: list[RegistryChange] = []
         mesh["c"].registry.subscribe(changes.append)
         await mesh.up()
-        assert mesh["f"].desk is not None
-        mesh["f"].desk.remove(mesh["c"].node)
+        for name in "bc":  # both hear of it over links
+            mesh[name].record.reached = False
+        await mesh["f"].office.remove(mesh["c"].node)
         await until(lambda: not mesh["f"].sees(mesh["c"]) and not mesh["b"].sees(mesh["c"]))
         assert mesh["f"].sees(mesh["b"])
         await trio.sleep(1)

@@ -8,34 +8,29 @@ from typing import Any
 import pytest
 
 from meshd import limits
-from meshd.errors import LimitExceeded, ProtocolError, Refused
+from meshd.errors import LimitExceeded, ProtocolError
 from meshd.identity import PublicKey
-from meshd.ids import Address, NodeId, key_id
+from meshd.ids import Address, NodeId
 from meshd.record import (
+    ListTooLarge,
     Member,
     MemberList,
     MemberRegistry,
-    MeshFull,
     NoSuchNode,
     RegistryChange,
-    RemovedNode,
     SignedMembers,
-    admit,
     clean_name,
-    found,
+    first_list,
     free_name,
     is_name,
-    remove,
-    rename,
-    set_addresses,
-    set_drained,
-    set_labels,
     sign,
+    usable,
     verify,
 )
-from meshd.record.members import FORGET_REMOVED_S, SIGNATURE_CONTEXT
+from meshd.record.members import SIGNATURE_CONTEXT, body_of
 from meshd.wire.codec import pack, unpack
 from tests.joins import NOW_UNIX_S, make_authority, make_key
+from tests.member_lists import admit, change, remove, set_drained
 
 AUTHORITY = make_authority()
 FOUNDER = make_key("founder").public
@@ -43,7 +38,7 @@ HERE = Address("192.168.7.1", 11436)
 
 
 def first() -> MemberList:
-    return found(
+    return first_list(
         AUTHORITY.mesh, "home", FOUNDER, name="attic", addresses=[HERE], now_unix_s=NOW_UNIX_S
     )
 
@@ -74,108 +69,18 @@ def node_of(name: str) -> NodeId:
 def test_a_mesh_begins_with_its_founder() -> None:
     members = first()
     assert members.version == 1
-    assert members.founder.name == "attic"
-    assert members.founder.addresses == (HERE,)
-    assert members.founder.joined_unix_s == NOW_UNIX_S
-
-
-def test_every_change_has_the_next_number_and_no_change_has_none() -> None:
-    one = with_members("shed")
-    assert one.version == 2
-    node = node_of("shed")
-    drained = set_drained(one, node, True)
-    assert drained.version == 3
-    assert drained.by_id[node].drained
-    assert set_drained(drained, node, True) is drained
-    assert rename(drained, node, "shed") is drained
-    assert admitted(drained, "shed") is drained
-    assert remove(drained, node_of("nobody"), NOW_UNIX_S) is drained
-    assert set_addresses(drained, node, [HERE]).by_id[node].addresses == (HERE,)
-    assert set_labels(drained, node, ["b", "a", "b"]).by_id[node].labels == ("a", "b")
-
-
-def test_members_are_in_the_order_of_their_ids() -> None:
-    ids = [member.id for member in with_members(*"abcdefgh").members]
-    assert ids == sorted(ids)
-
-
-def test_a_second_node_of_a_name_gets_a_number() -> None:
-    current = with_members("a", "b", "c")
-    for name in "abc":
-        current = rename(current, node_of(name), "Attic")
-    assert {m.name for m in current.members} == {"attic", "Attic-2", "Attic-3", "Attic-4"}
-
-
-def test_a_node_may_be_renamed_to_its_own_name_in_other_letters() -> None:
-    current = rename(with_members("shed"), node_of("shed"), "SHED")
-    assert current.by_id[node_of("shed")].name == "SHED"
-
-
-def test_a_removed_key_stays_out() -> None:
-    current = remove(with_members("shed"), node_of("shed"), NOW_UNIX_S)
-    assert node_of("shed") not in current.by_id
-    assert current.removed == {node_of("shed"): NOW_UNIX_S}
-    with pytest.raises(RemovedNode, match="fresh data directory"):
-        admitted(current, "shed")
-    assert current.removed == set_drained(current, FOUNDER.node, True).removed
-
-
-def test_the_founder_cannot_be_removed() -> None:
-    with pytest.raises(Refused, match="founded this mesh"):
-        remove(with_members("shed"), FOUNDER.node, NOW_UNIX_S)
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda m, n: set_drained(m, n, True),
-        lambda m, n: rename(m, n, "x"),
-        lambda m, n: set_addresses(m, n, []),
-        lambda m, n: set_labels(m, n, []),
-    ],
-)
-def test_a_node_that_is_not_there_cannot_be_changed(change: Any) -> None:
-    with pytest.raises(NoSuchNode):
-        change(first(), node_of("shed"))
+    (founder,) = members.members
+    assert (founder.name, founder.founder) == ("attic", True)
+    assert founder.addresses == (HERE,)
+    assert founder.joined_unix_s == NOW_UNIX_S
 
 
 def test_addresses_that_are_none_are_left_out_and_the_rest_is_bounded() -> None:
     odd = [Address("a b", 1), Address("", 1), Address("x\n", 1), Address("x", 0), Address("é", 1)]
     many = [Address(f"10.0.0.{n}", 1) for n in range(99)]
-    current = admitted(first(), "shed", addresses=[*odd, HERE, HERE, *many])
-    addresses = current.by_id[node_of("shed")].addresses
+    addresses = usable([*odd, HERE, HERE, *many])
     assert addresses[0] == HERE
     assert len(set(addresses)) == len(addresses) == limits.ADDRESSES_PER_NODE
-
-
-def test_too_many_or_too_long_labels_are_refused() -> None:
-    for labels in (["x" * 65], [""], [str(n) for n in range(17)]):
-        with pytest.raises(Refused, match="labels"):
-            set_labels(first(), FOUNDER.node, labels)
-
-
-def fake_id(number: int) -> NodeId:
-    return NodeId(key_id(str(number).encode()))
-
-
-def test_a_removal_always_fits_since_admissions_leave_room_for_it() -> None:
-    room = limits.MEMBERS_EVER - 2
-    current = replace(first(), removed={fake_id(n): int(NOW_UNIX_S) for n in range(room)})
-    current = admitted(current, "a")
-    with pytest.raises(MeshFull):
-        admitted(current, "b")
-    current = remove(current, node_of("a"), NOW_UNIX_S)
-    assert len(current.removed) == room + 1
-
-
-def test_removed_ids_are_forgotten_only_for_want_of_room_and_after_their_certificates_end() -> None:
-    removed = {fake_id(n): int(NOW_UNIX_S) + n for n in range(limits.MEMBERS_EVER - 1)}
-    current = replace(first(), removed=removed)
-    later = NOW_UNIX_S + FORGET_REMOVED_S
-    with pytest.raises(MeshFull):
-        admitted(current, "a", now_unix_s=later - 1)
-    after = admitted(current, "a", now_unix_s=later + 9)
-    assert set(removed) - set(after.removed) == {fake_id(n) for n in range(10)}
 
 
 def test_a_list_that_would_not_fit_into_a_frame_is_not_signed() -> None:
@@ -195,7 +100,7 @@ def test_a_list_that_would_not_fit_into_a_frame_is_not_signed() -> None:
             key=lambda member: member.id,
         )
     )
-    with pytest.raises(MeshFull, match="too large"):
+    with pytest.raises(ListTooLarge, match="too large"):
         sign(replace(first(), members=members), AUTHORITY.key)
 
 
@@ -225,7 +130,7 @@ def test_what_names_nobody_or_several_is_told() -> None:
 
 def test_a_signed_list_comes_back_as_it_was() -> None:
     current = remove(with_members("a", "b"), node_of("a"), NOW_UNIX_S)
-    current = set_labels(set_drained(current, node_of("b"), True), node_of("b"), ["gpu"])
+    current = change(current, node_of("b"), drained=True, labels=("gpu",))
     signed = SignedMembers.from_bytes(sign(current, AUTHORITY.key).to_bytes())
     assert verify(signed, AUTHORITY.public) == current
 
@@ -278,11 +183,6 @@ def same_name(fields: dict[str, Any]) -> None:
     fields["members"][0]["name"] = fields["members"][1]["name"].upper()
 
 
-def no_founder(fields: dict[str, Any]) -> None:
-    for member in fields["members"]:
-        member["founder"] = False
-
-
 def removed_member(fields: dict[str, Any]) -> None:
     fields["removed"] = {FOUNDER.node: 1}
 
@@ -314,7 +214,6 @@ def removed_member(fields: dict[str, Any]) -> None:
         double,
         swap,
         same_name,
-        no_founder,
         removed_member,
     ],
 )
@@ -369,7 +268,6 @@ def test_readers_see_the_applied_list() -> None:
     assert registry.version == 4
     assert registry.mesh == AUTHORITY.mesh
     assert registry.mesh_name == "home"
-    assert registry.founder == FOUNDER.node
     assert [m.name for m in registry.members()] == [m.name for m in current.members]
     assert registry.key_of(node_of("b")) == key_of("b")
     assert registry.key_hash_of(node_of("b")) == key_of("b").hash
@@ -423,7 +321,7 @@ def test_two_lists_with_one_number_are_refused_loudly() -> None:
 
 def test_a_list_of_another_mesh_changes_nothing() -> None:
     other = make_authority("other")
-    foreign = found(other.mesh, "home", FOUNDER, name="attic", addresses=[], now_unix_s=NOW_UNIX_S)
+    foreign = replace(first(), mesh=other.mesh)
     node = Node(first())
     with pytest.raises(ProtocolError):
         node.registry.accept(sign(replace(foreign, version=9), other.key))
@@ -441,6 +339,50 @@ def test_what_cannot_be_kept_is_not_applied() -> None:
         registry.accept(sign(with_members("a"), AUTHORITY.key))
     assert registry.version == 1
     assert heard == []
+
+
+def test_what_the_record_came_to_needs_no_signature_and_survives_a_restart() -> None:
+    kept: list[bytes] = []
+    signed = sign(first(), AUTHORITY.key)
+    registry = MemberRegistry(AUTHORITY.public, signed, persist_applied=kept.append)
+    newer = remove(with_members("a"), node_of("a"), 1.0)
+    assert registry.apply(newer)
+    registry.keep()
+    assert registry.signed is signed, "nothing unsigned is handed to others"
+    assert (registry.version, registry.signed_version) == (3, 1)
+    again = MemberRegistry(AUTHORITY.public, signed, applied=kept[0])
+    assert again.current == newer
+    assert again.is_removed(node_of("a"))
+
+
+def test_a_record_that_is_behind_takes_nothing_back() -> None:
+    node = Node(with_members("a"))
+    for behind in (first(), with_members("b")):
+        assert not node.registry.apply(behind)
+    assert node.registry.current == with_members("a")
+    assert node.heard == []
+
+
+def test_who_can_sign_signs_what_was_applied_once() -> None:
+    node = Node(first())
+    node.registry.apply(with_members("a"))
+    assert node.registry.sign(AUTHORITY.key)
+    assert not node.registry.sign(AUTHORITY.key)
+    assert verify(node.registry.signed, AUTHORITY.public) == with_members("a")
+    assert len(node.heard) == 1
+
+
+def test_a_signature_under_what_was_applied_is_kept_to_be_handed_on() -> None:
+    node = Node(first())
+    node.registry.apply(with_members("a"))
+    assert not node.accept(with_members("a")), "it is no news"
+    assert node.registry.signed_version == 2
+    assert node.kept == [node.registry.signed]
+    assert len(node.heard) == 1
+
+
+def test_equal_lists_are_equal_bytes() -> None:
+    assert body_of(with_members("a", "b")) == body_of(with_members("a", "b"))
 
 
 def test_who_unsubscribed_hears_nothing_even_in_the_middle() -> None:

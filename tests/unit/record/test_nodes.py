@@ -31,10 +31,9 @@ from meshd.record.events import (
     NodeRemoved,
     TokensChanged,
 )
-from meshd.record.registry import RegistryChange
 from meshd.record.results import Code, RecordRefused
 from meshd.record.state import RecordState
-from meshd.record.view import RecordRegistry
+from meshd.record.view import member_list
 from tests.unit.record.logs import CA, HOUR_MS, START_MS, Log, code_of, found, id_of, key_of
 
 TOKEN = CreateToken(id="abcdefgh", key=bytes(32), ttl_ms=HOUR_MS, uses=2)
@@ -299,67 +298,71 @@ def test_an_older_member_list_is_taken_over() -> None:
     log.state.check()
 
 
-# --- as readers see it
+def later_list(log: Log, version: int, **changes: object) -> Adopt:
+    """A command to take over a list of that number."""
+    return Adopt(list_version=version, **changes)  # type: ignore[arg-type]
 
 
-def test_readers_of_the_registry_see_the_record() -> None:
+def test_a_later_list_changes_adds_and_removes_and_the_numbers_go_on_from_its() -> None:
+    log = Log("mini", "studio")
+    log.by("attic", CreateToken(id="abcdefgh", key=bytes(32), ttl_ms=1000, uses=1))
+    log.events.clear()
+    drained = NodeFields(key=key_of("mini").der, name="mini", drained=True)
+    new = NodeFields(key=key_of("laptop").der, name="laptop")
+    gone = ((id_of("never"), 7), (id_of("studio"), 9))
+    log.by("attic", later_list(log, 40, nodes=(drained, new), removed=gone,
+                               keyring_generation=5, gossip_key=99))  # fmt: skip
+    nodes = log.state.nodes
+    assert nodes.member(id_of("mini")).drained
+    assert nodes.get(id_of("laptop")) is not None
+    assert nodes.is_removed(id_of("studio"))
+    assert nodes.is_removed(id_of("never"))
+    assert nodes.mesh.registry_version == 41
+    assert (nodes.mesh.keyring_generation, nodes.mesh.gossip_key) == (5, 99)
+    assert [e.node for e in log.happened(NodeRemoved)] == [id_of("studio")]
+    assert log.state.sessions.get(id_of("studio")) is None
+    assert log.state.tokens.rows() == []
+    log.state.check()
+
+
+def test_the_number_moves_on_with_the_last_part_of_a_list() -> None:
     log = Log("mini")
-    registry = RecordRegistry(log.state)
-    changes: list[RegistryChange] = []
-    unsubscribe = registry.subscribe(changes.append)
-    assert registry.mesh == CA.mesh
-    assert registry.mesh_name == "home"
-    assert registry.founder == id_of("attic")
-    assert [m.id for m in registry.members()] == sorted([id_of("attic"), id_of("mini")])
-    assert registry.key_of(id_of("mini")) == key_of("mini")
-    assert registry.key_hash_of(id_of("mini")) == key_of("mini").hash
-    assert registry.find("MINI").id == id_of("mini")
-    version = registry.version
-
-    log.admit("studio")
-    log.by("attic", ChangeNode(node=id_of("attic"), drained=True))
-    log.by("attic", Remove(node=id_of("mini"), gossip_key=2))
-    registry.refresh()
-    registry.refresh()
-    assert changes == [
-        RegistryChange(
-            registry.version,
-            frozenset({id_of("studio")}),
-            frozenset({id_of("mini")}),
-            frozenset({id_of("attic")}),
-        )
-    ]
-    assert registry.version > version
-    assert registry.is_removed(id_of("mini"))
-    assert registry.get(id_of("mini")) is None
-    assert registry.key_of(id_of("mini")) is registry.key_hash_of(id_of("mini")) is None
-    unsubscribe()
-    log.admit("laptop")
-    registry.refresh()
-    assert len(changes) == 1
+    version = log.state.nodes.mesh.registry_version
+    new = NodeFields(key=key_of("laptop").der, name="laptop")
+    log.by("attic", later_list(log, 40, nodes=(new,), more=True))
+    assert log.state.nodes.mesh.registry_version == version
+    log.by("attic", later_list(log, 40))
+    assert log.state.nodes.mesh.registry_version == 41
 
 
-def test_another_holder_of_the_ca_key_admits_when_the_founder_is_gone() -> None:
+def test_a_later_list_does_not_take_away_the_only_one_that_can_admit() -> None:
     log = Log("mini")
-    registry = RecordRegistry(log.state)
-    log.by("attic", HoldCa(node=id_of("mini"), holds=True))
-    assert registry.founder == id_of("attic")
-    log.by("mini", Remove(node=id_of("attic"), gossip_key=2))
-    assert registry.founder == id_of("mini")
+    gone = later_list(log, 40, removed=((id_of("attic"), 7),))
+    assert refused(log, gone) is Code.LAST_CA_HOLDER
 
 
-def test_a_snapshot_that_brings_changes_tells_of_them() -> None:
+# --- as a member list
+
+
+def test_the_record_is_a_member_list_with_its_own_number() -> None:
+    log = Log("mini", "studio")
+    log.by("attic", ChangeNode(node=id_of("mini"), drained=True, labels=("gpu", "attic")))
+    log.by("attic", Remove(node=id_of("studio"), gossip_key=2))
+    members = member_list(log.state)
+    assert (members.mesh, members.mesh_name) == (CA.mesh, "home")
+    assert members.version == log.state.nodes.mesh.registry_version
+    assert [m.id for m in members.members] == sorted([id_of("attic"), id_of("mini")])
+    mini = members.by_id[id_of("mini")]
+    assert (mini.name, mini.public_key, mini.drained) == ("mini", key_of("mini"), True)
+    assert mini.labels == ("attic", "gpu")
+    assert members.removed == {id_of("studio"): log.state.clock.now_unix_ms // 1000}
+
+
+def test_a_certificate_is_no_change_of_the_list() -> None:
     log = Log("mini")
-    other = Log("mini")
-    registry = RecordRegistry(other.state)
-    changes: list[RegistryChange] = []
-    registry.subscribe(changes.append)
-    log.admit("studio")
-    log.by("attic", Remove(node=id_of("mini"), gossip_key=2))
-    other.state.restore(log.state.freeze())
-    registry.refresh()
-    assert changes[0].added == {id_of("studio")}
-    assert changes[0].removed == {id_of("mini")}
+    before = member_list(log.state)
+    log.by("attic", Certify(node=id_of("mini"), serial=b"1", not_after_unix_ms=START_MS))
+    assert member_list(log.state) == before
 
 
 def test_ids_are_those_of_keys() -> None:
