@@ -10,7 +10,7 @@ from trio.testing import MockClock
 
 from meshd import limits
 from meshd.testing.memory_client import MemoryAnswer
-from meshd.testing.memory_engine import MemoryEngine
+from meshd.testing.memory_engine import Dialect, MemoryEngine
 from meshd.testing.world import Machine, World, until
 from tests.sim.meshes import some_text
 from tests.sim.test_jobs import three
@@ -167,3 +167,75 @@ async def test_what_is_no_key_is_refused(autojump_clock: MockClock) -> None:
             await refused.run()
             assert (refused.how, refused.status) == ("refused", 400)
             assert "Idempotency-Key must be" in refused.error
+
+
+async def test_any_inference_request_may_have_a_key(autojump_clock: MockClock) -> None:
+    chat = {"messages": [{"role": "user", "content": "Count."}]}
+    requests: dict[str, dict[str, Any]] = {
+        "/v1/chat/completions": chat | {"max_tokens": 3},
+        "/v1/completions": {"prompt": "Count.", "max_tokens": 3},
+        "/v1/embeddings": {"input": ["a", "b"]},
+        "/api/chat": chat | {"options": {"num_predict": 3}},
+        "/api/generate": {"prompt": "Count.", "stream": False, "options": {"num_predict": 3}},
+        "/api/embed": {"input": ["a", "b"]},
+        "/api/embeddings": {"prompt": "a"},
+    }
+    async with World.open() as world:
+        engine = MemoryEngine("tiny", dialect=Dialect.OLLAMA)
+        a, b, _ = await three(world, engine)
+        for path, body in requests.items():
+            # One key for all would be refused: the path is part of what it stands for.
+            key = f"idempotency-key: {path}"
+            first, again = [m.client.post(path, {"model": "tiny", **body}, key) for m in (a, b)]
+            for answer in (first, again):
+                await answer.run()
+                assert (answer.status, answer.broken) == (200, ""), (path, answer.raw)
+            assert again.raw == first.raw
+            assert "x-meshd-replayed" not in first.headers
+            assert again.headers["x-meshd-replayed"] == "true"
+        assert len(engine.requests) == len(requests)
+
+
+async def test_what_a_key_stands_for_is_told_when_nobody_has_the_model_any_more(
+    autojump_clock: MockClock,
+) -> None:
+    async with World.open() as world:
+        engine = MemoryEngine("tiny")
+        a, b, _ = await three(world, MemoryEngine("other"), engine)
+        first = await answered(ask(a, "k1"))
+        engine.model = "renamed"
+        await until(lambda: not b.running.data.placement.catalogue.holders("tiny"))
+        assert (await answered(ask(b, "k1"))).raw == first.raw
+        for _ in range(2):
+            unknown = b.client.openai("nobodys", "idempotency-key: k2")
+            await unknown.run()
+            assert unknown.status == 404
+        # Nothing was noted of that: the key is free for what there is.
+        await answered(b.client.openai("other", "idempotency-key: k2"))
+
+
+async def test_when_it_is_not_known_whether_a_key_was_noted_nothing_runs_and_a_repeat_finds_out(
+    autojump_clock: MockClock,
+) -> None:
+    """The leader hears the entry, which hears nothing any more."""
+    async with World.open() as world:
+        engine = MemoryEngine("tiny")
+        a, b, c = await three(world, MemoryEngine("other"), engine)
+        await answered(ask(b, "before"))
+        for other in ("a", "c"):
+            world.network.partition(other, "b", one_way=True)
+        unknown = ask(b, "k1")
+        await unknown.run()
+        assert (unknown.how, unknown.status) == ("refused", 503)
+        assert unknown.headers["retry-after"] == "2"
+        assert "not known whether that was written" in unknown.error
+        assert "Nothing ran; repeat the request with the same key." in unknown.error
+        assert len(engine.requests) == 1
+        keys = a.running.record.ledger.state.jobs.keys
+        assert keys.get("local", "k1") is not None, "it was noted"
+        for other in ("a", "c"):
+            world.network.heal(other, "b")
+        await until(lambda: b.sees(c), within_s=30.0)
+        again = await answered(ask(b, "k1"))
+        assert (await answered(ask(a, "k1"))).raw == again.raw
+        assert len(engine.requests) == 2
