@@ -134,7 +134,7 @@ class KeyedApi:
             delivery.give_up()
         try:
             with self.in_flight:
-                return await self._follow(running, asked.call, delivery)
+                return await self._follow(running, asked, delivery)
         except GivenUp:
             if responder.disconnected:
                 return True
@@ -144,10 +144,10 @@ class KeyedApi:
             responder.on_disconnect = None
             del self._attached[delivery]
 
-    async def _follow(self, running: Running, call: Call, delivery: Delivery) -> bool:
+    async def _follow(self, running: Running, asked: Asked, delivery: Delivery) -> bool:
         requests, tries = self._requests, 0
         while requests.is_live(running):
-            if not call.stream:  # it has nothing to say before its end
+            if not asked.call.stream:  # it has nothing to say before its end
                 with delivery.waiting():
                     await requests.until_over(running)
                 break
@@ -157,7 +157,7 @@ class KeyedApi:
                     end = await delivery.hear(listener)
             except NotHeard as error:
                 log.info("a run is not heard", job=job_name(running.job), why=str(error))
-                tries = 0 if delivery.size_bytes > had_bytes else tries + 1
+                tries = 1 if delivery.size_bytes > had_bytes else tries + 1
                 pause_s = limits.SAID_PAUSE_S[min(tries, len(limits.SAID_PAUSE_S)) - 1]
                 with delivery.waiting():
                     await requests.until_over(running, pause_s)
@@ -169,7 +169,7 @@ class KeyedApi:
         if not delivery.begun:
             return False
         # Another run says something else, unless it was this one, and its entry is only away.
-        stored = await requests.answer_of(running)
+        stored = await requests.answer_of(asked.key)
         if stored is None or not await delivery.go_on_with(stored.body):
             await delivery.fail(_WITHHELD)
         return True
@@ -202,24 +202,33 @@ async def _replay(stored: Stored, asked: Asked) -> None:
 
 
 async def _run(run: KeyedRun, asked: Asked) -> None:
-    """Run it, with its lease kept, and tell the client what it says."""
-    said, encoder = run.said, asked.call.encoder
-    speaker = _Speaker(run, asked)
-    delivery = Delivery(asked.responder, encoder, lambda: said.headers)
+    """Run it, and tell the client what it says."""
+    said = run.said
+    delivery = Delivery(asked.responder, asked.call.encoder, lambda: said.headers)
     with said.listen() as listener:
+        if not asked.call.stream:
+            await _work(run, asked)
+            await _tell(listener, delivery)
+            return
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_tell, listener, delivery)
-            try:
-                with run.scope:
-                    async with trio.open_nursery() as working:
-                        working.start_soon(run.hold)
-                        await asked.answering(speaker, speaker.ending)
-                        working.cancel_scope.cancel()
-            finally:
-                await run.end()
-                # Nothing more is told if the run came to an end of its own.
-                speaker.break_off(_CANCELLED if run.cancelled else _WITHHELD)
-                said.close()
+            await _work(run, asked)
+
+
+async def _work(run: KeyedRun, asked: Asked) -> None:
+    """The run itself, with its lease kept."""
+    speaker = _Speaker(run, asked)
+    try:
+        with run.scope:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(run.hold)
+                await asked.answering(speaker, speaker.ending)
+                nursery.cancel_scope.cancel()
+    finally:
+        await run.end()
+        # Nothing more is told if the run came to an end of its own.
+        speaker.break_off(_CANCELLED if run.cancelled else _WITHHELD)
+        run.said.close()
 
 
 async def _tell(listener: Listener, delivery: Delivery) -> None:

@@ -190,13 +190,13 @@ class KeyedRequests:
             raise NotHeard(f"{job_name(job)} does not run here under the fence {fence}")
         return run.said
 
-    async def answer_of(self, running: Running) -> Stored | None:
-        """The answer of a run that is over, if it was the last one and is still to be had."""
-        event = self._jobs.end_of(running.job)
-        if event is None or event.state is not JobState.DONE:
+    async def answer_of(self, key: Key) -> Stored | None:
+        """The answer that the key has, if this node has heard of it and can have it now."""
+        row = self._ledger.state.jobs.keys.get(key.scope, key.text)
+        if row is None or row.state != JobState.DONE:
             return None
         try:
-            return await self._stored(running.job, event.status, event.digest, event.size_bytes)
+            return await self._stored(row.job, row.status, row.digest, row.size_bytes)
         except AnswerGone:
             return None
 
