@@ -11,15 +11,16 @@ key (DESIGN.md, "One request"; Helland, Life beyond Distributed Transactions, 20
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from typing import Protocol
 
 import msgspec
 import trio
 
-from meshd import limits
-from meshd.errors import Refused
+from meshd import limits, logs
+from meshd.errors import MeshdError, Refused
 from meshd.http import Room, Share
 from meshd.ids import NodeId
 from meshd.jobs.duties import WRITE_S
@@ -31,6 +32,9 @@ from meshd.ledger.ledger import Ledger
 from meshd.record import commands_jobs as commands
 from meshd.record.events import Event, JobFinished, JobReturned
 from meshd.record.job_rows import JobState, job_name
+from meshd.record.results import RecordRefused
+
+log = logs.get("jobs")
 
 
 class Key(msgspec.Struct, frozen=True):
@@ -105,6 +109,8 @@ class KeyedRequests:
         self._remote = remote
         self._room = room
         self._runs: dict[tuple[int, int], KeyedRun] = {}
+        self._accepting: Counter[tuple[str, str]] = Counter()
+        """Keys with which somebody asks the record now: a claim may be theirs."""
 
     # ---------------------------------------------------------------- asked by clients
 
@@ -120,6 +126,7 @@ class KeyedRequests:
         Raises RecordRefused (the key was used for another request; too many keys), NotWritten and
         MaybeWritten (then nothing runs), Ended, AnswerGone.
         """
+        pair = (key.scope, key.text)
         command = commands.Accept(
             key=commands.KeyFields(scope=key.scope, key=key.text, fingerprint=key.fingerprint),
             request=commands.RequestFields(
@@ -130,6 +137,15 @@ class KeyedRequests:
         )
         # A key's time counts from the record clock, which may have stood still for days.
         await self._jobs.now_unix_ms()
+        self._accepting[pair] += 1
+        try:
+            return await self._accepted(command)
+        finally:
+            self._accepting[pair] -= 1
+            if not self._accepting[pair]:
+                del self._accepting[pair]
+
+    async def _accepted(self, command: commands.Accept) -> KeyedRun | Running | Stored:
         while True:
             asked_at = trio.current_time()
             told = await self._ledger.execute(command, timeout_s=WRITE_S)
@@ -143,7 +159,29 @@ class KeyedRequests:
             running = Running(job, told["fence"], told.get("node", self._ledger.me))
             if not self.is_live(running):
                 continue  # meanwhile more was applied here
-            return running if "node" in told else self._begin(running, asked_at)
+            if "node" not in told:
+                return self._begin(running, asked_at)
+            if not await self._gave_back(running, askers=1):
+                return running
+
+    async def _gave_back(self, running: Running, *, askers: int = 0) -> bool:
+        """If that is a claim of this node under which nothing runs here: give it back.
+
+        It is left from an earlier life of this node, or of a proposal that was given up and was
+        written after all.  `askers` is how many of those who ask for its key know of it.
+        """
+        row = self._ledger.state.jobs.live.get(running.job)
+        if row is None or not self.is_live(running) or running.node != self._ledger.me:
+            return False
+        if (running.job, running.fence) in self._runs:
+            return False
+        if any(self._accepting[pair] > askers for pair in row.keys):
+            return False
+        log.info("a claim under which nothing runs is given back", job=job_name(running.job))
+        release = commands.Release(job=running.job, fence=running.fence)
+        with suppress(RecordRefused):  # it is over by now
+            await self._ledger.execute(release, timeout_s=WRITE_S)
+        return True
 
     def _begin(self, running: Running, asked_at: float) -> KeyedRun:
         job, fence = running.job, running.fence
@@ -189,6 +227,21 @@ class KeyedRequests:
         if run is None:
             raise NotHeard(f"{job_name(job)} does not run here under the fence {fence}")
         return run.said
+
+    async def said_for_others(self, job: int, fence: int) -> Said:
+        """The same for another node, which asks since it takes the run to be here."""
+        try:
+            return self.said_of(job, fence)
+        except NotHeard:
+            try:
+                await self._gave_back(Running(job, fence, self._claimed_by(job)))
+            except MeshdError as error:  # the lease ends it
+                log.info("a claim was not given back", job=job_name(job), why=str(error))
+            raise
+
+    def _claimed_by(self, job: int) -> NodeId:
+        row = self._ledger.state.jobs.live.get(job)
+        return NodeId(row.claim.node if row is not None and row.claim is not None else "")
 
     async def answer_of(self, key: Key) -> Stored | None:
         """The answer that the key has, if this node has heard of it and can have it now."""

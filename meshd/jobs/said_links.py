@@ -7,7 +7,7 @@ the asker goes on from the byte that it has (`from_byte`), as long as the fence 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Final
 
@@ -37,7 +37,7 @@ _BEAT: Final = said_frame(SaidKind.BEAT)
 
 
 async def serve_said(
-    said_of: Callable[[int, int], Said], request: ServerRequest, responder: Responder
+    said_of: Callable[[int, int], Awaitable[Said]], request: ServerRequest, responder: Responder
 ) -> None:
     """Tell another node what a run of this one says, until its end.
 
@@ -45,7 +45,8 @@ async def serve_said(
     """
     asked = decode_said_request(request.body)
     try:
-        with said_of(asked.job, asked.fence).listen(asked.from_byte) as listener:
+        said = await said_of(asked.job, asked.fence)
+        with said.listen(asked.from_byte) as listener:
             await responder.start(200, [_FRAMES])
             with trio.CancelScope() as scope:
                 responder.on_disconnect = scope.cancel

@@ -94,7 +94,7 @@ class JobsSide:
         said = SaidLinks(data.remotes.pool)
         self._keyed = KeyedRequests(ledger, self.service, self.blobs, said, room)
         self.keyed = KeyedApi(self._keyed)
-        data.service.serve_also(SAID_PATH, partial(serve_said, self._keyed.said_of))
+        data.service.serve_also(SAID_PATH, partial(serve_said, self._keyed.said_for_others))
         record.on_events(self._happened)
         record.before_compaction(self.finishing.settle)
 

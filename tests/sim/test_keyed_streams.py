@@ -271,3 +271,23 @@ async def test_while_a_model_loads_those_who_listen_hear_that_somebody_is_there(
         assert [len(answer.comments) for answer in answers] == [1] * 3
         assert len({said(answer) for answer in answers}) == 1
         assert len(m.engine.requests) == 1
+
+
+@pytest.mark.parametrize("where", ["b", "c"])
+async def test_an_entry_that_was_started_again_gives_back_what_it_ran_before(
+    autojump_clock: MockClock, where: str
+) -> None:
+    """Nobody waits for the end of a lease that nobody works under."""
+    async with mesh() as m:
+        first = m.ask(m.b)
+        await some_text(first)
+        killed_at = trio.current_time()
+        m.b.kill()
+        await m.b.until_over()
+        await m.b.start()
+        await m.world.settled()
+        again = m.ask({"b": m.b, "c": m.c}[where])
+        await some_text(again, 1)
+        assert trio.current_time() - killed_at < 0.6 * limits.JOB_LEASE_S
+        await over(again)
+        assert (again.how, again.text) == ("whole", WHOLE)
