@@ -82,6 +82,7 @@ KINDS: Final = MappingProxyType[int, type[Command]](
         41: jobs.Cancel,
         42: jobs.Retry,
         43: jobs.LetGo,
+        44: jobs.Notified,
     }
 )
 _NUMBERS: Final = {kind: number for number, kind in KINDS.items()}

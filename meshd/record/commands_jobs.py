@@ -178,3 +178,13 @@ class LetGo(Command, frozen=True):
     """A removed node's jobs go on without it; a limited number at once (`more` in the result)."""
 
     node: KeyId
+
+
+class Notified(Command, frozen=True):
+    """Whoever waits for the end of a job has been told by its webhook, or cannot be."""
+
+    job: JobId
+    end: Index
+    """Of the command that ended the job."""
+    given_up: ShortLine = ""
+    """Why nobody is to try any more."""

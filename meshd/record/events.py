@@ -157,3 +157,9 @@ class JobForgotten(Event, frozen=True):
     """A dead job is kept no longer."""
 
     job: int
+
+
+class NoticeDue(Event, frozen=True):
+    """A job with a webhook is over: somebody has to tell it."""
+
+    job: int

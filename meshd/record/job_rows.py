@@ -143,6 +143,20 @@ class KeptRow(Row, frozen=True):
     until_unix_ms: UnixMs
 
 
+class NoticeRow(Row, frozen=True):
+    """A job is over, and its webhook is to be told; or could not be."""
+
+    job: JobId
+    url: WebHook
+    end: Index
+    """Of the command that ended it: it may end again, if it is revived."""
+    until_unix_ms: UnixMs
+    entry: NodeOrNone = ""
+    """The node that took the job, which tells it if it can."""
+    given_up: ShortLine = ""
+    """Why nobody tries any more; "": somebody still does."""
+
+
 def job_table() -> Table[int, JobRow]:
     return Table(
         "jobs",
@@ -169,6 +183,10 @@ def key_table() -> Table[tuple[str, str], KeyRow]:
 
 def kept_table() -> Table[int, KeptRow]:
     return Table("kept", KeptRow, lambda row: row.job)
+
+
+def notice_table() -> Table[int, NoticeRow]:
+    return Table("notices", NoticeRow, lambda row: row.job)
 
 
 def job_id(index: int, number: int = 0) -> int:

@@ -28,11 +28,21 @@ from meshd.record.context import Context
 from meshd.record.events import LeaseRenewed
 from meshd.record.graveyard import Graveyard
 from meshd.record.idempotency import Keys
-from meshd.record.job_rows import AttemptEnd, ClaimRow, JobRow, JobState, KeptRow, KeyRow, job_id
+from meshd.record.job_rows import (
+    AttemptEnd,
+    ClaimRow,
+    JobRow,
+    JobState,
+    KeptRow,
+    KeyRow,
+    NoticeRow,
+    job_id,
+)
 from meshd.record.kept import KeptResults
 from meshd.record.lifecycle import Lifecycle, claim_of
 from meshd.record.live import Lane, LiveJobs
 from meshd.record.nodes import Nodes
+from meshd.record.notices import Notices
 from meshd.record.results import DONE, Code, Refuse, done
 from meshd.record.table import Table
 
@@ -46,6 +56,7 @@ class Jobs:
         dead: Table[int, JobRow],
         keys: Table[tuple[str, str], KeyRow],
         kept: Table[int, KeptRow],
+        notices: Table[int, NoticeRow],
         nodes: Nodes,
         now_unix_ms: int,
     ) -> None:
@@ -54,7 +65,8 @@ class Jobs:
         self.dead = Graveyard(dead)
         self.keys = Keys(keys, self.live)
         self.kept = KeptResults(kept)
-        self._ways = Lifecycle(self.live, self.dead, self.keys, self.kept)
+        self.notices = Notices(notices, self.live)
+        self._ways = Lifecycle(self.live, self.dead, self.keys, self.kept, self.notices)
         self._nodes = nodes
 
     def indexing(self) -> Iterator[None]:
@@ -63,6 +75,7 @@ class Jobs:
         yield from self.dead.indexing()
         yield from self.keys.indexing()
         yield from self.kept.indexing()
+        yield from self.notices.indexing()
 
     # --- in
 
@@ -109,6 +122,8 @@ class Jobs:
         if self.live.queued + len(nodes) > limits.JOBS_QUEUED:
             raise Refuse(Code.QUEUE_FULL, limit=limits.JOBS_QUEUED)
         self._check_room(len(nodes))
+        if command.webhook:
+            self.notices.check_room(len(nodes))
         if not self.live.has_queue(command.queue) and self.live.queue_count() >= limits.QUEUES:
             raise Refuse(Code.TOO_MANY_QUEUES, limit=limits.QUEUES)
         first = job_id(context.index)
@@ -250,6 +265,10 @@ class Jobs:
         more = bool(self.live.meant_for(command.node) or self.live.claimed_by(command.node))
         return done(more=more)
 
+    def notified(self, context: Context, command: commands.Notified) -> bytes:
+        del context
+        return self.notices.notified(command)
+
     # --- time
 
     def advance(self, context: Context, now_unix_ms: int) -> bool:
@@ -258,7 +277,7 @@ class Jobs:
 
     def next_due_unix_ms(self) -> int | None:
         """When the record clock has to move on, for anything here to change by it."""
-        owners = (self.live, self.keys, self.dead, self.kept)
+        owners = (self.live, self.keys, self.dead, self.kept, self.notices)
         due = [at for owner in owners if (at := owner.next_due_unix_ms()) is not None]
         return min(due, default=None)
 
@@ -268,6 +287,7 @@ class Jobs:
         self.dead.check()
         self.keys.check()
         self.kept.check()
+        self.notices.check()
 
     # --- inside
 

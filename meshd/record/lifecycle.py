@@ -18,6 +18,7 @@ from meshd.record.idempotency import Keys
 from meshd.record.job_rows import AttemptEnd, AttemptRow, ClaimRow, JobRow, JobState, KeyRow
 from meshd.record.kept import KeptResults
 from meshd.record.live import LiveJobs
+from meshd.record.notices import Notices
 from meshd.record.results import done
 
 _UNCOUNTED: Final = (AttemptEnd.RELEASED, AttemptEnd.NODE_REMOVED)
@@ -26,11 +27,14 @@ _UNCOUNTED: Final = (AttemptEnd.RELEASED, AttemptEnd.NODE_REMOVED)
 class Lifecycle:
     """Moves jobs from state to state; that they may go there was checked."""
 
-    def __init__(self, live: LiveJobs, dead: Graveyard, keys: Keys, kept: KeptResults) -> None:
+    def __init__(
+        self, live: LiveJobs, dead: Graveyard, keys: Keys, kept: KeptResults, notices: Notices
+    ) -> None:
         self._live = live
         self._dead = dead
         self._keys = keys
         self._kept = kept
+        self._notices = notices
 
     def claim(self, context: Context, row: JobRow, lease_ms: int, worker: str) -> JobRow:
         claimed = replace(row, claim=claim_of(context, lease_ms, worker))
@@ -100,6 +104,8 @@ class Lifecycle:
             self._keys.settle(scope, key, state, status, digest, size_bytes)
         if size_bytes > limits.INLINE_BYTES and not row.keys:  # else the key names it
             self._kept.keep(row.id, digest, context.now_unix_ms)
+        if row.webhook:
+            self._notices.add(context, row)
         context.emit(
             JobFinished(
                 context.index,
@@ -146,7 +152,7 @@ class Lifecycle:
                 self._end_key(context, key)
             elif (old := self._dead.next_over(now)) is not None:
                 self._forget(context, old)
-            elif not self._kept.end_next(now):
+            elif not (self._kept.end_next(now) or self._notices.end_next(now)):
                 return False
         return True
 

@@ -50,6 +50,8 @@ class LiveJobs:
         self._claimed_by: dict[str, set[int]] = defaultdict(set)
         self._meant_for: dict[str, set[int]] = defaultdict(set)
         self._queued = 0
+        self.webhooks = 0
+        """How many jobs have one."""
 
     def indexing(self) -> Iterator[None]:
         """Make the indexes of a table that was restored; one row an item."""
@@ -84,6 +86,7 @@ class LiveJobs:
         self._in_queue[row.queue] = count
         if not count:
             del self._in_queue[row.queue]
+        self.webhooks -= bool(row.webhook)
         if row.dedupe:
             del self._dedupe[row.queue, row.dedupe]
         if row.to_node:
@@ -163,6 +166,7 @@ class LiveJobs:
     def _index(self, row: JobRow, *, known: bool = False) -> None:
         if not known:
             self._in_queue[row.queue] += 1
+            self.webhooks += bool(row.webhook)
             if row.dedupe:
                 self._dedupe[row.queue, row.dedupe] = row.id
             if row.to_node:
@@ -260,6 +264,7 @@ class LiveJobs:
         assert claimed == self._claimed_by
         assert meant == self._meant_for
         assert counts == self._in_queue
+        assert self.webhooks == sum(bool(row.webhook) for row in rows)
         assert self._dedupe == {(row.queue, row.dedupe): row.id for row in rows if row.dedupe}
         assert [job for job in self._ids if job in self._table] == [row.id for row in rows]
 

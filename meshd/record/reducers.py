@@ -54,6 +54,7 @@ class Reducers:
             tables["dead"],
             tables["keys"],
             tables["kept"],
+            tables["notices"],
             self.nodes,
             self.clock.now_unix_ms,
         )
@@ -91,6 +92,7 @@ class Reducers:
             commands_jobs.Cancel: self.jobs.cancel,
             commands_jobs.Retry: self.jobs.retry,
             commands_jobs.LetGo: self.jobs.let_go,
+            commands_jobs.Notified: self.jobs.notified,
         }
 
     def indexing(self) -> Iterator[None]:
@@ -197,5 +199,6 @@ def empty_tables() -> dict[str, Table[Any, Any]]:
         job_rows.dead_table(),
         job_rows.key_table(),
         job_rows.kept_table(),
+        job_rows.notice_table(),
     ]
     return {table.name: table for table in tables}

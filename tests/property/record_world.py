@@ -23,7 +23,7 @@ NAMES = ["attic", "mini", "studio", "laptop", "cellar"]
 SMALL_LIMITS = {
     "JOBS_LIVE": 8, "JOBS_QUEUED": 5, "JOBS_DEAD": 2, "IDEMPOTENCY_KEYS": 5, "SWEEP_ROWS": 2,
     "SESSION_RESULTS": 6, "QUEUES": 2, "TOKENS": 2, "API_KEYS": 2, "ALIASES": 2, "POLICIES": 2,
-    "MEMBERS": 4, "JOB_KEYS": 2, "RESULTS_KEPT": 2, "JOB_ATTEMPTS_KEPT": 3,
+    "MEMBERS": 4, "JOB_KEYS": 2, "RESULTS_KEPT": 2, "WEBHOOKS": 3, "JOB_ATTEMPTS_KEPT": 3,
     "CERTIFICATES_PER_NODE": 2,
 }  # fmt: skip
 SMALL_FOLD = 3
@@ -193,9 +193,18 @@ def _submit(world: World) -> Command:
         deadline_unix_ms=world.later(),
         max_attempts=world.random.randrange(1, 4),
         dedupe=world.random.choice(["", "", "d", "e"]),
+        webhook="https://a.example/hook" if world.state.index % 3 == 0 else "",
         key=world.random.choice([None, world.key()]),
         **to,
     )
+
+
+def _notified(world: World) -> Command:
+    row = world.random.choice([*world.state.jobs.notices.rows(), None])
+    given_up = world.random.choice(["", "status 500"])
+    if row is None:
+        return jobs.Notified(job=world.job(), end=1, given_up=given_up)
+    return jobs.Notified(job=row.job, end=row.end, given_up=given_up)
 
 
 def _tick(world: World) -> Command:
@@ -227,7 +236,8 @@ MAKERS: list[Callable[[World], Command]] = [
     _maker(jobs.Retry, job=World.job),
     _maker(jobs.LetGo, node=World.node),
     *[_tick] * 4,
-    _maker(registry.ConfirmClock, unix_ms=lambda world: world.state.clock.row.held_unix_ms),
+    _maker(registry.ConfirmClock, unix_ms=lambda world: world.state.clock.row.held_unix_ms +
+           world.state.index % 4 // 3 * 7_200_000),
     _maker(registry.EndSession, node=World.node, generation=_choice(1, 2)),
     _maker(registry.Admit, node=World.fields, token=_choice("", "a" * 8, "b" * 8)),
     _maker(registry.Admit, node=World.fields),
@@ -253,6 +263,7 @@ MAKERS: list[Callable[[World], Command]] = [
     _maker(registry.RaiseFeature, version=_choice(1)),
     _maker(registry.Trace, rows=_choice((), (b"row",)), left_out=_choice(0, 2),
            number=lambda world: world.state.index // 16),
+    _notified,
 ]  # fmt: skip
 
 
