@@ -237,7 +237,7 @@ MAKERS: list[Callable[[World], Command]] = [
     _maker(jobs.LetGo, node=World.node),
     *[_tick] * 4,
     _maker(registry.ConfirmClock, unix_ms=lambda world: world.state.clock.row.held_unix_ms +
-           world.state.index % 4 // 3 * 7_200_000),
+           world.state.index % 2 * 7_200_000),
     _maker(registry.EndSession, node=World.node, generation=_choice(1, 2)),
     _maker(registry.Admit, node=World.fields, token=_choice("", "a" * 8, "b" * 8)),
     _maker(registry.Admit, node=World.fields),
