@@ -14,6 +14,7 @@ from typing import Any
 import trio
 
 from meshd import limits, logs
+from meshd.beat import next_beat
 from meshd.consensus.driver import Driver, ProposalRefused, ProposalUnknown
 from meshd.consensus.interface import Role
 from meshd.jobs.leases import Leases
@@ -100,7 +101,7 @@ class Duties:
             status = None if driver is None else driver.status()
             if driver is None or status is None or status.role is not Role.LEADER:
                 self._term = -1
-                await trio.sleep(LOOK_S)
+                await next_beat(LOOK_S)
                 continue
             if status.ready:
                 if status.term != self._term:

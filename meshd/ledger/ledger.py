@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import trio
 
 from meshd import limits, logs
+from meshd.beat import next_beat
 from meshd.consensus.driver import Driver, ProposalRefused, ProposalUnknown
 from meshd.consensus.entries import Point, Record, Stored
 from meshd.consensus.interface import LAN, Checked, History, Role, Settings, Status
@@ -387,7 +388,7 @@ class Ledger:
                         await self._complete(driver)
                     except (ProposalRefused, ProposalUnknown, RecordRefused, MeshdError) as error:
                         log.info("the record could not be completed yet", why=str(error))
-            await trio.sleep(CARE_S if self.state.nodes.is_founded else SOON_S)
+            await next_beat(CARE_S if self.state.nodes.is_founded else SOON_S)
 
     async def _complete(self, driver: Driver) -> None:
         if not self.state.nodes.is_founded:

@@ -12,6 +12,7 @@ import structlog
 import trio
 
 from meshd import limits
+from meshd.beat import beat_after
 from meshd.errors import MeshdError, ProtocolError, StreamAborted
 from meshd.ids import Address, NodeId, short
 from meshd.logs import PerSource
@@ -351,7 +352,7 @@ class Agent:
     async def _time_loop(self) -> None:
         while True:
             self._rearm = trio.Event()
-            self._armed_for = min(self._core.wake_at, trio.current_time() + POLL_S)
+            self._armed_for = min(self._core.wake_at, beat_after(trio.current_time(), POLL_S))
             with trio.move_on_at(self._armed_for) as wait:
                 await self._rearm.wait()
             if wait.cancelled_caught:

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import trio
-
+from meshd.beat import next_beat
 from meshd.errors import ProtocolError
 from meshd.ids import NodeId
 from meshd.inference import Inventory, Load
@@ -52,7 +51,7 @@ class Inventories:
     async def run(self) -> None:
         """Tell the load while it changes."""
         while True:
-            await trio.sleep(LOAD_EVERY_S)
+            await next_beat(LOAD_EVERY_S)
             load = self._own_load()
             if load != self._told_load:
                 self._told_load = load

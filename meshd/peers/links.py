@@ -13,6 +13,7 @@ from contextlib import contextmanager
 import trio
 
 from meshd import limits, logs
+from meshd.beat import beat_after
 from meshd.errors import (
     DialFailed,
     MeshdError,
@@ -252,7 +253,7 @@ class ControlLinks:
         """Ping our links, and close those, of either side, on which nothing is heard."""
         async with trio.open_nursery() as nursery:
             while True:
-                due_at = trio.current_time() + PING_S
+                due_at = beat_after(trio.current_time(), PING_S)
                 await trio.sleep_until(due_at)
                 now = trio.current_time()
                 # Time in which this process did not run says nothing about the others.

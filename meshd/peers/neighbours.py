@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import trio
 
+from meshd.beat import next_beat
 from meshd.errors import MeshdError, ProtocolError
 from meshd.identity import Keyring
 from meshd.ids import Address, NodeId
@@ -125,7 +126,7 @@ class Neighbours:
             nursery.start_soon(self._fetch_all)
             told = self._profile()
             while True:
-                await trio.sleep(PROFILE_S)
+                await next_beat(PROFILE_S)
                 profile = self._profile()
                 self.agent.set_profile(profile)
                 gone = set(told.addresses) - set(profile.addresses)

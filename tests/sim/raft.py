@@ -36,7 +36,7 @@ KINDS = {
     "storm": Kind(3, 0, Weather(faults=5.0, loss=0.05, doubling=0.1, strays=0.8, transfers=0.5)),
     "storm_changing": Kind(3, 2, Weather(changes=1.5, faults=4.0, loss=0.03, transfers=0.5)),
     "snapshots": Kind(3, 1, Weather(changes=0.3, snapshots=8.0, faults=2.5)),
-    "followers": Kind(3, 4, Weather(changes=0.2, snapshots=2.0, faults=2.0)),
+    "followers": Kind(3, 3, Weather(changes=0.2, snapshots=2.0, faults=2.0)),
     "images": Kind(3, 0, Weather(put_back=0.5, faults=0.0, strays=0.0, loss=0.0, transfers=0.7)),
     "handovers": Kind(3, 0, Weather(transfers=3.0, faults=0.5)),
 }

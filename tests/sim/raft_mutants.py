@@ -22,6 +22,7 @@ from typing import Any
 from meshd.consensus.applying import Applying
 from meshd.consensus.configuration import Configuration
 from meshd.consensus.elections import Elections
+from meshd.consensus.following import Following
 from meshd.consensus.handover import Handover
 from meshd.consensus.kernel import Kernel
 from meshd.consensus.kernel_log import Log
@@ -31,6 +32,7 @@ from meshd.consensus.reads import Reads
 from meshd.consensus.receiving import Receiving
 from meshd.consensus.rollback import Rollback
 from meshd.consensus.sending import Sending
+from meshd.consensus.serving import Serving
 from meshd.consensus.snapshots import Snapshots
 from tests.sim.raft import KINDS, simulate
 
@@ -45,6 +47,7 @@ class Mutant:
     """Where in the simulation it would show."""
 
 
+FOLLOWING = ("followers", "snapshots")
 CHANGING = ("changing", "growing", "storm_changing", "two")
 
 MUTANTS = {
@@ -183,6 +186,28 @@ MUTANTS = {
         Log, "install", (("keeps = self.term_at(point.index) == point.term", "keeps = False"),),
         ("snapshots", "storm"),
     ),
+    # --- following without a vote
+    "a follower is fed what is not committed": Mutant(
+        Serving, "_entries_from", (("kernel.stock.commit - index + 1", "10**9"),), FOLLOWING,
+    ),
+    "a follower acknowledges before it is on disk": Mutant(
+        Following, "_acknowledge", (("wire.tell(", "wire.tell_early("),), FOLLOWING,
+    ),
+    "what was lost on the way to a follower is passed over": Mutant(
+        Following, "on_feed", (("if not compared.fits:", "if False:"),), FOLLOWING,
+    ),
+    "a follower's source is taken for the leader": Mutant(
+        Receiving, "require_the_leader",
+        ((" and stock.leader != self._kernel.following.source", ""),), (*CHANGING, "followers"),
+    ),
+    "a subscriber has no window": Mutant(
+        Serving, "_has_room",
+        (("subscriber.in_flight < limits.RAFT_FEEDS_IN_FLIGHT", "True"),
+         ("size_bytes < self._kernel.settings.window_bytes", "True")), FOLLOWING,
+    ),
+    "a leader takes feeds": Mutant(
+        Following, "is_from_source", ((" and not leads", ""),), (*FOLLOWING, "storm_changing"),
+    ),
     # --- commands and reads
     "h8: a command that fails is left out": Mutant(
         Applying, "apply", (("raise CoreStopped(text) from error", "return b''"),),
@@ -260,7 +285,7 @@ def seeds_that_notice(name: str, seeds: int) -> str:
 def tests_that_notice(name: str) -> str:
     run = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-x", "-p", "tests.sim.raft_mutants", "--no-header",
-         "tests/unit/consensus", "-k", "hazards or kernel or reads or rollback"],
+         "tests/unit/consensus", "-k", "hazards or kernel or reads or following or rollback"],
         env={**os.environ, "MESHD_RAFT_MUTANT": name}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     failed = [line for line in run.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]

@@ -426,3 +426,14 @@ def test_a_committed_command_has_its_result_at_the_follower() -> None:
     mesh["d"].turn()
     mesh.deliver()
     assert mesh["d"].outcomes[number] == Committed(number, 3, b"1 at 3")
+
+
+def test_a_leader_takes_nothing_from_the_voter_that_it_followed_until_then() -> None:
+    mesh = meshed(followers="")
+    kernel = mesh.kernel("a")
+    kernel.following._ask(kernel.peer(node_id("b")))  # as a voter that doubted that it is one
+    last = kernel.log.last
+    feed = Feed(kernel.following._stream, 9, None, last.index, last.term, ((9, b"\0x"),))
+    mesh.hand("b", "a", feed)
+    assert kernel.log.last == last
+    assert mesh.leads("a")
