@@ -27,6 +27,9 @@ class _KeptWire:
         self.sent += data
         return True
 
+    def abort(self, reason: str) -> None:
+        """There is no connection to break."""
+
 
 async def run_job(api: ClientApi, path: str, body: bytes) -> tuple[int, bytes]:
     """Status and body of the answer to a request that asks for no stream."""

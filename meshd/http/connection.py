@@ -298,6 +298,10 @@ class Connection:
             self._gone()
             raise
 
+    def abort(self, reason: str) -> None:
+        """End it, whoever waits for what."""
+        self._stream.abort(reason)
+
     async def _send(self, data: bytes) -> None:
         if (rest := self.push(data)) is not None:
             await self.flush(rest)

@@ -33,6 +33,8 @@ class Wire(Protocol):
 
     def send_nowait(self, data: bytes) -> bool: ...
 
+    def abort(self, reason: str) -> None: ...
+
 
 class Responder:
     """Answers one request: either `send`, or `start`, any `write`s, `finish`.
@@ -147,6 +149,10 @@ class Responder:
             last += LAST_CHUNK
         if last and (rest := self._wire.push(last)) is not None:
             await self._wire.flush(rest)
+
+    def abort(self, reason: str) -> None:
+        """Break the connection: whoever waits for it to take something gets StreamBroken."""
+        self._wire.abort(reason)
 
     def _begin(self, status: int, headers: Headers, length: int | None) -> bytes:
         """The head of the answer."""

@@ -18,15 +18,18 @@ from meshd.inference import Failure, FailureKind, Load
 from meshd.ports import Alpn, ByteStream, Network
 from meshd.relay.holder import Order
 from meshd.relay.machine import Attempt
-from meshd.relay.sinks import AnswerSink, SinkClosed
+from meshd.relay.sinks import AnswerSink
 from meshd.wire.answer import AnswerFrame, AnswerReader, FrameKind
 from meshd.wire.fields import one_line
 from meshd.wire.serve import (
     FORWARDED_HEADER,
+    RESUME_PATH,
     SERVE_PATH,
     SHOW_PATH,
+    ResumeRequest,
     ServeRequest,
     ShowRequest,
+    encode_resume,
     encode_serve,
     encode_show,
 )
@@ -108,13 +111,10 @@ class RemoteHolders:
                 on_stream=control.attach,
                 on_sent=lambda: sink.sent(len(body)),
             )
-            await self._read(node, response, sink)
+            await self._read_over_links(node, run, response, sink, control)
             control.detach()
         except BackendFailed:
             control.detach()
-            raise
-        except SinkClosed:
-            self._on_abandoned(node, run)
             raise
         except (DialFailed, NotAdmitted) as e:
             raise self._failed(node, FailureKind.UNREACHABLE, "cannot be reached now", e) from e
@@ -167,14 +167,62 @@ class RemoteHolders:
         if pool := self._pools.pop(node, None):
             pool.close_all(reason)
 
-    async def _read(self, node: NodeId, response: ClientResponse, sink: RemoteSink) -> None:
+    async def _read_over_links(
+        self,
+        node: NodeId,
+        run: RequestId,
+        response: ClientResponse,
+        sink: RemoteSink,
+        control: RunControl,
+    ) -> None:
+        """Read the answer to its end; should its link break, the rest is asked for on another."""
+        reader = AnswerReader()
+        left = limits.RESUMES
+        while True:
+            try:
+                return await self._read(node, response, sink, reader)
+            except StreamBroken as broken:
+                if control.aborted is not None or not reader.seq or not left:
+                    raise
+                left -= 1
+                response = await self._resume(node, run, reader, control, broken)
+            except BaseException:
+                if not reader.complete:  # it is this side that wants no more of it
+                    self._on_abandoned(node, run)
+                raise
+
+    async def _resume(
+        self,
+        node: NodeId,
+        run: RequestId,
+        reader: AnswerReader,
+        control: RunControl,
+        broken: StreamBroken,
+    ) -> ClientResponse:
+        """The same answer on another link.  Raises `broken` where there is none to be had."""
+        asked = encode_resume(ResumeRequest(run, reader.seq))
+        try:
+            response = await self.pool(node).request(
+                "POST", RESUME_PATH, HEADERS, asked, on_stream=control.attach
+            )
+        except (DialFailed, NotAdmitted, StreamBroken, ProtocolError):
+            raise broken from None
+        if response.status != 200:
+            await response.aclose()
+            raise broken
+        reader.on_another_link()
+        log.info("an answer goes on over another link", node=self._name_of(node), after=reader.seq)
+        return response
+
+    async def _read(
+        self, node: NodeId, response: ClientResponse, sink: RemoteSink, reader: AnswerReader
+    ) -> None:
         if response.status != 200:
             text = (await response.read(limits.KIB * 4)).decode(errors="replace")
             if response.status == 503:  # its memory for requests is spent
                 raise failed(FailureKind.BUSY, one_line(text), 503, 1.0)
             raise ProtocolError(f"it answered {response.status}: {text}")
         sink.heard()
-        reader = AnswerReader()
         last: AnswerFrame | None = None
         try:
             while data := await response.read_some():

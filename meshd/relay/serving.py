@@ -8,32 +8,33 @@ has the rules.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
 from contextlib import suppress
+from typing import NamedTuple
 
 import msgspec
 import trio
 
 from meshd import limits
 from meshd.backends import BackendFailed, RunControl
-from meshd.backends.control import failed
-from meshd.errors import LimitExceeded, ProtocolError, StreamBroken
-from meshd.http import Handler, Responder, ServerRequest, Sweeper, Watch
+from meshd.errors import ProtocolError, StreamBroken
+from meshd.http import Handler, Responder, ServerRequest, Sweeper
 from meshd.ids import NodeId
-from meshd.inference import Failure, FailureKind, Load
+from meshd.inference import Failure, FailureKind
 from meshd.relay.holder import Holder, Order
 from meshd.relay.in_flight import InFlight
-from meshd.relay.sinks import AnswerItem, SinkClosed
-from meshd.wire.answer import AnswerWriter
+from meshd.relay.outgoing import GONE, Outgoing
+from meshd.relay.sinks import SinkClosed
 from meshd.wire.serve import (
     CANCEL_PATH,
     FORWARDED_HEADER,
+    RESUME_PATH,
     SERVE_PATH,
     SHOW_PATH,
     CancelRequest,
+    ResumeRequest,
     ServeRequest,
     decode_cancel,
+    decode_resume,
     decode_serve,
     decode_show,
 )
@@ -51,7 +52,7 @@ class PeerService:
     def __init__(self, holder: Holder, sweeper: Sweeper) -> None:
         self._holder = holder
         self._sweeper = sweeper
-        self._runs: dict[RunKey, RunControl] = {}
+        self._runs: dict[RunKey, _Run] = {}
         self._others: dict[str, Handler] = {}
         self._stopped = False
         self.in_flight = InFlight()
@@ -72,6 +73,8 @@ class PeerService:
         try:
             if request.path == SERVE_PATH:
                 return await self._serve(node, decode_serve(request.body), responder)
+            if request.path == RESUME_PATH:
+                return await self._resume(node, decode_resume(request.body), responder)
             if request.path == SHOW_PATH:
                 return await self._show(request.body, responder)
             if request.path == CANCEL_PATH:
@@ -87,36 +90,34 @@ class PeerService:
     def cancel(self, node: NodeId, order: CancelRequest) -> None:
         """The entry says that nobody waits for that answer any more."""
         if run := self._runs.get((node, order.request_id)):
-            run.abort("cancelled by the node that asked")
+            run.control.abort("cancelled by the node that asked")
+            run.outgoing.nobody_waits()
 
     def cut(self, node: NodeId, reason: str) -> None:
         """A node was removed: end what it asked for."""
         for (owner, _), run in list(self._runs.items()):
             if owner == node:
-                run.abort(reason)
+                run.control.abort(reason)
 
     def stop(self) -> None:
         """This node ends: what runs is ended with an error that says so, not by a cut."""
         self._stopped = True
         for run in list(self._runs.values()):
-            run.abort(_STOPPED.message)
+            run.control.abort(_STOPPED.message)
 
     async def _serve(self, node: NodeId, asked: ServeRequest, responder: Responder) -> None:
-        if asked.from_seq:
-            raise ProtocolError("An answer cannot be had from its middle on yet.")
         key = (node, asked.request_id)
         if key in self._runs:
             return await _plain(responder, 409, b"that request is running here already")
-        control = self._runs[key] = RunControl()
-        # Resuming a broken link (`from_seq`) comes later: until then a closed link ends the run.
-        responder.on_disconnect = lambda: control.abort("the node that asked went away")
+        control = RunControl()
+        outgoing = Outgoing(self._sweeper, self._holder.load, lambda: control.abort(GONE))
+        self._runs[key] = _Run(control, outgoing)
         order = Order(
             asked.request,
             asked.backend,
             asked.model,
             _seconds(asked.wait_s, limits.QUEUE_WAIT_MAX_S),
         )
-        sink = _FrameSink(responder, self._sweeper, self._holder.load)
         deadline_s = limits.REQUEST_MAX_S if asked.deadline_s is None else asked.deadline_s
         left_s = _seconds(deadline_s, limits.REQUEST_MAX_S)
         deadline = self._sweeper.watch(
@@ -127,13 +128,27 @@ class PeerService:
         with self.in_flight:
             try:
                 await responder.start(200, [FRAMES])
-                await self._run(order, sink, control)
+                outgoing.attach(responder)
+                await self._run(order, outgoing, control)
             except (StreamBroken, SinkClosed):
-                control.abort("the node that asked went away")
+                control.abort(GONE)
             finally:
                 self._sweeper.unwatch(deadline)
-                sink.close()
+                outgoing.close()
                 del self._runs[key]
+
+    async def _resume(self, node: NodeId, asked: ResumeRequest, responder: Responder) -> None:
+        """The rest of an answer whose link broke."""
+        run = self._runs.get((node, asked.request_id))
+        if run is None:
+            return await _plain(responder, 404, b"no such answer is under way here (any more)")
+        if not run.outgoing.keeps(asked.after_seq):
+            return await _plain(responder, 410, b"that part of the answer is not kept (any more)")
+        with suppress(StreamBroken, SinkClosed):  # whoever runs it is told
+            await responder.start(200, [FRAMES])
+            run.outgoing.attach(responder, asked.after_seq)
+            await run.outgoing.send_rest()
+        return None
 
     async def _show(self, body: bytes, responder: Responder) -> None:
         asked = decode_show(body)
@@ -144,14 +159,14 @@ class PeerService:
         else:
             await responder.send(200, [JSON], msgspec.json.encode(shown))
 
-    async def _run(self, order: Order, sink: _FrameSink, control: RunControl) -> None:
+    async def _run(self, order: Order, outgoing: Outgoing, control: RunControl) -> None:
         try:
-            await self._holder.serve(order, sink, control)
+            await self._holder.serve(order, outgoing, control)
         except BackendFailed as e:
-            last = sink.writer.error(self._why(e.failure, control))
+            last = outgoing.writer.error(self._why(e.failure, control))
         else:
-            last = sink.writer.end()
-        await sink.responder.finish(sink.writer.load(self._holder.load()) + last)
+            last = outgoing.writer.end()
+        await outgoing.end(outgoing.writer.load(self._holder.load()) + last)
 
     def _why(self, failure: Failure, control: RunControl) -> Failure:
         """What the other node is told of a run that this node itself ended."""
@@ -160,57 +175,11 @@ class PeerService:
         return _LATE if control.aborted == _LATE.message else failure
 
 
-class _FrameSink:
-    """Encodes an answer into frames, with beats in the silences."""
+class _Run(NamedTuple):
+    """A run for another node, and its answer on the way there."""
 
-    def __init__(self, responder: Responder, sweeper: Sweeper, load: Callable[[], Load]) -> None:
-        self.responder = responder
-        self.writer = AnswerWriter()
-        self._sweeper = sweeper
-        self._load = load
-        self._watch: Watch = sweeper.watch(self._beat, trio.current_time() + limits.BEAT_S)
-        self._load_at = self._watch.at
-        """When this node's load, with this request in it, is told.  Once: a short answer brings
-        it with its end, and later ones are in the pushes on the control link."""
-        self._begun = False
-        """Left the queue, and that has not been told; an item says as much."""
-
-    async def emit(self, items: Sequence[AnswerItem]) -> None:
-        now = trio.current_time()
-        self._watch.at = now + limits.BEAT_S
-        self._begun = False
-        try:
-            data = self.writer.items(items)
-            if now >= self._load_at:
-                data += self.writer.load(self._load())
-                self._load_at = math.inf
-        except LimitExceeded as e:
-            raise failed(FailureKind.BACKEND, str(e), 502) from e
-        try:
-            await self.responder.write(data)
-        except StreamBroken as e:
-            raise SinkClosed(str(e)) from e
-
-    def begun(self) -> None:
-        self._begun = True
-
-    def close(self) -> None:
-        self._sweeper.unwatch(self._watch)
-
-    def _beat(self) -> None:
-        if self.responder.disconnected or self.responder.finished:
-            return
-        # If a write is under way the link is not silent, and False here is right.
-        with suppress(StreamBroken):  # the run is told by whoever reads or writes there
-            load_due = trio.current_time() >= self._load_at
-            data = self.writer.load(self._load()) if load_due else b""
-            if self._begun:
-                data += self.writer.begun()
-            if self.responder.write_nowait(data or self.writer.beat()):
-                self._begun = False
-                if load_due:
-                    self._load_at = math.inf
-        self._watch.at = trio.current_time() + limits.BEAT_S
+    control: RunControl
+    outgoing: Outgoing
 
 
 def _seconds(asked: float, most: float) -> float:

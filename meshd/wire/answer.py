@@ -201,6 +201,15 @@ class AnswerWriter:
         return self._item(FrameKind.EMBEDDING, part)
 
 
+def frames_after(data: bytes, before: int, after: int) -> bytes:
+    """Of frames of items that follow item `before`: those that follow item `after`."""
+    at = 0
+    while before < after and at < len(data):
+        at += _HEAD_BYTES + int.from_bytes(data[at : at + _HEAD_BYTES], "big")
+        before += 1
+    return data[at:]
+
+
 def _pieces(delta: Delta) -> Iterator[Delta]:
     """The same content in deltas that fit into frames, its finish_reason on the last."""
     for piece in _cut(delta.reasoning):
@@ -280,6 +289,11 @@ class AnswerReader:
         if at < size:
             self._held += data[at:]
         return frames
+
+    def on_another_link(self) -> None:
+        """The bytes come from another link now, from the item after `seq` on."""
+        self._held.clear()
+        self._need = _HEAD_BYTES
 
     @property
     def complete(self) -> bool:

@@ -19,7 +19,6 @@ SERVE_PATH: Final = "/mesh/v1/serve"
 CANCEL_PATH: Final = "/mesh/v1/cancel"
 SHOW_PATH: Final = "/mesh/v1/show"
 RESUME_PATH: Final = "/mesh/v1/resume"
-"""Reserved: continuing a broken answer from an item number."""
 FORWARDED_HEADER: Final = b"x-meshd-forwarded"
 """On every forwarded request, with the value 1: it is served or refused here, never forwarded."""
 
@@ -37,8 +36,6 @@ class ServeRequest(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True
     """How long the answer may take from now on; None: as long as it takes."""
     wait_s: float = 0.0
     """How long it may wait for a slot; 0: a busy holder refuses at once."""
-    from_seq: int = 0
-    """Reserved with `RESUME_PATH`: 0."""
     backend: str
     """Which of the holder's engines; "" leaves it to the holder."""
     model: str
@@ -52,6 +49,14 @@ class CancelRequest(msgspec.Struct, frozen=True):
     request_id: str
 
 
+class ResumeRequest(msgspec.Struct, frozen=True):
+    """The body of `POST /mesh/v1/resume`: the link that brought this answer broke."""
+
+    request_id: str
+    after_seq: int
+    """The last item that was read."""
+
+
 class ShowRequest(msgspec.Struct, frozen=True):
     """The body of `POST /mesh/v1/show`, answered with the JSON of Ollama's /api/show."""
 
@@ -61,6 +66,7 @@ class ShowRequest(msgspec.Struct, frozen=True):
 
 _show_decoder = msgspec.msgpack.Decoder(ShowRequest)
 _serve_decoder = msgspec.msgpack.Decoder(ServeRequest)
+_resume_decoder = msgspec.msgpack.Decoder(ResumeRequest)
 _cancel_decoder = msgspec.msgpack.Decoder(CancelRequest)
 
 
@@ -100,6 +106,20 @@ def decode_cancel(body: bytes) -> CancelRequest:
     order = _decode_body(_cancel_decoder, body)
     _check_request_id(order.request_id)
     return order
+
+
+def encode_resume(asked: ResumeRequest) -> bytes:
+    """The body that asks for the rest of an answer."""
+    return _encode(asked)
+
+
+def decode_resume(body: bytes) -> ResumeRequest:
+    """Read it.  Raises ProtocolError."""
+    asked = _decode_body(_resume_decoder, body)
+    _check_request_id(asked.request_id)
+    if asked.after_seq < 0:
+        raise ProtocolError(f"There is no item {asked.after_seq} of an answer.")
+    return asked
 
 
 def encode_show(asked: ShowRequest) -> bytes:

@@ -172,6 +172,14 @@ def write_cancel(decoded: Any, vector: Vector) -> bytes:
     return serve.encode_cancel(msgspec.convert(decoded, serve.CancelRequest))
 
 
+def read_resume(data: bytes, vector: Vector) -> Any:
+    return msgspec.to_builtins(serve.decode_resume(data))
+
+
+def write_resume(decoded: Any, vector: Vector) -> bytes:
+    return serve.encode_resume(msgspec.convert(decoded, serve.ResumeRequest))
+
+
 def read_show(data: bytes, vector: Vector) -> Any:
     return msgspec.to_builtins(serve.decode_show(data))
 
@@ -393,6 +401,7 @@ FORMS = {
     "answer": Form(read_answer, write_answer),
     "serve": Form(read_serve, write_serve),
     "cancel": Form(read_cancel, write_cancel),
+    "resume": Form(read_resume, write_resume),
     "show": Form(read_show, write_show),
     "said request": Form(read_said_request, write_said_request),
     "said": Form(read_said, write_said),

@@ -219,6 +219,7 @@ ANSWERS: dict[type, str] = {
 BODIES: dict[type, str] = {
     serve.ServeRequest: "Body of POST /mesh/v1/serve.",
     serve.CancelRequest: "Body of POST /mesh/v1/cancel.",
+    serve.ResumeRequest: "Body of POST /mesh/v1/resume.",
     serve.ShowRequest: "Body of POST /mesh/v1/show.",
     said.SaidRequest: "Body of POST /mesh/v1/said.",
 }

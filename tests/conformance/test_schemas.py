@@ -46,6 +46,8 @@ def parts(vector: Vector, decoded: Any) -> Iterator[tuple[str, Any]]:
             yield "serve.ServeRequest", decoded
         case "cancel":
             yield "serve.CancelRequest", decoded
+        case "resume":
+            yield "serve.ResumeRequest", decoded
         case "show":
             yield "serve.ShowRequest", decoded
         case "said request":

@@ -64,6 +64,7 @@ def test_the_wire_form_of_messages_is_that_of_the_value() -> None:
         "serve": lambda d: d,
         "log": lambda d: [d["type"], *d["body"].values()],
         "cancel": lambda d: d,
+        "resume": lambda d: d,
         "show": lambda d: d,
         "said request": lambda d: d,
         "gossip": lambda d: d,

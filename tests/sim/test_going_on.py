@@ -14,6 +14,7 @@ from meshd.testing.world import until
 from tests.sim.meshes import LATENCY_S, WHOLE, mesh, some_text
 from tests.sim.test_holders_that_fail import LOUD, SILENT, fail
 
+BROKEN = [how for how in LOUD if how != "links reset"]
 SOON_S = TICK_S + 10 * LATENCY_S
 
 
@@ -28,7 +29,25 @@ def last_field(answer: MemoryAnswer) -> int:
 
 
 @pytest.mark.parametrize("dialect", ["openai", "ollama"])
-@pytest.mark.parametrize("how", [*LOUD, *SILENT])
+async def test_a_broken_link_to_a_living_holder_costs_no_second_run(
+    autojump_clock: MockClock, dialect: str
+) -> None:
+    async with mesh(tokens_per_s=20) as m:
+        answer = m.ask(m.a, dialect)
+        await some_text(answer)
+        holder = await m.busy()
+        for _ in range(3):
+            fail(m, holder, "links reset")
+            await some_text(answer, len(answer.pieces) + 5)
+        await m.answered(answer)
+        assert (answer.how, answer.text) == ("whole", WHOLE), answer.error
+        assert (answer.holder, last_field(answer)) == (holder.name, 1)
+        assert m.engine(holder).words_said == len(WHOLE.split())
+        assert m.a.count("retries") == 0
+
+
+@pytest.mark.parametrize("dialect", ["openai", "ollama"])
+@pytest.mark.parametrize("how", [*BROKEN, *SILENT])
 async def test_a_stream_goes_on_where_it_broke_off(
     autojump_clock: MockClock, how: str, dialect: str
 ) -> None:

@@ -57,7 +57,7 @@ async def test_before_the_first_token_another_holder_answers_whole(
 
 
 @pytest.mark.parametrize("dialect", ["openai", "ollama"])
-@pytest.mark.parametrize("how", [*LOUD, *SILENT])
+@pytest.mark.parametrize("how", [*(how for how in LOUD if how != "links reset"), *SILENT])
 async def test_after_content_the_stream_ends_in_the_dialects_error(
     autojump_clock: MockClock, how: str, dialect: str
 ) -> None:
@@ -101,7 +101,12 @@ async def test_a_client_that_does_not_stream_never_hears_of_it(
         fail(m, first, how)
         await m.answered(answer)
         assert (answer.how, answer.text) == ("whole", WHOLE), answer.error
-        assert (answer.holder, answer.attempts) == (m.other(first).name, 2)
+        if how == "links reset":
+            assert (answer.holder, answer.attempts) == (first.name, 1), (
+                "it is had over another link"
+            )
+        else:
+            assert (answer.holder, answer.attempts) == (m.other(first).name, 2)
 
 
 @pytest.mark.parametrize("fault", [Fault.DIE, Fault.NO_FINISH, Fault.ERROR, Fault.GARBAGE])
@@ -218,7 +223,7 @@ async def test_an_entry_that_dies_frees_the_engine(
         holder = await m.busy()
         await pass_time(2.0)
         m.a.kill()
-        await until(lambda: m.running == 0, within_s=SOON_S)
+        await until(lambda: m.running == 0, within_s=limits.ORPHAN_GRACE_S + SOON_S)
         assert m.engine(holder).cancelled == 1
         await m.answered(answer)
         assert answer.how == "broken"

@@ -149,6 +149,8 @@ def forwarded() -> list[Vector]:
                         "sampling": {"max_tokens": 58}, "partial": "Once upon a",
                         "partial_reasoning": "a tale"}}),
         good("a cancel", "cancel", {"request_id": "req_0123456789abcdef.1"}),
+        good("the rest of an answer", "resume",
+             {"request_id": "req_0123456789abcdef.1", "after_seq": 17}),
         good("a question about a model", "show",
              {"backend": "ollama-11434", "model": "llama3.2:latest"}),
     ]  # fmt: skip
@@ -174,6 +176,12 @@ def bad_forwarded() -> list[Vector]:
         bad("nested without end", "serve", b"\x81\xa1x" + b"\x91" * 5000, p),
         bad("an empty body", "cancel", b"", p),
         bad("an id that is an integer", "cancel", pack({"request_id": 1}), p),
+        bad(
+            "the rest after no item that can be",
+            "resume",
+            pack({"request_id": "r", "after_seq": -1}),
+            p,
+        ),
         bad("a question without a model", "show", pack({"backend": "b"}), p),
     ]
 

@@ -1,0 +1,206 @@
+"""One answer's frames on their way to the entry, over one link after another (trio shell).
+
+What was said is kept for a while, so that an entry whose link broke finds this run again and has
+the rest of it: no second generation (proto/peer.md, "Resuming").  Between two links the run goes
+on; without a new one within `ORPHAN_GRACE_S` nobody is there for it any more.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+
+import trio
+
+from meshd import limits
+from meshd.backends.control import failed
+from meshd.errors import LimitExceeded, StreamBroken
+from meshd.http import Responder, Sweeper, Watch
+from meshd.inference import FailureKind, Load
+from meshd.relay.sinks import AnswerItem, SinkClosed
+from meshd.wire.answer import AnswerWriter, frames_after
+
+GONE = "the node that asked went away"
+
+
+class Outgoing:
+    """Encodes an answer into frames, keeps them, sends them, with beats in the silences."""
+
+    def __init__(
+        self, sweeper: Sweeper, load: Callable[[], Load], abandoned: Callable[[], None]
+    ) -> None:
+        """`abandoned` is told when nobody came back for the answer."""
+        self.writer = AnswerWriter()
+        self._sweeper = sweeper
+        self._load = load
+        self._abandoned = abandoned
+        self._responder: Responder | None = None
+        self._sent = 0
+        """The last item that went out on the present link."""
+        self._kept: deque[tuple[int, bytes]] = deque()
+        """The number before the first item, and the frames, of each `emit`."""
+        self._kept_bytes = 0
+        self._ended = False
+        self._last = b""
+        self._sending = False
+        self._sent_on: trio.Event | None = None
+        """Set when whoever is sending is done, if somebody waits for that."""
+        self._linked = trio.Event()
+        self._over = trio.Event()
+        self._given_up = False
+        now = trio.current_time()
+        self._grace: Watch = sweeper.watch(self._give_up)
+        self._watch: Watch = sweeper.watch(self._beat, now + limits.BEAT_S)
+        self._load_at = self._watch.at
+        """When this node's load, with this request in it, is told.  Once: a short answer brings
+        it with its end, and later ones are in the pushes on the control link."""
+        self._begun = False
+        """Left the queue, and that has not been told; an item says as much."""
+
+    # ---------------------------------------------------------------- links
+
+    def keeps(self, after: int) -> bool:
+        """Whether what follows item `after` can still be had."""
+        oldest = self._kept[0][0] if self._kept else self.writer.seq
+        return oldest <= after <= self.writer.seq and not self._over.is_set()
+
+    def attach(self, responder: Responder, after: int = 0) -> None:
+        """Send on this link from here on, what follows item `after` first; `keeps` was asked."""
+        former, self._responder = self._responder, responder
+        self._sent = after
+        self._grace.at = math.inf
+        self._linked.set()
+        responder.on_disconnect = lambda: self._lost(responder)
+        if former is not None:
+            former.abort("the answer goes on over another link")
+
+    async def send_rest(self) -> None:
+        """Send what the new link lacks, and wait until the answer is over (the run has its own
+        deadline)."""
+        await self._flush()
+        await self._over.wait()
+
+    def _lost(self, responder: Responder) -> None:
+        if self._responder is responder and not self._over.is_set():
+            self._responder = None
+            self._linked = trio.Event()
+            self._grace.at = trio.current_time() + limits.ORPHAN_GRACE_S
+
+    def nobody_waits(self) -> None:
+        """The entry said so: there will be no other link."""
+        self._given_up = True
+        self._linked.set()
+
+    def _give_up(self) -> None:
+        self._grace.at = math.inf
+        self.nobody_waits()
+        self._abandoned()
+
+    # ---------------------------------------------------------------- what is said
+
+    async def emit(self, items: Sequence[AnswerItem]) -> None:
+        """See `AnswerSink`."""
+        now = trio.current_time()
+        self._watch.at = now + limits.BEAT_S
+        self._begun = False
+        before = self.writer.seq
+        try:
+            data = self.writer.items(items)
+        except LimitExceeded as e:
+            raise failed(FailureKind.BACKEND, str(e), 502) from e
+        self._kept.append((before, data))
+        self._kept_bytes += len(data)
+        if now >= self._load_at:
+            self._load_at = math.inf
+            await self._flush(self.writer.load(self._load()))
+        else:
+            await self._flush()
+        while self._kept_bytes > limits.RESUME_BYTES and len(self._kept) > 1:
+            if self._kept[1][0] > self._sent:  # the oldest is not out yet
+                await self._linked.wait()  # not for longer than the grace
+                await self._flush()
+            else:
+                self._kept_bytes -= len(self._kept.popleft()[1])
+
+    def begun(self) -> None:
+        """See `AnswerSink`."""
+        self._begun = True
+
+    async def end(self, last: bytes) -> None:
+        """The last frames; returns when they are out, or nobody came for them."""
+        self._last, self._ended = last, True
+        while not self._over.is_set():
+            await self._flush()
+            if not self._over.is_set():
+                await self._linked.wait()
+
+    def close(self) -> None:
+        """However it ended."""
+        self._over.set()
+        self._sweeper.unwatch(self._watch)
+        self._sweeper.unwatch(self._grace)
+
+    # ---------------------------------------------------------------- out
+
+    async def _flush(self, more: bytes = b"") -> None:
+        """All that the link lacks, in order.  Raises SinkClosed when there is nobody for good."""
+        while self._sending:
+            if self._sent_on is None:
+                self._sent_on = trio.Event()
+            await self._sent_on.wait()
+        self._sending = True
+        try:
+            while (responder := self._responder) is not None and not self._over.is_set():
+                if await self._send_on(responder, more):
+                    break
+        finally:
+            self._sending = False
+            if self._sent_on is not None:
+                self._sent_on.set()
+                self._sent_on = None
+        if self._given_up and not self._over.is_set():
+            raise SinkClosed(GONE)
+
+    async def _send_on(self, responder: Responder, more: bytes) -> bool:
+        """What that link lacks; whether it has all there is now."""
+        data, upto, ended = self._unsent(), self.writer.seq, self._ended
+        try:
+            if ended:
+                await responder.finish(data + self._last)
+                self._over.set()
+            elif data or more:
+                await responder.write(data + more)
+        except StreamBroken:
+            self._lost(responder)
+            return False
+        if self._responder is not responder:
+            return False
+        self._sent = upto
+        return upto == self.writer.seq and ended == self._ended
+
+    def _unsent(self) -> bytes:
+        """The frames of the items that the present link did not have yet."""
+        if not self._kept or self._sent == self.writer.seq:
+            return b""
+        before, data = self._kept[-1]
+        if self._sent == before:
+            return data
+        return b"".join(frames_after(data, before, self._sent) for before, data in self._kept)
+
+    def _beat(self) -> None:
+        self._watch.at = trio.current_time() + limits.BEAT_S
+        responder = self._responder
+        if responder is None or responder.disconnected or responder.finished:
+            return
+        # If a write is under way the link is not silent, and False here is right.
+        with suppress(StreamBroken):  # the run is told by whoever reads or writes there
+            load_due = trio.current_time() >= self._load_at
+            data = self.writer.load(self._load()) if load_due else b""
+            if self._begun:
+                data += self.writer.begun()
+            if responder.write_nowait(data or self.writer.beat()):
+                self._begun = False
+                if load_due:
+                    self._load_at = math.inf
