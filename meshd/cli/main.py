@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from meshd import __version__
-from meshd.cli import jobs, keys, orders, record, voters
+from meshd.cli import jobs, keys, orders, record, recover, voters
 from meshd.cli.shell import AsJson, ConfigFile, DataDir, command, find_paths, read_config, tell
 from meshd.cli.start import start
 from meshd.cli.tables import Column, Paper
@@ -108,6 +108,7 @@ app.command("drain")(orders.drain)
 app.command("undrain")(orders.undrain)
 app.command("leave")(orders.leave)
 app.command("stop")(orders.stop)
+app.command("recover")(recover.recover)
 app.command("doctor")(doctor)
 app.command("paths")(paths)
 app.command("version")(version)

@@ -99,7 +99,7 @@ def record_repair(
 
     if lose_the_record and not set_aside:
         raise UsageError("--lose-the-record goes with --set-aside")
-    with _stopped(find_paths(data_dir)) as patient:
+    with stopped(find_paths(data_dir)) as patient:
         if set_aside:
             done = remedies.put_aside(patient, lose_the_record=lose_the_record)
         else:
@@ -162,7 +162,7 @@ def record_restore(
     place, _ = _here(paths)
     data = _backup_bytes(source)
     backup = _read(data, str(source), place.mesh)
-    with _stopped(paths, backup) as patient:
+    with stopped(paths, backup) as patient:
         done = remedies.restore(patient, backup, voters_are_gone=voters_are_gone)
     for sentence in done:
         tell(sentence)
@@ -196,7 +196,7 @@ def _daemon(paths: Paths) -> tuple[bool, int | None]:
 
 
 @contextmanager
-def _stopped(paths: Paths, backup: Backup | None = None) -> Iterator[Patient]:
+def stopped(paths: Paths, backup: Backup | None = None) -> Iterator[Patient]:
     """The node on that data directory, kept from being started meanwhile.  Raises Refused."""
     from meshd.ledger.remedies import Patient
     from meshd.machine.clock import SystemClock

@@ -22,6 +22,7 @@ from meshd.consensus.interface import (
     Committed,
     Core,
     CoreStopped,
+    OtherRecord,
     Outbox,
     Outcome,
     Outgoing,
@@ -123,6 +124,8 @@ class Driver:
         self._alarm_at = math.inf
         self.stopped: str | None = None
         """Why it does nothing any more, once it does not."""
+        self.met_other_record = False
+        """Somebody has a log that lacks what this node knows to be committed."""
         self.counters: Counter[str] = Counter()
 
     # ---------------------------------------------------------------- what others use
@@ -159,6 +162,7 @@ class Driver:
             self.stopped = str(error)
         except ProtocolError as error:
             self.counters["record_refused"] += 1
+            self.met_other_record = self.met_other_record or isinstance(error, OtherRecord)
             log.debug("a message about the record was refused", node=short(peer), why=str(error))
             return
         self._kick.set()

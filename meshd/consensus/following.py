@@ -25,7 +25,7 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING, Final
 
 from meshd import limits
-from meshd.consensus.interface import Nonsense
+from meshd.consensus.interface import OtherRecord
 from meshd.consensus.kernel_stock import LEADER
 from meshd.consensus.kernel_wire import Peer
 from meshd.consensus.messages import Feed, FeedAnswer, FeedEnd, Follow
@@ -213,7 +213,7 @@ class Following:
         compared = log.compare(feed.prev_index, feed.prev_term, rows_of(feed))
         differs_at = compared.at if not compared.fits else compared.at + 1
         if (compared.rows or not compared.fits) and differs_at <= kernel.stock.commit:
-            raise Nonsense(
+            raise OtherRecord(
                 f"{peer.id} differs at entry {differs_at}, and {kernel.stock.commit} is committed"
                 " here."
             )

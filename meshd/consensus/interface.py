@@ -56,6 +56,10 @@ class Nonsense(ProtocolError):
     """A message that no sound node sends.  Nothing was changed by it."""
 
 
+class OtherRecord(Nonsense):
+    """A log that lacks what is committed here: one of the two records was begun anew."""
+
+
 class NotEligible(ProtocolError):
     """A message of the log from a node that may not take part in it.  Nothing was changed."""
 

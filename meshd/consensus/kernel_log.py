@@ -137,9 +137,10 @@ class Log(Journal):  # type: ignore[misc]
         return self._lists[-1][1] if self._lists else self._floor_voters
 
     @property
-    def voters_index(self) -> int:
+    def voters_at_point(self) -> Point:
         """Where that list is, at the latest: one before the floor may be anywhere up to it."""
-        return self._lists[-1][0] if self._lists else self.floor
+        index = self._lists[-1][0] if self._lists else self.floor
+        return Point(term=self.term_at(index) or 0, index=index)
 
     def voters_at(self, index: int) -> tuple[NodeId, ...]:
         """Those of the newest list up to `index` (hazard H13)."""

@@ -215,6 +215,7 @@ class RecallAnswer(_Message, frozen=True, tag=19):
     match_term: Count
     index: Count
     """It said that its log equals that of the leader of `match_term` up to `index`."""
+    list_term: Count
     list_index: Count
     """Where the newest list of voters is in this node's log, at the latest."""
     voters: Annotated[tuple[Voter, ...], Meta(max_length=limits.RAFT_VOTERS)]

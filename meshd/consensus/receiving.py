@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from meshd.consensus.interface import CoreStopped, Nonsense
+from meshd.consensus.interface import CoreStopped, Nonsense, OtherRecord
 from meshd.consensus.kernel_log import Row
 from meshd.consensus.kernel_stock import LEADER
 from meshd.consensus.kernel_wire import Peer
@@ -118,7 +118,7 @@ class Receiving:
         commit = self._kernel.stock.commit
         first = prev_index if not fits else rows[0][1] if rows else None
         if first is not None and first <= commit:
-            raise Nonsense(f"A leader differs at entry {first}, and {commit} is committed here.")
+            raise OtherRecord(f"A leader differs at entry {first}, and {commit} is committed here.")
 
     def _hand_to_stock(self, peer: Peer, term: int, commit: int, rest: dict[str, object]) -> None:
         kernel = self._kernel

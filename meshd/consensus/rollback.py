@@ -25,7 +25,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Final
 
 from meshd import limits
-from meshd.consensus.entries import Stored
+from meshd.consensus.entries import Point, Stored
 from meshd.consensus.interface import Checked, History, Nonsense, NotEligible
 from meshd.consensus.kernel_wire import Peer
 from meshd.consensus.messages import (
@@ -118,7 +118,8 @@ class Memory:
                 voted_term=heard.voted_term,
                 match_term=heard.match_term,
                 index=heard.index,
-                list_index=log.voters_index,
+                list_term=log.voters_at_point.term,
+                list_index=log.voters_at_point.index,
                 voters=log.voters,
             ),
         )
@@ -213,8 +214,11 @@ class Rollback:
     def _newest_list(self) -> tuple[NodeId, ...]:
         """This node's own may be years old, and all that are in it gone."""
         log = self._kernel.log
-        known = [(log.voters_index, log.voters)]
-        known += [(a.list_index, tuple(map(NodeId, a.voters))) for a in self._answers.values()]
+        known = [(log.voters_at_point, log.voters)]
+        known += [
+            (Point(answer.list_term, answer.list_index), tuple(map(NodeId, answer.voters)))
+            for answer in self._answers.values()
+        ]
         return max(known)[1]
 
     def _enough(self, voters: tuple[NodeId, ...]) -> bool:

@@ -55,6 +55,11 @@ class Place:
         return self._beside(".starts")
 
     @property
+    def recovered_mark(self) -> PurePath:
+        """A file that says when and how this node went on alone with the record."""
+        return self._beside(".recovered")
+
+    @property
     def draft(self) -> PurePath:
         """A journal that is being made, to take the place of the one that there is."""
         return self._beside(".draft")
@@ -74,5 +79,6 @@ def erase(disk: Disk, place: Place) -> None:
     for folder in (place.folder, place.draft, *aside):
         for name in disk.names(folder):
             disk.delete(folder / name)
-    for mark in (place.void_mark, place.starts_mark, place.founded_mark):
+    marks = (place.void_mark, place.starts_mark, place.recovered_mark, place.founded_mark)
+    for mark in marks:
         disk.delete(mark)

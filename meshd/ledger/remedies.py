@@ -161,7 +161,7 @@ def _lose(of: Patient, verdict: Verdict, known: _Known, others: list[NodeId]) ->
         if verdict is Verdict.NONE:
             raise Refused(f"There is no journal in {of.place.folder}: nothing to set aside")
         return [_aside_and_void(of), _AT_THE_FOUNDER]
-    first = Entry(1, _fresh_term(of, known.term), EntryKind.VOTERS, pack_voters([of.place.me]))
+    first = Entry(1, fresh_term(of, known.term), EntryKind.VOTERS, pack_voters([of.place.me]))
     where = _begin(of, (Ballot(first.term), Append((first,))))
     kept = [f"The journal is now {where}."] if where else []
     return [*kept, "The next start of this node begins an empty record.", OTHERS_TOO]
@@ -192,7 +192,7 @@ def restore(of: Patient, backup: Backup, *, voters_are_gone: bool = False) -> li
             "record is not lost: start this node and it gets it from them. Only if they are gone "
             "for good, add --voters-are-gone"
         )
-    term = _fresh_term(of, max(known.term, backup.point.term))
+    term = fresh_term(of, max(known.term, backup.point.term))
     point = Point(term, max(known.last, backup.point.index))
     rebase = Rebase(point, keep_after=False)
     where = _begin(of, (Ballot(term), rebase), backup.frozen)
@@ -260,7 +260,7 @@ def _history(stored: Stored, of: Patient) -> str | None:
 # ---------------------------------------------------------------- a log that begins anew
 
 
-def _fresh_term(of: Patient, known: int) -> int:
+def fresh_term(of: Patient, known: int) -> int:
     """Later than any that a log of this mesh can have used, by what is known and by the clock.
 
     A term takes an election, and there is no more than one a second for long: the seconds of the

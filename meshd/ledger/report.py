@@ -28,6 +28,7 @@ def report(
     problem: str | None,
     sync_s: float,
     void: Collection[NodeId] = (),
+    notes: Sequence[str] = (),
 ) -> RecordReport:
     """The record as this node has it; `status` None: it does not run here, for that `problem`.
 
@@ -46,7 +47,10 @@ def report(
         sync_ms=round(sync_s * 1000, 2),
         members=len(state.nodes.rows()),
         voters=rows,
-        notes=[_UNCHECKED] if status is not None and status.checked is Checked.UNANSWERED else [],
+        notes=[
+            *notes,
+            *([_UNCHECKED] if status and status.checked is Checked.UNANSWERED else []),
+        ],
     )
 
 
@@ -63,7 +67,8 @@ def shortage(me: NodeId, status: Status, answering: Collection[NodeId], name_of:
     return (
         f"The record cannot be written: {needed} of its {len(status.voters)} voters are needed,"
         f" and {len(here)} can be reached from here. Away: {', '.join(away)}. {start}, or see what"
-        " cuts this machine off. Unkeyed requests are served all the same."
+        " cuts this machine off; `meshd recover` is for voters that are gone for good. Unkeyed"
+        " requests are served all the same."
     )
 
 

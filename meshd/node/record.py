@@ -19,6 +19,7 @@ from meshd.jobs.blob_store import erase as erase_folder
 from meshd.ledger.electorate import Machine
 from meshd.ledger.ledger import Ledger
 from meshd.ledger.place import Place, erase
+from meshd.ledger.recovery import Recovered, recovered
 from meshd.ledger.report import report, shortage
 from meshd.ledger.vote_orders import order_vote
 from meshd.membership.members import State
@@ -37,6 +38,12 @@ from meshd.wire.control_record import MachineReply, MachineRequest, RecordMessag
 
 log = logs.get("record")
 
+_OTHER_RECORD = (
+    "The others' record goes on without entries that this node knows to be written: it was begun "
+    "anew or recovered elsewhere. To follow it, stop this node, type `meshd record repair "
+    "--set-aside`, and start it."
+)
+
 
 class RecordSide:
     """What the record needs of the rest of the node."""
@@ -45,6 +52,7 @@ class RecordSide:
         self._ports, self._config, self._mesh = ports, config, mesh
         standing = mesh.standing
         self._place = Place.under(paths.data, mesh.registry.mesh, mesh.id, standing.generation)
+        self._notes = _notes(recovered(ports.disk, self._place))
         self._settle: list[Callable[[], Awaitable[None]]] = []
         self._on_events: list[Callable[[Sequence[Event]], None]] = []
         self._members = _Members(mesh, ports.clock.wall)
@@ -112,6 +120,7 @@ class RecordSide:
             problem=self.ledger.problem,
             sync_s=self.ledger.sync_s,
             void=self.ledger.void_votes(),
+            notes=self._notes,
         )
 
     def problems(self) -> list[str]:
@@ -136,6 +145,8 @@ class RecordSide:
     def _why_not(self) -> str:
         """Why nothing can be written, where that is no matter of a moment."""
         driver, mesh = self.ledger.driver, self._mesh
+        if driver is not None and driver.met_other_record:
+            return _OTHER_RECORD
         if driver is None:
             why = self.ledger.problem
             return f"The record does not run here: {why}" if why else ""
@@ -228,6 +239,18 @@ class RecordSide:
             void=own.is_void,
             index=own.index,
         )
+
+
+def _notes(found: Recovered | None) -> list[str]:
+    """What a person should know for good."""
+    if found is None:
+        return []
+    given_up = ", ".join(found.given_up)
+    log.warning("the record was recovered here", last=found.last, given_up=given_up)
+    return [
+        f"The record was recovered at this node, from its entry {found.last:,} on and without "
+        f"{given_up or 'others'}: what was acknowledged later than that was lost."
+    ]
 
 
 class _Members:

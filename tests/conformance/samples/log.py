@@ -32,7 +32,7 @@ FEED: dict[str, Any] = {
 }  # fmt: skip
 RECALLED: dict[str, Any] = {
     "asked": 2**31, "generation": 1_790_000_000, "term": 7, "voted_term": 6, "match_term": 7,
-    "index": 44, "list_index": 40, "voters": [NODE, OTHER],
+    "index": 44, "list_term": 6, "list_index": 40, "voters": [NODE, OTHER],
 }  # fmt: skip
 ASK = {"term": 8, "last_index": 43, "last_term": 7}
 
@@ -80,7 +80,7 @@ def log_messages() -> list[Vector]:
         message("RecallAnswer", 19, RECALLED),
         message("RecallAnswer: never heard of", 19, {
             "asked": 1, "generation": 0, "term": 0, "voted_term": 0, "match_term": 0, "index": 0,
-            "list_index": 0, "voters": []}),
+            "list_term": 0, "list_index": 0, "voters": []}),
         message("TimeoutNow", 9, {"term": 7}),
         message("Forward", 10, {"id": 2**52, "command": BIN}),
         message("Forward of an empty command", 10, {"id": 0, "command": EMPTY}),

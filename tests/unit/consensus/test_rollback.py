@@ -81,7 +81,7 @@ class Starting:
     def answer(self, sender: str, **known: object) -> None:
         fields: dict[str, object] = {
             "asked": self.asked, "generation": 0, "term": 0, "voted_term": 0, "match_term": 0,
-            "index": 0, "list_index": 1, "voters": ids("abc"),
+            "index": 0, "list_term": 1, "list_index": 1, "voters": ids("abc"),
         }  # fmt: skip
         self.hear(sender, RecallAnswer(**fields | known))  # type: ignore[arg-type]
 
@@ -191,6 +191,14 @@ def test_voters_that_are_gone_are_not_waited_for_by_a_node_that_was_away() -> No
     assert node.checked is Checked.PASSED
 
 
+def test_a_list_of_a_later_term_counts_however_long_another_log_is() -> None:
+    """A record that was recovered goes on in a term beyond all others."""
+    log = stored("a", term=900)
+    node = Starting(log, others="b")
+    node.answer("b", list_term=0, list_index=90, voters=ids("abc"))
+    assert node.checked is Checked.PASSED
+
+
 def test_a_journal_that_is_empty_knows_of_no_start() -> None:
     node = Starting(EMPTY, starts=3)
     node.answer("b", generation=3)
@@ -235,8 +243,8 @@ def test_votes_and_acknowledgements_are_remembered_and_told() -> None:
     node.hear("b", Recall(asked=77))
     assert node.to("b", RecallAnswer) == [
         RecallAnswer(
-            asked=77, generation=0, term=5, voted_term=4, match_term=5, index=7, list_index=1,
-            voters=ids("abc"),
+            asked=77, generation=0, term=5, voted_term=4, match_term=5, index=7, list_term=1,
+            list_index=1, voters=ids("abc"),
         )
     ]  # fmt: skip
 
