@@ -219,6 +219,21 @@ async def test_cancelling_ends_the_generation_and_all_who_listen_at_once(
         assert len(m.engine.requests) == 1
 
 
+async def test_the_holder_of_a_cancelled_run_is_told_that_nobody_waits(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not only by a closed connection, which may be an accident on the way."""
+    async with mesh(tokens_per_s=2) as m:
+        told = []
+        service = m.c.running.data.service
+        monkeypatch.setattr(service, "cancel", lambda node, order: told.append(node))
+        first = m.ask(m.a)
+        await some_text(first, 1)
+        await m.a.client.call("DELETE", f"{JOBS}/{await m.job()}")
+        await over(first)
+        await until(lambda: told == [m.a.id], within_s=SOON_S)
+
+
 async def test_cancelling_a_whole_answer_is_told_with_a_status(autojump_clock: MockClock) -> None:
     async with mesh(tokens_per_s=2) as m:
         answers = [m.ask(machine, stream=False) for machine in (m.a, m.b)]
