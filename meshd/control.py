@@ -185,6 +185,7 @@ class NodeRow(msgspec.Struct, frozen=True):
     """self | alive | suspect | failed | left | asleep | unknown"""
     version: str
     founder: bool
+    """It founded the mesh."""
     drained: bool
     models: int
     warm: int
@@ -195,6 +196,8 @@ class NodeRow(msgspec.Struct, frozen=True):
     """Seconds since it was last heard of."""
     engines: list[str] = []
     labels: list[str] = []
+    admits: bool = False
+    """It holds the CA's key, so it can let newcomers in."""
 
 
 class Copy(msgspec.Struct, frozen=True):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -73,6 +73,8 @@ class Sources:
     counters: Sequence[Counter[str]] = ()
     gauges: Callable[[], Mapping[str, int]] = dict
     """What is as it is, rather than counted up."""
+    admitting: Callable[[], Collection[str]] = tuple
+    """The nodes that hold the CA's key, by the record."""
     problems: Callable[[], Sequence[str]] = tuple
     """What other parts want a person to know."""
     findings: Sequence[Callable[[], Awaitable[list[control.Finding]]]] = ()
@@ -239,6 +241,7 @@ class Administration:
             seen_s=presence.seen_s,
             engines=[b.engine for b in backends],
             labels=list(member.labels),
+            admits=node in of.admitting(),
         )
 
     def _name(self, node: NodeId) -> str:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from meshd import __version__
-from meshd.cli import jobs, keys, orders, record, recover, voters
+from meshd.cli import jobs, keys, members, orders, record, recover, voters
 from meshd.cli.shell import AsJson, ConfigFile, DataDir, command, find_paths, read_config, tell
 from meshd.cli.start import start
 from meshd.cli.tables import Column, Paper
@@ -106,13 +106,17 @@ app.command("models")(orders.models)
 app.command("approve")(orders.approve)
 app.command("drain")(orders.drain)
 app.command("undrain")(orders.undrain)
+app.command("label")(members.label)
+app.command("remove")(members.remove)
 app.command("leave")(orders.leave)
 app.command("stop")(orders.stop)
 app.command("recover")(recover.recover)
 app.command("doctor")(doctor)
 app.command("paths")(paths)
 app.command("version")(version)
-token_app.command("create")(orders.token_create)
+token_app.command("create")(members.token_create)
+token_app.command("list")(members.token_list)
+token_app.command("revoke")(members.token_revoke)
 key_app.command("create")(keys.key_create)
 key_app.command("list")(keys.key_list)
 key_app.command("revoke")(keys.key_revoke)

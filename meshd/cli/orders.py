@@ -27,7 +27,7 @@ from meshd.cli.shell import (
     to_type,
 )
 from meshd.cli.tables import Paper
-from meshd.cli.words import count, parse_duration, spelled
+from meshd.cli.words import count
 from meshd.control import (
     ApproveOrder,
     ModelRow,
@@ -35,8 +35,6 @@ from meshd.control import (
     NodeRow,
     PendingRow,
     StatusReport,
-    TokenMade,
-    TokenOrder,
 )
 from meshd.errors import Refused
 from meshd.machine.host import wait_until_gone
@@ -109,46 +107,6 @@ def nodes(data_dir: DataDir = None, as_json: AsJson = False) -> None:
 def models(data_dir: DataDir = None, as_json: AsJson = False) -> None:
     """The models of the mesh, and which nodes hold them."""
     show(client(data_dir).get("/control/models", list[ModelRow]), as_json, views.show_models)
-
-
-@command
-def token_create(
-    data_dir: DataDir = None,
-    ttl: Annotated[
-        str, typer.Option("--ttl", help="How long it can be used: 30m, 24h, 7d.")
-    ] = "24h",
-    uses: Annotated[int, typer.Option("--uses", min=1, help="How many machines may use it.")] = 1,
-    as_json: AsJson = False,
-) -> None:
-    """Make a token that lets another machine join.
-
-    The token is all that goes to stdout, so it can be sent into a file.
-    """
-    try:
-        ttl_s = parse_duration(ttl)
-    except ValueError as error:
-        raise UsageError(f"--ttl: {error}") from None
-    if not 1 <= ttl_s <= limits.TOKEN_TTL_MAX_S:
-        raise UsageError(f"--ttl must be from 1s to {limits.TOKEN_TTL_MAX_S / 86400:g}d")
-    made = client(data_dir).post("/control/token", TokenMade, TokenOrder(ttl_s=ttl_s, uses=uses))
-    if as_json:
-        print_json(made)
-        return
-    tell(made.token)
-    left = spelled(ttl_s)
-    host = views.address(made.join_addresses[0]) if made.join_addresses else "THIS-MACHINE"
-    for line in (
-        "",
-        f"Good for {count(made.uses, 'machine')} and {left}. On the other machine type",
-        "",
-        f"    meshd start --join {host} --token -",
-        "",
-        "and paste the token when it asks; or, with the token in a file,",
-        "",
-        f"    meshd start --join {host} --token-file FILE",
-        "",
-    ):
-        print(line, file=sys.stderr)
 
 
 @command

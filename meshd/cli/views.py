@@ -15,6 +15,7 @@ from meshd.control import (
     PendingRow,
     RecordReport,
     StatusReport,
+    TokenRow,
     VoterRow,
 )
 from meshd.ids import short
@@ -121,13 +122,12 @@ def show_nodes(paper: Paper, nodes: Sequence[NodeRow]) -> None:
         paper.item(
             "!",
             f"{listed(failed)}: no answer. A machine that is gone for good does no harm here: it "
-            "gets no requests. No command takes it off the list yet.",
+            "gets no requests. To take it out of the mesh: meshd remove NAME",
             "warn",
         )
-    founders = [node.name for node in nodes if node.founder]
-    if founders:
+    if admitting := [node.name for node in nodes if node.admits]:
         paper.line()
-        paper.line(f"{founders[0]} is the founder: it admits newcomers.", "dim")
+        paper.line(f"{listed(admitting)} can let newcomers in.", "dim")
 
 
 def show_models(paper: Paper, models: Sequence[ModelRow]) -> None:
@@ -164,6 +164,32 @@ def show_models(paper: Paper, models: Sequence[ModelRow]) -> None:
             "See `meshd models --json` for the digests; pull it again on the nodes that differ.",
             "warn",
         )
+
+
+def show_tokens(paper: Paper, rows: Sequence[TokenRow], now_unix_s: float) -> None:
+    """Every token on record: whether it is still good, and who joined by it."""
+    if not rows:
+        paper.line("No token is on record. Make one: meshd token create")
+        return
+    paper.table(
+        [
+            Column("ID"),
+            Column("GOOD"),
+            Column("USED", right=True),
+            Column("ENDS"),
+            Column("BY", grows=True),
+        ],
+        [
+            [
+                row.id,
+                Cell("yes") if row.good else Cell("no", "dim"),
+                f"{len(row.used_by)} of {row.uses}",
+                f"in {ago(row.expires_unix_s - now_unix_s)}" if row.good else "",
+                Cell(row.used_by),
+            ]
+            for row in rows
+        ],
+    )
 
 
 def show_pending(

@@ -156,7 +156,8 @@ class Session:
                 with trio.move_on_at(deadline) as scope:
                     await self._opening.wait()
                 if scope.cancelled_caught:
-                    raise NotWritten("That could not be written: the record did not answer.")
+                    why = self._why_not() or "it did not answer."
+                    raise NotWritten(f"That could not be written into the record: {why}")
 
     async def _open(self, deadline: float) -> None:
         started = encode(

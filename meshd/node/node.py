@@ -202,6 +202,7 @@ class Node:
                 data.bad_peers.counters,
             ],
             gauges=self._gauges,
+            admitting=self.record.admitting,
             problems=lambda: [*mesh.problems(), *self.record.problems()],
             confirm_clock=self.record.confirm_clock,
             findings=[mesh.findings],

@@ -74,7 +74,7 @@ class RecordSide:
             on_events=self._happened,
             on_applied=mesh.record_applied,
             settle=self._settled,
-            why_not=self._why_not,
+            why_not=lambda: self.report().problem,
         )
         board = mesh.switchboard
         board.take_in_order(RecordMessage, lambda node, m: self.ledger.received(node, m.data))
@@ -122,6 +122,10 @@ class RecordSide:
             void=self.ledger.void_votes(),
             notes=self._notes,
         )
+
+    def admitting(self) -> set[str]:
+        """The nodes that hold the CA's key, by the record as it is here."""
+        return {row.id for row in self.ledger.state.nodes.rows() if row.holds_ca}
 
     def problems(self) -> list[str]:
         """What a person should look at."""

@@ -275,11 +275,17 @@ class World:
                 nursery.cancel_scope.cancel()
 
     async def start(
-        self, name: str, *engines: MemoryEngine, slots: int | None = None, **settings: object
+        self,
+        name: str,
+        *engines: MemoryEngine,
+        slots: int | None = None,
+        via: Machine | None = None,
+        **settings: object,
     ) -> Machine:
         """A machine with these engines and a daemon: the first founds a mesh, the others join it.
 
-        `slots` is what the config says of each engine; `settings` are fields of `Config`.
+        They do by a token of `via`, the first if not given.  `slots` is what the config says of
+        each engine; `settings` are fields of `Config`.
         """
         backends = tuple(
             BackendConfig(f"http://127.0.0.1:{ENGINE_PORT + i}", slots=slots)
@@ -294,13 +300,13 @@ class World:
             backends=backends,
             **settings,  # type: ignore[arg-type]
         )
-        founder = next(iter(self.machines.values()), None)
+        door = via or next(iter(self.machines.values()), None)
         machine = self.machines[name] = Machine(self, name, engines, config)
-        if founder is None:
+        if door is None:
             await machine.start()
         else:
-            made = await founder.running.mesh.office.create_token(control.TokenOrder())
-            await machine.start(join=founder.peer_address, token=made.token)
+            made = await door.running.mesh.office.create_token(control.TokenOrder())
+            await machine.start(join=door.peer_address, token=made.token)
         return machine
 
     async def settled(self) -> None:

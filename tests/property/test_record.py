@@ -27,8 +27,10 @@ from meshd.record.events import (
 )
 from meshd.record.frozen import StateDamaged, StateUnknown
 from meshd.record.job_rows import JobState
+from meshd.record.members import MemberList, body_of, read_body
 from meshd.record.results import Code
 from meshd.record.state import RecordState
+from meshd.record.view import member_list
 from meshd.wire.codec import pack, unpack
 from tests.property.record_world import World, small_bounds, story
 
@@ -44,6 +46,8 @@ class Record(RuleBasedStateMachine):
         self.bounds.__enter__()
         self.fences: dict[int, int] = {}
         """What a leader knows from events alone: which jobs are held, under which fence."""
+        self.lists: dict[int, MemberList] = {}
+        """The member lists so far, by their numbers."""
 
     def teardown(self) -> None:
         self.bounds.__exit__()
@@ -60,6 +64,7 @@ class Record(RuleBasedStateMachine):
         self.world.random = random
         for _ in range(5):
             self.step(self.world.next())
+            self.look_at_the_member_list()
         self.world.state.check()
 
     @rule()
@@ -91,6 +96,13 @@ class Record(RuleBasedStateMachine):
             assert digests(state) == before
             assert not events
         self.follow(events)
+
+    def look_at_the_member_list(self) -> None:
+        """It is sound, and another one has another, higher number."""
+        members = member_list(self.world.state)
+        assert self.lists.setdefault(members.version, members) == members
+        assert members.version == max(self.lists)
+        assert read_body(body_of(members)) == members
 
     def follow(self, events: list[Any]) -> None:
         """Events alone tell who has which job, as a leader has to know."""

@@ -86,10 +86,10 @@ def test_a_socket_that_a_killed_daemon_left_is_no_daemon(
 def test_what_the_daemon_refuses_is_told_in_its_own_words(
     daemon: FakeDaemon, type_in: Typed
 ) -> None:
-    daemon.answers["POST /control/leave"] = Problem("the founder cannot leave while others are in")
+    daemon.answers["POST /control/leave"] = Problem("it alone holds the key")
     done = type_in("leave")
     assert done.exit_code == 1
-    assert done.stderr == "meshd: the founder cannot leave while others are in\n"
+    assert done.stderr == "meshd: it alone holds the key\n"
 
 
 @pytest.mark.parametrize("answer", [b"", b"<html>", b'{"version": 3}', b"[]"])
@@ -104,7 +104,8 @@ def test_an_answer_that_is_not_understood_is_no_traceback(
 
 def test_nodes_and_models_are_listed(daemon: FakeDaemon, type_in: Typed) -> None:
     nodes = type_in("nodes").stdout
-    assert "studio is the founder" in nodes
+    assert "studio can let newcomers in" in nodes
+    assert "meshd remove NAME" in nodes, "box does not answer"
     assert len(json.loads(type_in("nodes", "--json").stdout)) == len(NODES)
     models = type_in("models").stdout
     assert "studio*, attic" in models
