@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from meshd.consensus.entries import Point, Snapshot
 from meshd.consensus.interface import StateMachine
@@ -39,6 +39,10 @@ class Shelf:
         at = wanted.part.offset
         return wanted.with_data(self.states[wanted.point][at : at + wanted.size_bytes])
 
+    def state(self, point: Point) -> Iterator[bytes]:
+        """In pieces."""
+        yield self.states[point]
+
     def keep(self, points: Iterable[Point]) -> None:
         """All others go."""
         wanted = set(points)
@@ -48,7 +52,7 @@ class Shelf:
     def bring_up(self, machine: StateMachine, snapshot: Snapshot | None) -> None:
         """The machine of a node that starts, at the state of its snapshot."""
         if snapshot is not None:
-            for _ in machine.prepare([self.states[snapshot.point]]):
+            for _ in machine.prepare(self.state(snapshot.point)):
                 pass
             machine.become()
 

@@ -112,9 +112,9 @@ class Disk:
 class Node:
     """A machine: its disk stays, its kernel comes and goes."""
 
-    def __init__(self, node: NodeId, stored: Stored, speed: float, offset_s: float) -> None:
+    def __init__(self, node: NodeId, disk: Disk, speed: float, offset_s: float) -> None:
         self.id = node
-        self.disk = Disk(stored)
+        self.disk = disk
         self.speed = speed
         self.offset_s = offset_s
         self.kernel: Kernel | None = None

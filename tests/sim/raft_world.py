@@ -33,7 +33,7 @@ from meshd.consensus.voter_list import founding_records
 from meshd.ids import NodeId
 from tests.sim.raft_images import Album, begin_anew
 from tests.sim.raft_judge import Judge
-from tests.sim.raft_nodes import SETTINGS, Machine, Node, node_id, short
+from tests.sim.raft_nodes import SETTINGS, Disk, Machine, Node, node_id, short
 
 
 class World:
@@ -45,18 +45,10 @@ class World:
         self.seed = seed
         self.chance = random.Random(seed)
         self.now = 0.0
-        self.judge = Judge()
-        self.ids = [node_id(n + 1) for n in range(founders + others)]
-        founded = replay(EMPTY, founding_records(self.ids[:founders]))
-        self.nodes = {
-            node: Node(
-                node,
-                founded if n < founders else EMPTY,
-                speed=self.chance.uniform(0.99, 1.01),
-                offset_s=self.chance.uniform(0, 1e6),
-            )
-            for n, node in enumerate(self.ids)
-        }
+        self.judge = self._make_judge()
+        self.ids = self._make_ids(founders + others)
+        self.founders = self.ids[:founders]
+        self.nodes = {node: self._make_node(node) for node in self.ids}
         self.cut: set[tuple[NodeId, NodeId]] = set()
         """Directions in which nothing arrives."""
         self.links: dict[tuple[NodeId, NodeId], int] = {}
@@ -81,6 +73,45 @@ class World:
         self._trace = hashlib.blake2b(digest_size=16) if trace else None
         for node in self.ids:
             self.start(node)
+
+    # --- what it is made of; a world with another machine on its nodes has others
+
+    def _make_judge(self) -> Judge:
+        return Judge()
+
+    def _make_ids(self, count: int) -> list[NodeId]:
+        return [node_id(n + 1) for n in range(count)]
+
+    def _make_node(self, node: NodeId) -> Node:
+        founded = replay(EMPTY, founding_records(self.founders))
+        return Node(
+            node,
+            Disk(founded if node in self.founders else EMPTY),
+            speed=self.chance.uniform(0.99, 1.01),
+            offset_s=self.chance.uniform(0, 1e6),
+        )
+
+    def _boot(self, node: Node) -> bool:
+        """Read the disk, and build the machine's state; whether the node can go on with it."""
+        node.disk.reopen(take_up=self.chance.random() < 0.5)
+        node.machine = Machine(self.judge.applied)
+        node.disk.shelf.bring_up(node.machine, node.disk.stored.snapshot)
+        return True
+
+    def _lose_power(self, node: Node) -> None:
+        """Of a write that was not synced, any beginning may be on disk."""
+        if node.syncing is not None:
+            survived = self.chance.randint(0, len(node.syncing.records))
+            node.disk.write(node.syncing.records[:survived])
+
+    def _write(self, node: Node, outbox: Outbox) -> bool:
+        """Make an outbox durable; whether that worked, and the node goes on."""
+        node.disk.write(outbox.records)
+        return True
+
+    def _take_in(self, node: Node, outbox: Outbox) -> Snapshot | None:
+        """Write what arrived of a snapshot; that, if it is whole."""
+        return node.disk.shelf.take_in(outbox.pieces)
 
     def say(self, text: str) -> None:
         if self.story is not None:
@@ -128,12 +159,11 @@ class World:
             return
         node.lives += 1
         self.say(f"{short(node.id)} starts, life {node.lives}")
-        node.disk.reopen(take_up=self.chance.random() < 0.5)
         node.started_s = self.now
-        node.machine = Machine(self.judge.applied)
-        node.disk.shelf.bring_up(node.machine, node.disk.stored.snapshot)
         node.syncing = None
         node.open = {}
+        if not self._boot(node):
+            return
         node.kernel = Kernel(
             node.id,
             node.disk.stored,
@@ -151,16 +181,18 @@ class World:
                 self.after(self.chance.uniform(0, 0.05), self.connect, node.id, other.id)
 
     def crash(self, node_id: NodeId) -> None:
-        """Power loss: of a write that was not synced, any beginning may be on disk."""
+        """Power loss."""
         node = self.nodes[node_id]
         if node.kernel is None:
             return
         self.crashes += 1
         self.say(f"{short(node_id)} loses power{', while it writes' if node.syncing else ''}")
-        if node.syncing is not None:
-            unfinished = node.syncing
-            survived = self.chance.randint(0, len(unfinished.records))
-            node.disk.write(unfinished.records[:survived])
+        self._lose_power(node)
+        self._end(node_id)
+
+    def _end(self, node_id: NodeId) -> None:
+        """It is no more, and the others learn of it sooner or later."""
+        node = self.nodes[node_id]
         node.kernel, node.syncing = None, None
         for other in self.ids:
             self.links.pop((node_id, other), None)
@@ -275,7 +307,7 @@ class World:
                 outbox = kernel.take_outbox()
                 for out in outbox.early:
                     self.post(node, out)
-                if (arrived := node.disk.shelf.take_in(outbox.pieces)) is not None:
+                if (arrived := self._take_in(node, outbox)) is not None:
                     wait_s = self.chance.uniform(0, 0.3)
                     self.after(wait_s, self._arrived, node, node.lives, arrived)
                 self._tell_outcomes(node, outbox)
@@ -299,7 +331,8 @@ class World:
     def _synced(self, node: Node, life: int, outbox: Outbox) -> None:
         if node.lives != life or node.kernel is None or node.syncing is not outbox:
             return
-        node.disk.write(outbox.records)
+        if not self._write(node, outbox):
+            return
         node.syncing = None
         node.kernel.stored()
         if self.chance.random() < 0.02:
@@ -388,7 +421,7 @@ class World:
     def _arrived(self, node: Node, life: int, snapshot: Snapshot) -> None:
         """A leader's snapshot is durable, and its state is built while other things happen."""
         if node.lives == life and node.kernel is not None:
-            for _ in node.kernel.prepare(snapshot, [node.disk.shelf.states[snapshot.point]]):
+            for _ in node.kernel.prepare(snapshot, node.disk.shelf.state(snapshot.point)):
                 pass
             wait_s = self.chance.uniform(0, 0.3)
             self.after(wait_s, self._built, node, life, snapshot)
