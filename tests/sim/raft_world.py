@@ -16,7 +16,7 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-from meshd.consensus.entries import Snapshot
+from meshd.consensus.entries import Snapshot, Stored
 from meshd.consensus.interface import (
     Checked,
     CoreStopped,
@@ -91,12 +91,12 @@ class World:
             offset_s=self.chance.uniform(0, 1e6),
         )
 
-    def _boot(self, node: Node) -> bool:
-        """Read the disk, and build the machine's state; whether the node can go on with it."""
+    def _boot(self, node: Node) -> Stored | None:
+        """Read the disk, and build the machine's state; None if the node cannot go on with it."""
         node.disk.reopen(take_up=self.chance.random() < 0.5)
         node.machine = Machine(self.judge.applied)
         node.disk.shelf.bring_up(node.machine, node.disk.stored.snapshot)
-        return True
+        return node.disk.stored
 
     def _lose_power(self, node: Node) -> None:
         """Of a write that was not synced, any beginning may be on disk."""
@@ -162,11 +162,12 @@ class World:
         node.started_s = self.now
         node.syncing = None
         node.open = {}
-        if not self._boot(node):
+        stored = self._boot(node)
+        if stored is None:
             return
         node.kernel = Kernel(
             node.id,
-            node.disk.stored,
+            stored,
             node.machine,
             chance=random.Random(f"{self.seed} {node.id} {node.lives}"),
             now=node.clock(self.now),

@@ -123,6 +123,16 @@ class History(Generic[A, R]):
                 operation, subject=subject, returned_ns=returned_ns, result=result
             )
 
+    def concerns(self, number: int, subjects: Iterable[str]) -> None:
+        """It was never answered; if it took effect, it was about these, as is known from elsewhere
+        (what was written down, say).  None: it never did, and never will."""
+        operation = self._operations.pop(number)
+        if not operation.is_open:
+            raise HistoryError(f"it was answered: {operation}")
+        for subject in subjects:
+            self._count += 1
+            self._operations[self._count] = msgspec.structs.replace(operation, subject=subject)
+
     def withdraw(self, number: int) -> None:
         """It is certain that this did nothing, for reasons that no model knows of."""
         del self._operations[number]
