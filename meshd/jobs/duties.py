@@ -144,7 +144,9 @@ class Duties:
         expected_ms = record_ms + elapsed_ms
         # Of a leap nobody believes the clock, only the time that was measured here.
         leapt = wall_ms - expected_ms > limits.CLOCK_STEP_S * 1000
-        then_ms = expected_ms if leapt else wall_ms
+        # Of clocks that were set back, half of that, until they have caught up (record/clock.py).
+        behind_ms = record_ms + elapsed_ms // 2
+        then_ms = expected_ms if leapt else behind_ms if wall_ms < record_ms else wall_ms
         due_ms = state.next_due_unix_ms()
         due = due_ms is not None and record_ms < due_ms <= then_ms
         written = state.index > self._ticked_index and then_ms - record_ms > BEHIND_MS

@@ -50,12 +50,16 @@ class Clock:
     def tick(self, context: Context, command: Tick) -> None:
         """Follow the nodes' clocks, unless they have leapt.
 
-        While they are not believed, the clock goes on at the pace that the leader has measured.
+        While they are not believed, the clock goes on at the pace that the leader has measured;
+        while they are behind (they were set back), at half of it, until they have caught up: pauses
+        of seconds must not take the hours that a clock was wrong by.
         """
         row = self.row
         expected = row.now_unix_ms + command.elapsed_ms
         held = command.unix_ms if command.unix_ms - expected > STEP_MS else 0
-        now = expected if held else max(row.now_unix_ms, command.unix_ms)
+        behind = row.now_unix_ms + command.elapsed_ms // 2
+        is_behind = command.unix_ms < row.now_unix_ms
+        now = expected if held else behind if is_behind else command.unix_ms
         changed = ClockRow(now_unix_ms=now, held_unix_ms=held)
         if changed != row:
             self._put(changed)

@@ -25,7 +25,9 @@ from tests.sim.record_world import RecordNode, RecordWorld
 
 VOTERS = (1, 3, 3, 3, 5)
 FAULTY_S = 14.0
-PEACE_S = 40.0
+CALM_S = 4.0
+"""Clients go on for so long in peace."""
+PEACE_S = 60.0
 """At most: it ends when everything is done."""
 YEAR_S = 365 * 86_400.0
 
@@ -155,7 +157,9 @@ def _peace(world: RecordWorld, work: Work) -> Report:
         node.disk.make_room()
         node.disk.files.on_step = None
         node.wall_ahead_s = 0.0
+    _repeat(world, 10.0, work.something, FAULTY_S + CALM_S)
     _repeat(world, 5.0, work.finish_up, FAULTY_S + PEACE_S)
+    world.run_until(FAULTY_S + CALM_S)
     while world.now < FAULTY_S + PEACE_S and not world.judge.violations:
         world.run_until(world.now + 1.0)
         if _is_done(world, work):

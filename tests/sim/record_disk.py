@@ -148,12 +148,11 @@ class JournalDisk:
         self.files.capacity_bytes = None
 
     def durable_middle(self) -> tuple[PurePath, int] | None:
-        """A byte of a block that another one follows, of a log that nobody has open."""
+        """A byte of what was acknowledged, in the segment that is continued."""
         segments = sorted(path for path in self.files.files if path.suffix == ".log")
-        for path in reversed(segments):
-            if path.is_relative_to(FOLDER) and len(self.files.files[path]) > 2000:
-                return path, self._chance.randint(300, 900)
-        return None
+        if not segments or len(self.files.files[segments[-1]]) < 2000:
+            return None
+        return segments[-1], self._chance.randint(20, 900)
 
     def flip(self, path: PurePath, at: int) -> None:
         """Turn a bit."""

@@ -278,8 +278,10 @@ class Work:
         if clock.row.held_unix_ms and self.world.chance.random() < 0.2:
             self.world.sometimes("a leap of the clock is confirmed")
             self._by_itself(node, registry.ConfirmClock(unix_ms=clock.row.held_unix_ms))
-        elif wall_ms - clock.now_unix_ms > TICK_S * 1000:
-            self._by_itself(node, registry.Tick(unix_ms=wall_ms, elapsed_ms=int(TICK_S * 1000)))
+        elif (elapsed_s := node.clock(self.world.now) - node.clock_moved_at) > TICK_S:
+            self._by_itself(node, registry.Tick(unix_ms=wall_ms, elapsed_ms=int(elapsed_s * 1000)))
+            if wall_ms < clock.now_unix_ms:
+                self.world.sometimes("clocks are set back")
             if clock.row.held_unix_ms:
                 self.world.sometimes("a leap of the clock is held")
 

@@ -23,7 +23,7 @@ from meshd.ids import MeshId, NodeId
 from meshd.jobs.leases import Leases
 from meshd.ledger.machine import RecordMachine
 from meshd.record.commands_registry import NodeFields
-from meshd.record.events import Event
+from meshd.record.events import ClockMoved, Event
 from meshd.record.state import RecordState
 from tests.joins import make_key
 from tests.sim.raft_nodes import Node, short
@@ -74,6 +74,8 @@ class RecordNode(Node):
         """Of its wall clock."""
         self.held: dict[int, int] = {}
         """Jobs that this life was given, and their fences."""
+        self.clock_moved_at = 0.0
+        """When the record clock moved, by the node's own; as it has seen it in this life."""
         self.now = 0.0
         """By its own steady clock, when it was last called."""
 
@@ -92,6 +94,8 @@ class RecordNode(Node):
     def happened(self, events: list[Event]) -> None:
         for event in events:
             self.leases.happened(event, self.now)
+            if isinstance(event, ClockMoved):
+                self.clock_moved_at = self.now
 
     def wall_unix_s(self, now: float) -> float:
         return START_UNIX_S + now * self.speed + self.wall_ahead_s
@@ -150,6 +154,7 @@ class RecordWorld(World):
             self.sometimes("a snapshot that does not count is swept")
         node.machine = Watched(self.judge, node)
         node.leases, node.leads_in, node.held = Leases(), -1, {}
+        node.clock_moved_at = node.now = node.clock(self.now)
         node.session = SimSession(self, node)
         if opened.stored.snapshot is not None:
             for _ in node.machine.prepare(node.disk.shelf.state(opened.stored.snapshot.point)):

@@ -27,6 +27,18 @@ def test_a_clock_set_back_changes_nothing() -> None:
     assert not log.events
 
 
+def test_while_the_clocks_are_behind_the_record_goes_on_at_half_the_pace() -> None:
+    """A pause of a second must not take the hour by which they were set back."""
+    log = Log()
+    for minute in (1, 2, 3):
+        unix_ms = START_MS - HOUR_MS + 60_000 * minute
+        told = log.do(Tick(unix_ms=unix_ms, elapsed_ms=60_000))
+        assert told == {"now": START_MS + 30_000 * minute, "held": 0, "more": False}
+        log.state.check()
+    caught_up = START_MS + 5 * 60_000
+    assert log.do(Tick(unix_ms=caught_up, elapsed_ms=60_000))["now"] == caught_up
+
+
 def test_a_clock_a_year_forward_changes_nothing_by_itself() -> None:
     log = Log()
     assert log.tick(YEAR_MS)["now"] == START_MS
