@@ -48,6 +48,8 @@ class Options:
     loss: float
     doubling: float
     strays: float
+    recalls: bool
+    """Whether nodes that start ask the others what they had promised."""
 
 
 def options_of(seed: int) -> Options:
@@ -71,6 +73,7 @@ def options_of(seed: int) -> Options:
         loss=some(0.002, 0.03),
         doubling=some(0.01, 0.1),
         strays=some(0.3, 0.8),
+        recalls=chance.random() < 0.5,
     )
 
 
@@ -91,7 +94,7 @@ class Run:
 def simulate(seed: int, *, story: bool = False, trace: bool = False) -> Run:
     """Faults, peace, judgement."""
     options = options_of(seed)
-    world = RecordWorld(seed, options.voters, options.others, trace)
+    world = RecordWorld(seed, options.voters, options.others, trace, options.recalls)
     world.story = [f"{'seed':>8}  {seed}: {options}"] if story else None
     work = Work(world)
     world.loss, world.doubling, world.strays = options.loss, options.doubling, options.strays

@@ -74,6 +74,9 @@ class JournalDisk:
     def __init__(self, owner: Owner, founding: Sequence[Record], chance: random.Random) -> None:
         self.files = MemoryDisk(chance=chance)
         self.slow_s = 0.0
+        self.starts_known = 0
+        """The newest start that passed its check."""
+        self.vote_is_void = False
         self.shelf: JournalShelf
         self.journal: Journal
         self._owner = owner

@@ -95,9 +95,17 @@ class SimSession:
         if self._is_opening:
             return
         self._is_opening = True
+        if self._world.asks and not self._node.may_promise:  # as a ledger: first asks the others
+            self._world.after_in(self._node, 0.1, self._not_yet)
+            return
+        self._node.disk.starts_known = self._life
         boot = hashlib.sha256(f"{self._node.id} {self._life}".encode()).digest()[:16]
         started = Started(node=self._node.id, generation=self._life, boot=boot)
         self._propose(encode(Entry(started)), self._opened)
+
+    def _not_yet(self) -> None:
+        self._is_opening = False
+        self._open()
 
     def _opened(self, outcome: Outcome) -> None:
         self._is_opening = False

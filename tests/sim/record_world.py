@@ -14,6 +14,7 @@ from typing import Any
 
 from meshd.consensus.entries import Snapshot, Stored
 from meshd.consensus.interface import CommandTooLarge, Outbox, Outcome, Readable
+from meshd.consensus.interface import History as StartHistory
 from meshd.consensus.journal import JournalDamaged, JournalFailed, JournalUnusable, Owner
 from meshd.consensus.snapshot_parts import Taken
 from meshd.consensus.voter_list import founding_records
@@ -53,6 +54,7 @@ class Watched(RecordMachine):
     def apply(self, index: int, command: bytes) -> bytes:
         result = super().apply(index, command)
         events = self.take_events()
+        self._node.note(result)
         self._judge.carried_out(self._node.id, self.state, command, result, events)
         self._node.happened(events)
         return result
@@ -68,6 +70,8 @@ class RecordNode(Node):
     def __init__(self, number: int, disk: JournalDisk, speed: float, offset_s: float) -> None:
         super().__init__(key_of(number).node, disk, speed, offset_s)  # type: ignore[arg-type]
         self.number = number
+        self.note: Callable[[bytes], None] = lambda data: None
+        """For the trace."""
         self.leases = Leases()
         self.leads_in = -1
         self.wall_ahead_s = 0.0
@@ -78,6 +82,17 @@ class RecordNode(Node):
         """When the record clock moved, by the node's own; as it has seen it in this life."""
         self.now = 0.0
         """By its own steady clock, when it was last called."""
+
+    def history(self, others: tuple[NodeId, ...]) -> StartHistory:
+        return StartHistory(
+            starts_known=self.disk.starts_known,
+            others=tuple(other for other in others if other != self.id),
+            generation_of=self._newest_start,
+        )
+
+    def _newest_start(self, node: NodeId) -> int:
+        row = self.state.nodes.get(node)
+        return row.generation if row is not None else 0
 
     @property
     def state(self) -> RecordState:
@@ -107,11 +122,13 @@ class RecordWorld(World):
     judge: RecordJudge
     nodes: dict[NodeId, RecordNode]  # type: ignore[assignment]
 
-    def __init__(self, seed: int, founders: int, others: int = 0, trace: bool = False) -> None:
+    def __init__(
+        self, seed: int, founders: int, others: int = 0, trace: bool = False, asks: bool = False
+    ) -> None:
         self.marks: Counter[str] = Counter()
         """What happened that does not happen always: `sometimes`."""
         self.seed = seed
-        super().__init__(seed, founders, others, trace)
+        super().__init__(seed, founders, others, trace, asks)
 
     def sometimes(self, what: str) -> None:
         """A run of many seeds in which this never happens has not tested it."""
@@ -132,9 +149,15 @@ class RecordWorld(World):
             founding_records(self.founders) if node in self.founders else (),
             random.Random(f"disk {self.seed} {number}"),
         )
-        return RecordNode(
+        made = RecordNode(
             number, disk, self.chance.uniform(0.99, 1.01), self.chance.uniform(0, 1e6)
         )
+        made.note = self._note_result
+        return made
+
+    def _note_result(self, result: bytes) -> None:
+        if self._trace is not None:
+            self._trace.update(result)
 
     def _boot(self, node: Node) -> Stored | None:
         assert isinstance(node, RecordNode)
