@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo test lint bench bench-record sim clean
+.PHONY: demo test lint bench bench-record sim-record sim clean
 
 $(STAMP): pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -35,6 +35,10 @@ bench: $(STAMP)  ## a table of ratios; JSON=1 for JSON
 
 bench-record: $(STAMP)  ## what the record costs; KILLS=100 to lose the leader more often
 	$(BIN)/python -m tests.bench.record $(if $(JSON),--json) $(if $(KILLS),--kills $(KILLS))
+
+sim-record: $(STAMP)  ## the record under faults, by seed; SEEDS=1000 FROM=0 FOR_S=120
+	$(BIN)/python -m tests.sim.seeds $(if $(SEEDS),--seeds $(SEEDS)) $(if $(FROM),--from $(FROM)) \
+		$(if $(FOR_S),--for-s $(FOR_S))
 
 sim: $(STAMP)    ## 1,000 simulated members, 60 virtual seconds
 	$(BIN)/python -m tests.sim.thousand

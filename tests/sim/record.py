@@ -63,7 +63,7 @@ def options_of(seed: int) -> Options:
     return Options(
         voters=voters,
         others=chance.choice([0, 0, 1, 2]) if voters < 5 else 0,
-        asks=chance.choice([8.0, 15.0, 30.0]),
+        asks=chance.choice([5.0, 10.0, 20.0]),
         faults=some(0.5, 1.5, 4.0),
         snapshots=some(0.5, 3.0),
         changes=some(0.5, 1.0),

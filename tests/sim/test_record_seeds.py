@@ -9,7 +9,7 @@ import pytest
 from tests.sim.record import options_of, simulate
 from tests.sim.record_mutants import HASHES, MUTANTS, noticed_by, traces
 
-SEEDS = (0, 2, 3, 5, 8, 12)
+SEEDS = (0, 2, 7, 8, 13)
 """1, 3 and 5 voters, nodes without a vote, changes of voters, full disks and wrong clocks."""
 
 
@@ -35,7 +35,7 @@ def test_nothing_promised_is_broken_and_everything_accepted_ends() -> None:
 
 
 def test_a_seed_is_the_same_run_whatever_the_hashes_of_the_process_are() -> None:
-    assert len(traces(None, 0)) == 1
+    assert len(traces(None, 3)) == 1
 
 
 def test_seeds_are_different_runs() -> None:
