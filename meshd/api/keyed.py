@@ -124,7 +124,10 @@ class KeyedApi:
     # ---------------------------------------------------------------- another one's run
 
     async def _attach(self, running: Running, asked: Asked) -> bool:
-        """Tell what that run says.  False: it is over, and nothing was told of it."""
+        """Tell what that run says.  False: it is over, and nothing was told of it.
+
+        One that does not stream says nothing before its end, and then the record has it.
+        """
         responder, encoder = asked.responder, asked.call.encoder
         kind = (b"content-type", encoder.content_type_stream)
         delivery = Delivery(responder, encoder, lambda: [kind, REPLAYED, *asked.headers])
@@ -134,7 +137,7 @@ class KeyedApi:
             delivery.give_up()
         try:
             with self.in_flight:
-                return await self._follow(running, asked, delivery)
+                return await self._follow(running, asked.key, delivery)
         except GivenUp:
             if responder.disconnected:
                 return True
@@ -144,13 +147,9 @@ class KeyedApi:
             responder.on_disconnect = None
             del self._attached[delivery]
 
-    async def _follow(self, running: Running, asked: Asked, delivery: Delivery) -> bool:
+    async def _follow(self, running: Running, key: Key, delivery: Delivery) -> bool:
         requests, tries = self._requests, 0
         while requests.is_live(running):
-            if not asked.call.stream:  # it has nothing to say before its end
-                with delivery.waiting():
-                    await requests.until_over(running)
-                break
             had_bytes = delivery.size_bytes
             try:
                 async with requests.listen(running, had_bytes) as listener:
@@ -169,7 +168,7 @@ class KeyedApi:
         if not delivery.begun:
             return False
         # Another run says something else, unless it was this one, and its entry is only away.
-        stored = await requests.answer_of(asked.key)
+        stored = await requests.answer_of(key)
         if stored is None or not await delivery.go_on_with(stored.body):
             await delivery.fail(_WITHHELD)
         return True

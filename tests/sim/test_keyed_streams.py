@@ -288,21 +288,20 @@ async def test_while_a_model_loads_those_who_listen_hear_that_somebody_is_there(
         assert len(m.engine.requests) == 1
 
 
-@pytest.mark.parametrize("where", ["b", "c"])
+@pytest.mark.parametrize(("where", "stream"), [("b", True), ("c", True), ("c", False)])
 async def test_an_entry_that_was_started_again_gives_back_what_it_ran_before(
-    autojump_clock: MockClock, where: str
+    autojump_clock: MockClock, where: str, stream: bool
 ) -> None:
     """Nobody waits for the end of a lease that nobody works under."""
-    async with mesh() as m:
-        first = m.ask(m.b)
-        await some_text(first)
+    async with mesh(tokens_per_s=200) as m:
+        m.ask(m.b, stream=stream)
+        await until(lambda: m.engine.running == 1)
         killed_at = trio.current_time()
         m.b.kill()
         await m.b.until_over()
         await m.b.start()
         await m.world.settled()
-        again = m.ask({"b": m.b, "c": m.c}[where])
-        await some_text(again, 1)
-        assert trio.current_time() - killed_at < 0.6 * limits.JOB_LEASE_S
+        again = m.ask({"b": m.b, "c": m.c}[where], stream=stream)
         await over(again)
+        assert trio.current_time() - killed_at < 0.6 * limits.JOB_LEASE_S
         assert (again.how, again.text) == ("whole", WHOLE)
