@@ -31,6 +31,7 @@ from meshd.consensus.kernel_wire import Peer
 from meshd.consensus.messages import (
     AppendAnswer,
     AppendEntries,
+    Feed,
     Message,
     PreVote,
     Recall,
@@ -67,6 +68,8 @@ class Heard:
             self._reaches(term, message.index)
         elif isinstance(message, AppendEntries):
             self._reaches(term, message.commit)  # a leader counts only what is on its own disk
+        elif isinstance(message, Feed):
+            self._reaches(term, message.prev_index + len(message.entries))
         elif isinstance(message, VoteAnswer) and message.granted:
             self.voted_term = max(self.voted_term, term)
 

@@ -13,6 +13,7 @@ from meshd.consensus.messages import (
     AppendAnswer,
     AppendEntries,
     AskVote,
+    Feed,
     Message,
     PreVote,
     Recall,
@@ -247,6 +248,19 @@ def test_votes_and_acknowledgements_are_remembered_and_told() -> None:
             list_index=1, voters=ids("abc"),
         )
     ]  # fmt: skip
+
+
+def test_what_a_voter_fed_its_followers_is_remembered() -> None:
+    """A sole voter has nobody else who could know."""
+    node = Starting()
+    for other in "bc":
+        node.answer(other)
+    feed = Feed(stream=1, term=5, leader=B, prev_index=6, prev_term=1, entries=((1, b"\0x"),))
+    node.kernel.memory.note(B, feed)
+    node.hear("b", Recall(asked=77))
+    [answer] = node.to("b", RecallAnswer)
+    assert isinstance(answer, RecallAnswer)
+    assert (answer.term, answer.match_term, answer.index) == (5, 5, 7)
 
 
 def test_an_answer_that_went_into_a_dead_link_is_given_again() -> None:
