@@ -122,12 +122,20 @@ def encode(entry: Entry) -> bytes:
     A bound that was not kept shows here, where it is made, and not at every node.
     """
     data = _pack(entry)
-    decode(data)
+    _read(data)
     return data
 
 
 def decode(data: bytes) -> Entry:
     """Read a command.  Raises Malformed or UnknownCommand."""
+    entry = _read(data)
+    if _pack(entry) != data:
+        raise Malformed("A command is not in the canonical form.")
+    return entry
+
+
+def _read(data: bytes) -> Entry:
+    """What a command says, in whatever form."""
     if len(data) > limits.COMMAND_BYTES:
         raise Malformed(
             f"A command of {len(data)} bytes is over the limit of {limits.COMMAND_BYTES}."
@@ -154,8 +162,6 @@ def decode(data: bytes) -> Entry:
         )
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise Malformed(f"A command is not valid: {error}.") from error
-    if _pack(entry) != data:
-        raise Malformed("A command is not in the canonical form.")
     if bool(entry.client) != bool(entry.seq) or bool(entry.client) != bool(entry.epoch):
         raise Malformed("A command is half in a session.")
     return entry

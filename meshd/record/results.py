@@ -144,9 +144,12 @@ def refused(refusal: Refuse) -> bytes:
     return encode_row([int(refusal.code), refusal.fields])
 
 
+_result: Final = msgspec.msgpack.Decoder(tuple[int, dict[str, Any]])
+
+
 def read(result: bytes) -> dict[str, Any]:
     """The fields of a result.  Raises RecordRefused for a refusal."""
-    number, fields = msgspec.msgpack.decode(result, type=tuple[int, dict[str, Any]])
+    number, fields = _result.decode(result)
     if number == 0:
         return fields
     raise RecordRefused(Code(number), fields)
