@@ -10,7 +10,7 @@ from typing import Any, cast
 from meshd import limits
 from meshd.config_sources import Sources, collect
 from meshd.errors import ConfigError
-from meshd.settings import LOOPBACK
+from meshd.settings import LOOPBACK, webhook_key
 
 __all__ = [
     "BackendConfig",
@@ -91,6 +91,10 @@ class Config:
     log_level: str = "info"
     log_format: str = "auto"
     drain_timeout_s: float = limits.DRAIN_S
+    webhook_hosts: tuple[str, ...] = ()
+    webhook_secret: str = field(default="", repr=False)
+    webhook_secret_file: PurePath | None = None
+    """`with_key_files` turns it into `webhook_secret`."""
     traces: bool = True
     voter: str = "auto"
     """`auto`, `always` or `never`."""
@@ -128,24 +132,51 @@ def load(sources: Sources) -> Config:
 
 
 def with_key_files(config: Config, read: Callable[[PurePath], bytes | None]) -> Config:
-    """The same with each `api_key_file` read into `api_key`.  Raises ConfigError."""
+    """The same with what key files hold in the place of their names.  Raises ConfigError."""
     backends = []
     for backend in config.backends:
         if backend.api_key_file is not None:
-            content = read(backend.api_key_file)
-            if content is None:
-                raise ConfigError(
-                    f"backend {backend.url}: there is no file {backend.api_key_file}; "
-                    "put the engine's key in it, or take api_key_file out"
-                )
-            key = content.decode("utf-8", "replace").strip()
-            if not key or not key.isascii() or not key.isprintable():
-                raise ConfigError(
-                    f"backend {backend.url}: {backend.api_key_file} must hold one line, the key"
-                )
+            key = _line_of(backend.api_key_file, read, f"backend {backend.url}", "api_key_file")
             backend = replace(backend, api_key=key)
         backends.append(backend)
-    return replace(config, backends=tuple(backends))
+    return _with_webhook_secret(replace(config, backends=tuple(backends)), read)
+
+
+def _with_webhook_secret(config: Config, read: Callable[[PurePath], bytes | None]) -> Config:
+    path = config.webhook_secret_file
+    if path is not None and config.webhook_secret:
+        raise ConfigError("give webhook_secret or webhook_secret_file, not both")
+    if path is not None:
+        secret = _line_of(path, read, "webhooks", "webhook_secret_file")
+        try:
+            webhook_key(secret)
+        except ValueError:
+            raise ConfigError(
+                f"webhooks: {path} must hold {limits.WEBHOOK_SECRET_BYTES} characters or more, or "
+                '"whsec_" and base64'
+            ) from None
+        config = replace(config, webhook_secret=secret)
+    if config.webhook_hosts and not config.webhook_secret:
+        raise ConfigError(
+            "webhook_hosts is set, and nothing to sign with: set webhook_secret or "
+            "webhook_secret_file too, the same on all nodes"
+        )
+    return config
+
+
+def _line_of(
+    path: PurePath, read: Callable[[PurePath], bytes | None], of: str, setting: str
+) -> str:
+    """The key in a file that holds nothing else.  Raises ConfigError."""
+    content = read(path)
+    if content is None:
+        raise ConfigError(
+            f"{of}: there is no file {path}; put the key in it, or take {setting} out"
+        )
+    key = content.decode("utf-8", "replace").strip()
+    if not key or not key.isascii() or not key.isprintable():
+        raise ConfigError(f"{of}: {path} must hold one line, the key")
+    return key
 
 
 def _under(table: str, values: Mapping[str, object]) -> dict[str, Any]:

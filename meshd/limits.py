@@ -204,6 +204,13 @@ RETRY_KEPT_BYTES: Final = 4 * MIB  # of one answer, for a client that may come b
 RETRIES_AWAY: Final = 64  # such clients that are away
 SAID_PAUSE_S: Final = (0.25, 0.5, 1.0, 2.0)  # between tries to hear a run at another node
 
+# --- webhooks (jobs/DESIGN.md); WEBHOOKS, WEBHOOK_KEPT_S below
+WEBHOOK_S: Final = 15.0  # for an answer
+WEBHOOK_TRIES: Final = 12  # in half an hour, all in all
+WEBHOOK_PAUSE_MAX_S: Final = 600.0
+WEBHOOKS_AT_ONCE: Final = 16
+WEBHOOK_SECRET_BYTES: Final = 16  # at the least
+
 # --- blobs: bodies and results too large for the log (jobs/DESIGN.md)
 BLOB_BYTES: Final = HTTP_BODY_BYTES  # the largest
 BLOBS_BYTES: Final = 4096 * MIB  # of all at one node

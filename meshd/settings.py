@@ -6,6 +6,7 @@ behind, and by `meshd config keys`.  `packaging/config.md` is generated from it 
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
@@ -143,6 +144,27 @@ def texts(wants: str = "a list of texts") -> Kind:
     return Kind(wants, check, parse)
 
 
+def webhook_secret() -> Kind:
+    def check(value: object, _: Where) -> object:
+        if not isinstance(value, str):
+            raise _reject()
+        if value:
+            webhook_key(value)
+        return value
+
+    least = limits.WEBHOOK_SECRET_BYTES
+    return Kind(f'a text of {least} characters or more, or "whsec_" and base64', check, str)
+
+
+def webhook_key(secret: str) -> bytes:
+    """The bytes that a secret stands for, as Standard Webhooks writes them.  Raises ValueError."""
+    coded = secret.removeprefix("whsec_")
+    key = base64.b64decode(coded, validate=True) if coded != secret else secret.encode()
+    if len(key) < limits.WEBHOOK_SECRET_BYTES or not secret.isprintable():
+        raise _reject()
+    return key
+
+
 def engine_url(given: str) -> str:
     """An engine's address with nothing at the end: http, a host, no query, no password.
 
@@ -239,6 +261,20 @@ SETTINGS: tuple[Setting, ...] = (
         (),
         "Web pages that may call this node (the Origin header).",
     ),
+    Setting(
+        "webhook_hosts",
+        texts("a list of host names"),
+        (),
+        "Hosts that may be told of the ends of jobs; *.example.org is all below it. Empty: none.",
+    ),
+    Setting(
+        "webhook_secret",
+        webhook_secret(),
+        "",
+        "What webhooks are signed with; the same on all nodes.",
+        secret=True,
+    ),
+    Setting("webhook_secret_file", path(), None, "A file that holds it, instead."),
     Setting(
         "traces",
         switch(),

@@ -60,6 +60,7 @@ def show_job(paper: Paper, job: JobView, now_unix_s: float) -> None:
         ("accepted", f"{ago(now_unix_s - job.accepted_unix_s)} ago"),
         ("at", _holder(job)),
         ("over", f"{ago(now_unix_s - job.finished_unix_s)} ago" if job.finished_unix_s else ""),
+        ("webhook", job.webhook),
     ]
     for name, value in facts:
         if value:

@@ -114,6 +114,10 @@ def jobs_submit(
         ),
     ] = None,
     priority: Annotated[int, typer.Option("--priority", help="Higher goes first.")] = 0,
+    webhook: Annotated[
+        str,
+        typer.Option("--webhook", help="An address to tell its end.", show_default=False),
+    ] = "",
     wait: Annotated[
         bool, typer.Option("--wait", help="Wait until it is over, and print the answer.")
     ] = False,
@@ -123,7 +127,7 @@ def jobs_submit(
 
     Its id is all that goes to stdout; with --wait, the answer is.
     """
-    order = _order(model, prompt, queue, payload, priority)
+    order = _order(model, prompt, payload, queue=queue, priority=priority, webhook=webhook)
     asked = client(data_dir)
     made = asked.post("/control/jobs/submit", JobMade, order)
     if wait:
@@ -188,7 +192,9 @@ def _say(view: JobView, as_json: bool, sentence: str) -> None:
         tell(sentence)
 
 
-def _order(model: str, prompt: str | None, queue: str, payload: str | None, priority: int) -> Order:
+def _order(
+    model: str, prompt: str | None, payload: str | None, *, queue: str, priority: int, webhook: str
+) -> Order:
     """What is to be put in.  Raises UsageError."""
     from meshd.jobs.orders import Inference, Order
 
@@ -199,7 +205,7 @@ def _order(model: str, prompt: str | None, queue: str, payload: str | None, prio
             )
         asked = [{"role": "user", "content": _text(prompt)}]
         request = Inference("/v1/chat/completions", {"model": model, "messages": asked})
-        return Order(request=request, queue=queue, priority=priority)
+        return Order(request=request, queue=queue, priority=priority, webhook=webhook)
     if model or prompt is not None:
         raise UsageError("a job has a --prompt for a --model, or a --payload for workers: not both")
     if not queue:
@@ -208,7 +214,7 @@ def _order(model: str, prompt: str | None, queue: str, payload: str | None, prio
         value: Any = msgspec.json.decode(_text(payload))
     except msgspec.MsgspecError as error:
         raise UsageError(f"--payload is not JSON: {error}") from None
-    return Order(payload=value, queue=queue, priority=priority)
+    return Order(payload=value, queue=queue, priority=priority, webhook=webhook)
 
 
 def _text(given: str) -> str:

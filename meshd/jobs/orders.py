@@ -44,6 +44,8 @@ class Order(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_attempts: Annotated[int, Meta(ge=1, le=limits.JOB_ATTEMPTS)] = 3
     dedupe_key: DedupeKey = ""
     to: To = To()
+    webhook: str = ""
+    """Where its end is told; only at hosts that the node's config allows."""
 
 
 class ClaimOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -36,6 +36,7 @@ from meshd.jobs.views import (
     state_named,
     view_of,
 )
+from meshd.jobs.webhook_form import WebhookRules
 from meshd.ledger.ledger import Ledger
 from meshd.modelnames import normalise
 from meshd.record import commands_jobs as commands
@@ -64,6 +65,7 @@ class JobService:
         history: History,
         bodies: Bodies,
         duties: Duties,
+        webhooks: WebhookRules,
     ) -> None:
         """`history` is this node's, of jobs that are over; `bodies` has their larger results."""
         self._ledger = ledger
@@ -71,6 +73,7 @@ class JobService:
         self._history = history
         self._bodies = bodies
         self._duties = duties
+        self._webhooks = webhooks
         self._recent: OrderedDict[int, JobFinished] = OrderedDict()
         self._changed = trio.Event()
 
@@ -127,22 +130,36 @@ class JobService:
 
     async def get(self, name: str) -> JobView:
         """One job, and of its request what is in the log.  Raises NoSuchJob, NotRead."""
+        view, size_bytes, digest = await self._find(name)
+        return await self._with_result(view, size_bytes, digest)
+
+    async def outline(self, name: str) -> JobView:
+        """The same without a result that is not in the log."""
+        return (await self._find(name))[0]
+
+    async def _find(self, name: str) -> tuple[JobView, int, bytes]:
+        """A job, and size and digest of its result."""
         job = id_named(name)
         event, lives = self._recent.get(job), self._ledger.state.jobs.live.get(job) is not None
         if event is not None and not lives:
-            view = self._view_of_end(event)
-            return await self._with_result(view, event.size_bytes, event.digest)
+            return self._view_of_end(event), event.size_bytes, event.digest
         if (known := self.now(job)) is not None:
-            return known
+            return known, 0, b""
         old = await self._history.get(name)
         if old is None and not self._ledger.state.nodes.is_founded:
             raise NotRead("this node has not heard yet what the record holds; ask again soon")
         if old is None:
             raise NoSuchJob(f"there is no job {name}, or it is not remembered any more")
-        view = _view_of_old(old, self.name_of)
-        return await self._with_result(
-            view, old.result_size_bytes, bytes.fromhex(old.result_digest)
-        )
+        view = self._with_webhook(job, _view_of_old(old, self.name_of))
+        return view, old.result_size_bytes, bytes.fromhex(old.result_digest)
+
+    def _with_webhook(self, job: int, view: JobView) -> JobView:
+        """With what became of its webhook, as long as the record says so."""
+        notice = self._ledger.state.jobs.notices.get(job)
+        if notice is None:
+            return view
+        became = f"given up: {notice.given_up}" if notice.given_up else "to be told"
+        return msgspec.structs.replace(view, webhook=became)
 
     async def _with_result(self, view: JobView, size_bytes: int, digest: bytes) -> JobView:
         """With a result that is not in the log, if anybody who keeps it can be asked now."""
@@ -215,6 +232,8 @@ class JobService:
         path, model, data = _asked(order)
         if order.queue:
             check_queue(order.queue)
+        if order.webhook:
+            self._webhooks.target(order.webhook)
         content = await store(data, self._bodies)
         request = commands.RequestFields(
             digest=content.digest,
@@ -236,6 +255,7 @@ class JobService:
                 to_all=order.to.all,
                 to_label=order.to.label,
                 to_node=order.to.node,
+                webhook=order.webhook,
             ),
             timeout_s=WRITE_S,
         )
@@ -261,6 +281,7 @@ class JobService:
 
     def _view_of_end(self, event: JobFinished) -> JobView:
         view = view_of(event.row, self.name_of, state=event.state)
+        view = self._with_webhook(event.row.id, view)
         return msgspec.structs.replace(
             view,
             finished_unix_s=event.finished_unix_ms / 1000,

@@ -45,6 +45,9 @@ class JobView(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     attempts: list[Attempt] = []
     status: int = 0
     reason: str = ""
+    webhook: str = ""
+    """Of a job that is over: "to be told", or "given up: " and why; else it was told, or there is
+    none."""
     request: Any = None
     """Of a job that lives: the body, or the payload.  If it is large, only where one job is asked
     for, and for who claims it."""

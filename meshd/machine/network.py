@@ -18,7 +18,13 @@ from meshd.machine.host import host_name
 from meshd.machine.interfaces import interface_addresses
 from meshd.machine.listeners import PeerListener, SocketListener, listen_unix
 from meshd.machine.streams import SocketStream, TlsStream, do_handshake
-from meshd.machine.tls import JOIN_NAME, PeerContexts, join_client_context, peer_contexts
+from meshd.machine.tls import (
+    JOIN_NAME,
+    PeerContexts,
+    join_client_context,
+    peer_contexts,
+    web_context,
+)
 from meshd.machine.verdict import MAX_BYTES, read_verdict
 from meshd.ports import Alpn, ByteStream, Credentials, Datagrams, Listener, Remote
 
@@ -34,6 +40,7 @@ class RealNetwork:
         """Without credentials there is only plain networking and `dial_join`, until `use`."""
         self._current: tuple[Credentials, PeerContexts] | None = None
         self._udp: dict[int, socket.socket] = {}  # bound with their TCP port, not yet asked for
+        self._web_context: ssl.SSLContext | None = None
         if credentials is not None:
             self.use(credentials)
 
@@ -105,6 +112,13 @@ class RealNetwork:
             return SocketStream(sock, Remote(address=address))
         raise DialFailed(f"{address} did not answer within {timeout_s:g} s.")
 
+    async def dial_web(self, address: Address, timeout_s: float) -> ByteStream:
+        with trio.move_on_after(timeout_s):
+            if self._web_context is None:  # it reads all of this machine's CAs
+                self._web_context = await trio.to_thread.run_sync(web_context)
+            return TlsStream(*await _dial_web(address, self._web_context))
+        raise DialFailed(f"{address} did not answer within {timeout_s:g} s.")
+
     def host_name(self) -> str:
         return host_name()
 
@@ -131,6 +145,31 @@ async def _dial_tls(
         raise
     certificate = tls.getpeercert(binary_form=True) or b""
     return tls, Remote(address=address, alpn=alpn, certificate_der=certificate)
+
+
+async def _dial_web(address: Address, context: ssl.SSLContext) -> tuple[ssl.SSLSocket, Remote]:
+    sock = await sockets.connect(address, peer=False)
+    tls = context.wrap_socket(  # takes the socket over, also if it fails
+        sock,
+        server_hostname=address.host,
+        do_handshake_on_connect=False,
+        suppress_ragged_eofs=False,
+    )
+    try:
+        await do_handshake(tls)
+    except ssl.SSLCertVerificationError as error:
+        tls.close()
+        raise NotAdmitted(
+            f"The certificate of {address} is not trusted: {error.verify_message}."
+        ) from None
+    except (ssl.SSLError, OSError) as error:
+        tls.close()
+        reason = getattr(error, "reason", None) or error
+        raise HandshakeFailed(f"{address}: TLS failed: {reason}.") from None
+    except BaseException:
+        tls.close()
+        raise
+    return tls, Remote(address=address)
 
 
 async def _handshake(tls: ssl.SSLSocket, address: Address) -> None:

@@ -1,4 +1,4 @@
-"""TLS contexts of the peer port.
+"""TLS contexts: of the peer port, and of a client of the world.
 
 TLS 1.3 only.  Members: both sides show a certificate that a CA of the mesh signed, whatever its
 dates say (`check_peer` decides on those: a registered member with an expired certificate or a
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from meshd.ports import Alpn, Credentials
 
-__all__ = ["Credentials", "PeerContexts", "join_client_context", "peer_contexts"]
+__all__ = ["Credentials", "PeerContexts", "join_client_context", "peer_contexts", "web_context"]
 
 JOIN_NAME = "join"
 _NO_CHECK_TIME = 0x200000  # X509_V_FLAG_NO_CHECK_TIME of OpenSSL; Python has no name for it
@@ -59,6 +59,15 @@ def join_client_context() -> ssl.SSLContext:
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     context.set_alpn_protocols([Alpn.JOIN.value])
+    return context
+
+
+def web_context() -> ssl.SSLContext:
+    """A client of the world: by host name, and the CAs of this machine (or `SSL_CERT_FILE`)."""
+    context = ssl.create_default_context()
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.options |= ssl.OP_NO_RENEGOTIATION  # `TlsStream` relies on that
+    context.set_alpn_protocols([Alpn.HTTP.value])
     return context
 
 

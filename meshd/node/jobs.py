@@ -13,6 +13,7 @@ from meshd.api.job_run import run_job
 from meshd.api.jobs import JobsApi
 from meshd.api.keyed import KeyedApi
 from meshd.api.server import ClientApi
+from meshd.config import Config
 from meshd.http import Room
 from meshd.jobs.blobs import Blobs, record_of
 from meshd.jobs.duties import Duties
@@ -24,6 +25,8 @@ from meshd.jobs.runner import Runner
 from meshd.jobs.said_links import SaidLinks, serve_said
 from meshd.jobs.service import JobService
 from meshd.jobs.traces import Traces
+from meshd.jobs.webhook_form import WebhookRules
+from meshd.jobs.webhooks import Webhooks
 from meshd.jobs.workers import Workers
 from meshd.modelnames import normalise
 from meshd.node.data import DataSide
@@ -31,6 +34,7 @@ from meshd.node.mesh import MeshSide
 from meshd.node.record import RecordSide
 from meshd.ports import Ports
 from meshd.record.events import Event
+from meshd.settings import webhook_key
 from meshd.wire.said import SAID_PATH
 
 
@@ -38,7 +42,13 @@ class JobsSide:
     """What jobs need of the rest of the node."""
 
     def __init__(
-        self, ports: Ports, mesh: MeshSide, record: RecordSide, data: DataSide, room: Room
+        self,
+        ports: Ports,
+        config: Config,
+        mesh: MeshSide,
+        record: RecordSide,
+        data: DataSide,
+        room: Room,
     ) -> None:
         """`room` is where bodies are kept."""
         self._mesh, self._data = mesh, data
@@ -80,7 +90,20 @@ class JobsSide:
             wall_unix_s=record.wall_unix_s,
             randrange=ports.entropy.randrange,
         )
-        self.service = JobService(ledger, mesh.name_of, self.history, self.blobs, self.duties)
+        rules = WebhookRules(config.webhook_hosts, _webhook_key(config))
+        self.service = JobService(
+            ledger, mesh.name_of, self.history, self.blobs, self.duties, rules
+        )
+        self.webhooks = Webhooks(
+            ledger,
+            self.service,
+            rules,
+            ports.network,
+            data.forwarder.sweeper,
+            linked=links.up,
+            wall_unix_s=record.wall_unix_s,
+            random=ports.entropy.random,
+        )
         self.runner = Runner(ledger, self._run, self._free, ports.entropy.random, self.blobs)
         self.requests = Requests(
             self.request_history,
@@ -104,6 +127,7 @@ class JobsSide:
             nursery.start_soon(self.history.run)
             nursery.start_soon(self.request_history.run)
             nursery.start_soon(self.traces.run)
+            nursery.start_soon(self.webhooks.run)
             nursery.start_soon(self.blobs.run)
             nursery.start_soon(self.runner.run)
             nursery.start_soon(self.duties.run)
@@ -118,6 +142,7 @@ class JobsSide:
         self.runner.happened(events)
         self._keyed.happened(events)
         self.duties.happened(events)
+        self.webhooks.happened(events)
 
     async def _run(self, path: str, body: bytes) -> tuple[int, bytes]:
         assert self._api is not None
@@ -138,3 +163,7 @@ class JobsSide:
         aliases = self._data.placement.catalogue.aliases()
         names |= {normalise(a) for a, model in aliases.items() if normalise(model) in names}
         return sorted(names)
+
+
+def _webhook_key(config: Config) -> bytes:
+    return webhook_key(config.webhook_secret) if config.webhook_secret else b""

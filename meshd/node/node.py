@@ -82,7 +82,7 @@ class Node:
         self.record.on_events(self.keys.happened)
         self.room = Room(max(limits.BODIES_BYTES, 2 * config.limits.body_bytes))
         self.data = DataSide(ports, config, paths, self.mesh, self.sweeper, self.room)
-        self.jobs = JobsSide(ports, self.mesh, self.record, self.data, self.room)
+        self.jobs = JobsSide(ports, config, self.mesh, self.record, self.data, self.room)
         self.mesh.use_record(Registrar(self.record, self.jobs.duties))
         data = self.data
         self.mesh.connect(

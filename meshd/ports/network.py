@@ -194,6 +194,13 @@ class Network(Protocol):
         """Plain TCP, for engines.  Raises DialFailed."""
         ...
 
+    async def dial_web(self, address: Address, timeout_s: float) -> ByteStream:
+        """TLS to a server of the world, as browsers do: by the name, and this machine's CAs.
+
+        Raises DialFailed, or NotAdmitted if its certificate is not for that name, or not trusted.
+        """
+        ...
+
     def host_name(self) -> str:
         """What this machine is called, without a domain."""
         ...

@@ -150,6 +150,9 @@ class NoticeRow(Row, frozen=True):
     url: WebHook
     end: Index
     """Of the command that ended it: it may end again, if it is revived."""
+    state: Annotated[int, Meta(ge=int(JobState.DONE), le=127)]
+    """A `JobState`: that in which it ended."""
+    ended_unix_ms: UnixMs
     until_unix_ms: UnixMs
     entry: NodeOrNone = ""
     """The node that took the job, which tells it if it can."""

@@ -105,7 +105,7 @@ class Lifecycle:
         if size_bytes > limits.INLINE_BYTES and not row.keys:  # else the key names it
             self._kept.keep(row.id, digest, context.now_unix_ms)
         if row.webhook:
-            self._notices.add(context, row)
+            self._notices.add(context, row, state)
         context.emit(
             JobFinished(
                 context.index,

@@ -13,7 +13,7 @@ from meshd import limits
 from meshd.record import commands_jobs as commands
 from meshd.record.context import Context
 from meshd.record.events import NoticeDue
-from meshd.record.job_rows import JobRow, NoticeRow
+from meshd.record.job_rows import JobRow, JobState, NoticeRow
 from meshd.record.live import LiveJobs
 from meshd.record.results import DONE, Code, Refuse
 from meshd.record.schedule import Heap
@@ -55,13 +55,15 @@ class Notices:
         if len(self._table) + self._live.webhooks + count > limits.WEBHOOKS:
             raise Refuse(Code.TOO_MANY, limit=limits.WEBHOOKS)
 
-    def add(self, context: Context, job: JobRow) -> None:
+    def add(self, context: Context, job: JobRow, state: JobState) -> None:
         """That job is over."""
         row = NoticeRow(
             job=job.id,
             url=job.webhook,
             entry=job.entry,
             end=context.index,
+            state=state,
+            ended_unix_ms=context.now_unix_ms,
             until_unix_ms=context.now_unix_ms + KEPT_MS,
         )
         self._table.put(row)

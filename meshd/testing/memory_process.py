@@ -67,6 +67,9 @@ class MemoryProcess:
     async def dial_plain(self, address: Address, timeout_s: float) -> ByteStream:
         return self._keep(await self._host.dial_plain(address, timeout_s))
 
+    async def dial_web(self, address: Address, timeout_s: float) -> ByteStream:
+        return self._keep(await self._host.dial_web(address, timeout_s))
+
     def host_name(self) -> str:
         return self._host.host_name()
 

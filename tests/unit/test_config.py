@@ -249,6 +249,27 @@ def test_an_engines_key_is_read_from_its_file() -> None:
         with_key_files(config, lambda _: b"a\nb\n")
 
 
+def test_webhooks_need_a_secret_from_the_config_or_a_file() -> None:
+    hosts = 'webhook_hosts = ["bots.example.org"]\n'
+    with pytest.raises(ConfigError, match="nothing to sign with"):
+        with_key_files(loaded(hosts), lambda _: None)
+    config = loaded(hosts + 'webhook_secret = "sixteen characters"')
+    assert with_key_files(config, lambda _: None).webhook_secret == "sixteen characters"
+    assert "sixteen" not in repr(config)
+    config = loaded(hosts + 'webhook_secret_file = "s"')
+    read = {PurePath("/etc/meshd/s"): b"sixteen characters\n"}
+    assert with_key_files(config, read.get).webhook_secret == "sixteen characters"
+    for content in (None, b"short\n", b"a\nb\n", b"whsec_!"):
+        with pytest.raises(ConfigError, match="/etc/meshd/s"):
+            with_key_files(config, lambda _, content=content: content)
+    both = hosts + 'webhook_secret = "sixteen characters"\nwebhook_secret_file = "s"'
+    with pytest.raises(ConfigError, match="not both"):
+        with_key_files(loaded(both), read.get)
+    (said,) = refused('webhook_secret = "short"')
+    assert "short" not in said
+    assert "16 characters" in said
+
+
 def test_a_key_and_a_key_file_at_once_are_refused() -> None:
     text = '[[backend]]\nurl = "http://a"\napi_key = "a"\napi_key_file = "b"'
     assert refused(text) == [f"{FILE}:4: give api_key or api_key_file, not both"]
