@@ -23,7 +23,9 @@ def test_the_first_config_says_nothing_and_shows_everything() -> None:
 def test_the_first_config_can_be_used_with_every_line_uncommented() -> None:
     text = first_config().decode()
     code = re.sub(r"^# (?=[a-z_]+ = |\[)", "", text, flags=re.MULTILINE)
-    config = load(Sources(code.replace("data_dir = ...", 'data_dir = "/d"')))
+    for key, given in (("data_dir", "/d"), ("webhook_secret_file", "/s")):
+        code = code.replace(f"{key} = ...", f'{key} = "{given}"')
+    config = load(Sources(code))
     assert config.data_dir == PurePath("/d")
     assert config.backends == (BackendConfig("http://127.0.0.1:9000", slots=4),)
     assert config.ggufs[0].alias == "some-model"
