@@ -16,8 +16,8 @@ from meshd.paths import Paths
 if TYPE_CHECKING:
     import httpx
 
-ANSWER_S = 40.0
-"""Orders may go on to the founder, which may be slow to say that it is not reachable."""
+ANSWER_S = 60.0
+"""Orders are written into the record, or asked of members that may be slow to answer."""
 
 T = TypeVar("T")
 

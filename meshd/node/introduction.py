@@ -83,7 +83,7 @@ class Introduction:
         return self._ports.clock.wall() >= renew_unix_s
 
     async def renew(self, office: MeshOffice) -> None:
-        """Get a new certificate from the founder and show it; if that fails, say so in the log."""
+        """Get a new certificate and show it; if that fails, say so in the log."""
         standing, old = self._standing, self._standing.identity
         try:
             certificate_der = await office.renew(standing.key.public)

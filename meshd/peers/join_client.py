@@ -98,7 +98,7 @@ Waits = Callable[[PairingOffer], None]
 """Say that consent is still missing at the member; not called if it was given there before."""
 
 ADMITTED_S: Final = 1.0
-"""Who was approved already is admitted within this, by a founder on the same network."""
+"""Who was approved already is admitted within this, by a mesh on the same network."""
 
 
 async def join_with_token(
@@ -271,7 +271,7 @@ async def _meet(stream: ByteStream, talk: Talk, address: Address, *, pin: MeshId
     """Hear who answers, and hold it against the TLS certificate and, with a token, the pin.
 
     The certificate's dates do not count: this machine's clock may be wrong, the proof is good for
-    that one certificate only, and whether its node is still a member is checked by the founder.
+    that one certificate only, and whether its node is still a member is checked by whoever admits.
     """
     await talk.send(JoinHello(protocol_min=JOIN_PROTOCOL_MIN, protocol_max=JOIN_PROTOCOL_MAX))
     welcome = await talk.expect(Welcome)
