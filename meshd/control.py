@@ -20,7 +20,7 @@ HTTP/1.1 over a UNIX socket (0600), JSON bodies of these structs.  `meshd status
     POST /control/undrain  NodeOrder    -> Done
     POST /control/labels   LabelsOrder  -> Done
     POST /control/remove   NodeOrder    -> Done
-    POST /control/leave             -> Done              (then the daemon stops)
+    POST /control/leave    LeaveOrder   -> Done              (then the daemon stops)
     POST /control/stop              -> Done
     GET  /control/keys              -> list[KeyRow]
     POST /control/keys     KeyOrder -> Done
@@ -230,6 +230,13 @@ class BackendRow(msgspec.Struct, frozen=True):
     slots: int
     state: str
     """serving | gone: WHY | refused: WHY"""
+
+
+class LeaveOrder(msgspec.Struct, frozen=True):
+    """This node leaves its mesh for good."""
+
+    destroy: bool = False
+    """And ends it: for the last one that can."""
 
 
 class VoteOrder(msgspec.Struct, frozen=True):

@@ -42,7 +42,7 @@ class Administrator(Protocol):
     async def set_drained(self, order: control.NodeOrder, drained: bool) -> control.Done: ...
     async def set_labels(self, order: control.LabelsOrder) -> control.Done: ...
     async def remove(self, order: control.NodeOrder) -> control.Done: ...
-    async def leave(self) -> control.Done: ...
+    async def leave(self, order: control.LeaveOrder) -> control.Done: ...
     def stop(self) -> control.Done: ...
 
 
@@ -70,7 +70,7 @@ class AdminApi:
             ("POST", "/control/undrain"): lambda body: self._drain(body, False),
             ("POST", "/control/labels"): self._labels,
             ("POST", "/control/remove"): self._remove,
-            ("POST", "/control/leave"): lambda _: admin.leave(),
+            ("POST", "/control/leave"): self._leave,
             ("POST", "/control/stop"): self._now(admin.stop),
             **(more or {}),
         }
@@ -119,6 +119,10 @@ class AdminApi:
 
     async def _remove(self, body: bytes) -> control.Done:
         return await self._admin.remove(msgspec.json.decode(body, type=control.NodeOrder))
+
+    async def _leave(self, body: bytes) -> control.Done:
+        order = msgspec.json.decode(body or b"{}", type=control.LeaveOrder)
+        return await self._admin.leave(order)
 
     async def _approve(self, body: bytes) -> control.Done:
         return await self._admin.approve(msgspec.json.decode(body, type=control.ApproveOrder))

@@ -32,7 +32,6 @@ class Office(Protocol):
     async def set_drained(self, node: NodeId, drained: bool) -> control.Done: ...
     async def set_labels(self, node: NodeId, labels: Sequence[str]) -> control.Done: ...
     async def remove(self, node: NodeId) -> control.Done: ...
-    async def leave(self) -> control.Done: ...
 
 
 class Consents(Protocol):
@@ -40,6 +39,13 @@ class Consents(Protocol):
 
     async def pending(self) -> list[control.PendingRow]: ...
     async def approve(self, digits: str) -> control.Done: ...
+
+
+class Departure(Protocol):
+    """How a node leaves its mesh.  Raises Refused with a sentence."""
+
+    async def leave(self) -> control.Done: ...
+    async def destroy(self) -> control.Done: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +95,7 @@ class Administration:
         sources: Sources,
         office: Office,
         consents: Consents,
+        departure: Departure,
         stop: Callable[[], None],
         forget: Callable[[], None],
     ) -> None:
@@ -96,6 +103,7 @@ class Administration:
         self._sources = sources
         self._office = office
         self._consents = consents
+        self._departure = departure
         self._stop = stop
         self._forget = forget
 
@@ -195,8 +203,9 @@ class Administration:
     async def remove(self, order: control.NodeOrder) -> control.Done:
         return await self._office.remove(self._sources.registry.find(order.node).id)
 
-    async def leave(self) -> control.Done:
-        done = await self._office.leave()
+    async def leave(self, order: control.LeaveOrder) -> control.Done:
+        leave = self._departure.destroy if order.destroy else self._departure.leave
+        done = await leave()
         self._forget()
         self._stop()
         return done

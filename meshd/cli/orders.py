@@ -27,9 +27,10 @@ from meshd.cli.shell import (
     to_type,
 )
 from meshd.cli.tables import Paper
-from meshd.cli.words import count
+from meshd.cli.words import count, mesh_label
 from meshd.control import (
     ApproveOrder,
+    LeaveOrder,
     ModelRow,
     NodeOrder,
     NodeRow,
@@ -147,15 +148,41 @@ def undrain(node: WhichNode = "", data_dir: DataDir = None) -> None:
 def leave(
     data_dir: DataDir = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    destroy_mesh: Annotated[
+        bool,
+        typer.Option(
+            "--destroy-mesh", help="End the mesh, at the last machine that could go on with it."
+        ),
+    ] = False,
 ) -> None:
-    """Leave the mesh for good, and stop.  To come back, this machine must be let in again."""
+    """Leave the mesh for good, and stop.  To come back, this machine must be let in again.
+
+    Its vote in keeping the record and the CA's key go to others first, which can take seconds.
+    """
     asked = client(data_dir)
-    if not yes and sys.stdin.isatty():
+    if destroy_mesh:
+        _confirm_destruction(asked, yes)
+    elif not yes and sys.stdin.isatty():
         report = asked.get("/control/status", StatusReport)
         others = count(len(report.nodes) - 1, "other node")
         if not typer.confirm(f"{report.node.name} leaves the mesh ({others}). Sure?"):
             raise typer.Exit(FAILED)
-    tell(asked.order("/control/leave"))
+    tell(asked.order("/control/leave", LeaveOrder(destroy=destroy_mesh)))
+
+
+def _confirm_destruction(asked: ControlClient, yes: bool) -> None:
+    """The CA's key and the record cannot be had again: the mesh's name has to be typed."""
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise UsageError("nobody is there to ask: add --yes")
+    mesh = mesh_label(asked.get("/control/status", StatusReport).mesh)
+    tell(
+        "The mesh's CA key, its record, tokens and jobs are deleted here, and cannot be had again."
+    )
+    if typer.prompt(f"Type the mesh's name ({mesh}) to end it", default="") != mesh:
+        complain("nothing was done")
+        raise typer.Exit(FAILED)
 
 
 @command

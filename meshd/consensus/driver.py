@@ -17,8 +17,8 @@ import trio
 
 from meshd import limits, logs
 from meshd.consensus.driver_snapshots import SnapshotWork, Store
+from meshd.consensus.history import Checked
 from meshd.consensus.interface import (
-    Checked,
     Committed,
     Core,
     CoreStopped,
@@ -133,6 +133,11 @@ class Driver:
     def status(self) -> Status:
         """Of the core, as of now."""
         return self._core.status()
+
+    @property
+    def is_ready(self) -> bool:
+        """This node leads, and may change voters and read."""
+        return self._core.is_ready
 
     @property
     def checked(self) -> Checked:

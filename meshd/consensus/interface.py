@@ -36,7 +36,7 @@ A state is large, so no call handles one whole.  Beside the calls above, each in
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from enum import StrEnum
 from typing import Protocol
 
@@ -44,6 +44,7 @@ import msgspec
 
 from meshd import limits
 from meshd.consensus.entries import Point, Record, Snapshot
+from meshd.consensus.history import Checked
 from meshd.consensus.messages import Message
 from meshd.consensus.snapshot_parts import PartToSend, Piece, Taken
 from meshd.errors import LimitExceeded, MeshdError, ProtocolError
@@ -115,18 +116,6 @@ class Chance(Protocol):
 
     def random(self) -> float:
         """From 0 to 1, without 1."""
-
-
-class History(msgspec.Struct, frozen=True):
-    """What is known of starts of nodes, apart from the log: see rollback.py."""
-
-    starts_known: int | None = None
-    """The newest start of this node that is known beside its journal; None: it is not said there
-    (a log that was begun anew)."""
-    others: tuple[NodeId, ...] = ()
-    """All other members: a sole voter asks them, and so does a node without a list of voters."""
-    generation_of: Callable[[NodeId], int] = lambda node: 0
-    """The newest start of a node that is on record here; 0: none."""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -265,18 +254,6 @@ class Role(StrEnum):
     LEADER = "leader"
 
 
-class Checked(StrEnum):
-    """Whether others remember more of what this node promised than its journal holds."""
-
-    PENDING = "pending"
-    """Not known yet: it promises nothing."""
-    PASSED = "passed"
-    UNANSWERED = "unanswered"
-    """A sole voter, and nobody was there to ask."""
-    BEHIND = "behind"
-    """They do: this journal must never be used again."""
-
-
 class PeerStatus(msgspec.Struct, frozen=True):
     """How far a voter or learner is, as its leader sees it."""
 
@@ -399,6 +376,11 @@ class Core(Protocol):
         """The leader's snapshot that arrives, or has, cannot be kept or is no good: ask again."""
 
     def status(self) -> Status: ...
+
+    @property
+    def is_ready(self) -> bool:
+        """It leads, and has committed an entry of its own term: `Status.ready`, for next to
+        nothing."""
 
     @property
     def checked(self) -> Checked:

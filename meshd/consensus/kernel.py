@@ -18,13 +18,12 @@ from meshd.consensus.elections import Elections
 from meshd.consensus.entries import Append, EntryKind, Point, Snapshot, Stored
 from meshd.consensus.following import Following
 from meshd.consensus.handover import Handover
+from meshd.consensus.history import Checked, History
 from meshd.consensus.interface import (
     LAN,
     CallerMistake,
     Chance,
-    Checked,
     CoreStopped,
-    History,
     Nonsense,
     NotEligible,
     Outbox,

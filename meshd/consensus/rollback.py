@@ -26,7 +26,8 @@ from typing import TYPE_CHECKING, Final
 
 from meshd import limits
 from meshd.consensus.entries import Point, Stored
-from meshd.consensus.interface import Checked, History, Nonsense, NotEligible
+from meshd.consensus.history import Checked, History
+from meshd.consensus.interface import Nonsense, NotEligible
 from meshd.consensus.kernel_wire import Peer
 from meshd.consensus.messages import (
     AppendAnswer,

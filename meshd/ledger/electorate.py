@@ -99,6 +99,7 @@ class Electorate:
         self._order = order
         self._changed_at = -math.inf
         self._nudge = trio.Event()
+        self._was_ready = False
         self._hurry_until = -math.inf
         """Until then whoever came and does not take part yet is looked after."""
         self._learn_until: dict[NodeId, float] = {}
@@ -121,6 +122,12 @@ class Electorate:
                 with trio.move_on_after(REST_S - LOOK_S):
                     await self._nudge.wait()
             self._nudge = trio.Event()
+
+    def stepped(self, driver: Driver) -> None:
+        """After each turn of the log: whoever leads anew goes on with what was begun."""
+        was_ready, self._was_ready = self._was_ready, driver.is_ready
+        if self._was_ready and not was_ready:
+            self.nudge()
 
     def nudge(self) -> None:
         """Somebody can be reached anew: look before the rest is over, until it takes part."""

@@ -10,7 +10,7 @@ a barrier before a read that must not be stale.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
 import trio
@@ -18,8 +18,9 @@ import trio
 from meshd import limits, logs
 from meshd.beat import next_beat
 from meshd.consensus.driver import Driver, ProposalRefused, ProposalUnknown
-from meshd.consensus.entries import Point, Record, Stored
-from meshd.consensus.interface import LAN, Checked, History, Role, Settings, Status
+from meshd.consensus.entries import Record, Stored
+from meshd.consensus.history import Checked, History
+from meshd.consensus.interface import LAN, Role, Settings, Status
 from meshd.consensus.journal import (
     Journal,
     JournalFailed,
@@ -32,9 +33,8 @@ from meshd.consensus.kernel import Kernel
 from meshd.consensus.replay import EMPTY, replay
 from meshd.consensus.voter_list import founding_records
 from meshd.consensus.voters import Wish
-from meshd.errors import DiskFailed, MeshdError, Refused
+from meshd.errors import DiskFailed, MeshdError
 from meshd.ids import NodeId
-from meshd.ledger.backup import pieces
 from meshd.ledger.electorate import Electorate, Machine, Members
 from meshd.ledger.machine import RecordMachine
 from meshd.ledger.place import Place
@@ -54,8 +54,6 @@ _T = TypeVar("_T")
 
 REOPEN_S = 30.0
 """After a disk failed: full ones are made room on, by people or by rotation."""
-BACKUP_PAUSE_S = 0.25
-"""Between two tries to learn what a backup must hold, while a leader is chosen, say."""
 CARE_S = 2.0
 """How often the leader looks whether the record lacks anything."""
 SOON_S = 0.1
@@ -191,30 +189,6 @@ class Ledger:
         if self._driver is None:
             raise MeshdError(self.problem or "the record does not run here yet")
         return await self._driver.read_barrier(timeout_s)
-
-    async def backup(self, timeout_s: float = limits.COMMAND_S) -> Iterator[bytes]:
-        """A backup of the record in pieces: as of now, with all that was acknowledged before.
-
-        Raises Refused when there is no majority to say what that is.
-        """
-        give_up_at = trio.current_time() + timeout_s
-        while True:
-            try:
-                await self.read_barrier()
-                break
-            except MeshdError as error:
-                if trio.current_time() + BACKUP_PAUSE_S >= give_up_at:
-                    raise Refused(
-                        "A backup holds all that was acknowledged, and what that is cannot be "
-                        f"found out now: {error}"
-                    ) from error
-            await trio.sleep(BACKUP_PAUSE_S)
-        if self._driver is None or not self.state.nodes.is_founded:
-            raise Refused("There is no record here yet that could be backed up")
-        # Between the barrier and the capture nothing is waited for: they are of one moment.
-        status = self._driver.status()
-        point = Point(status.term, status.applied)
-        return pieces(self._place.mesh, point, status.voters, self.state.capture())
 
     async def until_applied(self) -> None:
         """Wait until something more is applied here (no deadline: the caller has one)."""
@@ -365,6 +339,7 @@ class Ledger:
             self._on_events(events)
         if self._driver is not None:
             self._promises.stepped(self._driver)
+            self.electorate.stepped(self._driver)
         if is_new:
             self._seen = self._record.state.index
             self._applied.set()

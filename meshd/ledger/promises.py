@@ -19,7 +19,7 @@ import trio
 from meshd import logs
 from meshd.consensus.driver import Driver
 from meshd.consensus.entries import EntryKind, Stored
-from meshd.consensus.interface import Checked
+from meshd.consensus.history import Checked
 from meshd.consensus.journal import set_aside
 from meshd.consensus.replay import EMPTY
 from meshd.errors import DiskFailed, MeshdError

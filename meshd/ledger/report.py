@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 
-from meshd.consensus.interface import Checked, Role, Status
+from meshd.consensus.history import Checked
+from meshd.consensus.interface import Role, Status
 from meshd.control import RecordReport, VoterRow
 from meshd.ids import NodeId
 from meshd.record.state import RecordState

@@ -17,6 +17,7 @@ from meshd.http import HttpServer, RequestLimits, Room, ServerOptions, Sweeper
 from meshd.ids import Address
 from meshd.node.bad_requests import BadRequests, log_bug
 from meshd.node.data import DataSide
+from meshd.node.departure import Departure
 from meshd.node.jobs import JobsSide
 from meshd.node.keys import NodeKeys
 from meshd.node.mesh import Callbacks, MeshSide
@@ -84,6 +85,13 @@ class Node:
         self.data = DataSide(ports, config, paths, self.mesh, self.sweeper, self.room)
         self.jobs = JobsSide(ports, config, self.mesh, self.record, self.data, self.room)
         self.mesh.use_record(Registrar(self.record, self.jobs.duties))
+        self.departure = Departure(
+            self.mesh.id,
+            self.record.ledger,
+            self.mesh.name_of,
+            lambda: len(self.mesh.registry.members()),
+            self.mesh.office.leave,
+        )
         data = self.data
         self.mesh.connect(
             datagrams,
@@ -211,6 +219,7 @@ class Node:
             sources,
             mesh.office,
             mesh.office.consents,
+            self.departure,
             stop=self._stop.set,
             forget=self._forget,
         )

@@ -18,6 +18,7 @@ from meshd.ids import NodeId
 from meshd.jobs.blob_store import erase as erase_folder
 from meshd.ledger.electorate import Machine
 from meshd.ledger.ledger import Ledger
+from meshd.ledger.live_backup import back_up
 from meshd.ledger.place import Place, erase
 from meshd.ledger.recovery import Recovered, recovered
 from meshd.ledger.report import report, shortage
@@ -173,7 +174,7 @@ class RecordSide:
 
     async def backup(self) -> Iterator[bytes]:
         """A backup in pieces.  Raises Refused."""
-        return await self.ledger.backup()
+        return await back_up(self.ledger, self._place.mesh)
 
     def erase(self) -> None:
         """Forget it all: this node leaves the mesh.  Raises DiskFailed."""

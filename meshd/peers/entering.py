@@ -148,17 +148,18 @@ class Entrance:
         ever_shared = len(registry.members()) > 1 or bool(registry.current.removed)
         if identity.founder and not ever_shared:
             return await self._join(key, join, token)
+        destroy = " --destroy-mesh" if len(registry.members()) == 1 else ""
         if token is None and join != "auto":
             number = len(registry.members())
             self._screen.warning(
                 f"--join {join} is ignored: this node is in mesh {identity.mesh_name} with "
                 f"{number} {'member' if number == 1 else 'members'}, and goes on in it. To join "
-                "another, run `meshd leave` first"
+                f"another, run `meshd leave{destroy}` first"
             )
             return None
         raise Refused(
             f"this node is a member of {identity.mesh_name}. To join another mesh, start it, run "
-            "`meshd leave`, and start it again with --join."
+            f"`meshd leave{destroy}`, and start it again with --join."
         )
 
     async def _join(self, key: PrivateKey, join: str, token: Token | None) -> Reached:

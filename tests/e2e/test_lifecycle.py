@@ -97,22 +97,27 @@ def test_a_founder_that_comes_back_is_found_by_the_others(
     b.wait_until(lambda s: states(s)["a"] == "alive" and makes_tokens(), "a is back")
 
 
-def test_leaving_is_for_good_and_the_founder_cannot_while_others_are_in(
+def test_a_voter_leaves_for_good_and_its_vote_and_the_ca_stay_with_the_mesh(
     tmp_path: Path, cleanup: ExitStack
 ) -> None:
     a, b = daemon(cleanup, tmp_path, "a").start(), daemon(cleanup, tmp_path, "b")
     joined(a, [b])
+    left = meshd("leave", folder=a.folder)  # the founder, which alone has a vote
+    assert left.returncode == 0, left.stderr
+    assert a.process is not None
+    assert a.process.wait(20) == 0
+    b.wait_until(lambda s: set(states(s)) == {"b"}, "a is off the list")
+    c = daemon(cleanup, tmp_path, "c")
+    joined(b, [c])  # b has the CA's key, and a vote to write it down with
+
+    a.start()
+    assert set(states(a.status())) == {"a"}, "it founds a mesh of its own"
     refused = meshd("leave", folder=a.folder)
     assert refused.returncode == 1
-    assert "cannot leave" in refused.stderr
-    left = meshd("leave", folder=b.folder)
-    assert left.returncode == 0, left.stderr
-    assert b.process is not None
-    assert b.process.wait(20) == 0
-    a.wait_until(lambda s: set(states(s)) == {"a"}, "b is off the list")
-    b.join = b.token = ""
-    b.start()
-    assert set(states(b.status())) == {"b"}, "it founds a mesh of its own"
+    assert "--destroy-mesh" in refused.stderr
+    ended = meshd("leave", "--destroy-mesh", "--yes", folder=a.folder)
+    assert ended.returncode == 0, ended.stderr
+    assert a.process.wait(20) == 0
 
 
 @pytest.mark.parametrize("fault", ["wrong", "used", "expired", "other mesh", "mistyped"])

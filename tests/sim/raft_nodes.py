@@ -11,7 +11,8 @@ from typing import Any
 import msgspec
 
 from meshd.consensus.entries import Point, Record, Stored
-from meshd.consensus.interface import Checked, History, Outbox, Settings
+from meshd.consensus.history import Checked, History
+from meshd.consensus.interface import Outbox, Settings
 from meshd.consensus.kernel import Kernel
 from meshd.consensus.replay import align, base_of, replay
 from meshd.ids import NodeId

@@ -17,14 +17,8 @@ from collections.abc import Callable
 from typing import Any
 
 from meshd.consensus.entries import Snapshot, Stored
-from meshd.consensus.interface import (
-    Checked,
-    CoreStopped,
-    Nonsense,
-    NotEligible,
-    Outbox,
-    Outgoing,
-)
+from meshd.consensus.history import Checked
+from meshd.consensus.interface import CoreStopped, Nonsense, NotEligible, Outbox, Outgoing
 from meshd.consensus.kernel import Kernel
 from meshd.consensus.messages import Forward, decode, encode
 from meshd.consensus.replay import EMPTY, replay

@@ -14,6 +14,7 @@ import pytest
 from meshd.control import (
     ApproveOrder,
     Done,
+    LeaveOrder,
     NodeOrder,
     PendingRow,
     Problem,
@@ -301,3 +302,12 @@ def test_without_a_word_more_it_shows_the_voters(daemon: FakeDaemon, type_in: Ty
     done = type_in("voters")
     assert done.exit_code == 0
     assert "follows" in done.stdout
+
+
+def test_a_mesh_is_ended_only_when_somebody_says_so(daemon: FakeDaemon, type_in: Typed) -> None:
+    refused = type_in("leave", "--destroy-mesh")
+    assert refused.exit_code == 2
+    assert "--yes" in refused.stderr
+    assert daemon.orders == []
+    assert type_in("leave", "--destroy-mesh", "--yes").exit_code == 0
+    assert msgspec.json.decode(daemon.orders[0][1], type=LeaveOrder) == LeaveOrder(destroy=True)

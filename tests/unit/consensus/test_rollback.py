@@ -7,7 +7,7 @@ import random
 import pytest
 
 from meshd.consensus.entries import Append, Ballot, Entry, EntryKind, Stored
-from meshd.consensus.interface import Checked, History
+from meshd.consensus.history import Checked, History
 from meshd.consensus.kernel import Kernel
 from meshd.consensus.messages import (
     AppendAnswer,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import trio
 from trio.testing import MockClock
 
-from meshd.consensus.interface import Checked
+from meshd.consensus.history import Checked
 from meshd.record.commands_registry import SetAlias
 from meshd.testing.disk import MemoryDisk
 from meshd.testing.world import until

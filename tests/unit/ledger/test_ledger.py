@@ -13,7 +13,8 @@ from meshd import limits
 from meshd.consensus.interface import Settings
 from meshd.consensus.journal import open_journal, set_aside
 from meshd.errors import DiskFailed, Refused
-from meshd.ledger.backup import read_backup
+from meshd.ledger.backup import Backup, read_backup
+from meshd.ledger.live_backup import back_up
 from meshd.ledger.remedies import Patient, restore
 from meshd.ledger.session import MaybeWritten, NotWritten
 from meshd.record.commands_registry import SetAlias
@@ -39,6 +40,11 @@ async def agree(mesh: LedgerMesh) -> None:
 
 def aliases(mesh: LedgerMesh, name: str) -> dict[str, str]:
     return mesh[name].state.settings.aliases()
+
+
+async def backup_of(node: LedgerNode) -> Backup:
+    mesh = node.place.mesh
+    return read_backup(b"".join(await back_up(node.runs, mesh)), mesh)
 
 
 async def test_a_record_of_one_is_founded_and_written(autojump_clock: MockClock) -> None:
@@ -247,7 +253,9 @@ async def test_a_backup_holds_what_was_acknowledged_anywhere_before_it(
         assert leader is not None
         follower = next(node for node in mesh.nodes.values() if node is not leader)
         await leader.runs.execute(SetAlias(alias="just now", model="m"))
-        backup = read_backup(b"".join(await follower.runs.backup()), leader.place.mesh)
+        backup = read_backup(
+            b"".join(await back_up(follower.runs, leader.place.mesh)), leader.place.mesh
+        )
         assert backup.state.settings.aliases() == {"just now": "m"}
         assert backup.voters == tuple(sorted(node.id for node in mesh.nodes.values()))
 
@@ -259,7 +267,7 @@ async def test_without_a_majority_there_is_no_backup_and_it_says_why(
         await settled(mesh)
         mesh.cut("c")
         with pytest.raises(Refused, match="all that was acknowledged"):
-            await mesh["c"].runs.backup()
+            await backup_of(mesh["c"])
 
 
 async def test_a_restored_record_is_what_nodes_get_that_have_none(
@@ -268,7 +276,9 @@ async def test_a_restored_record_is_what_nodes_get_that_have_none(
     async with ledgers("abc") as mesh:
         await settled(mesh)
         await mesh["b"].runs.execute(SetAlias(alias="kept", model="m"))
-        backup = read_backup(b"".join(await mesh["a"].runs.backup()), mesh["a"].place.mesh)
+        backup = read_backup(
+            b"".join(await back_up(mesh["a"].runs, mesh["a"].place.mesh)), mesh["a"].place.mesh
+        )
         await mesh["b"].runs.execute(SetAlias(alias="later", model="m"))
         for node in mesh.nodes.values():
             node.kill()
@@ -287,7 +297,9 @@ async def test_nodes_with_the_former_record_are_never_taken_in_by_the_restored_o
 ) -> None:
     async with ledgers("ab") as mesh:
         await until(lambda: mesh["b"].state.nodes.is_founded, within_s=60.0)
-        backup = read_backup(b"".join(await mesh["a"].runs.backup()), mesh["a"].place.mesh)
+        backup = read_backup(
+            b"".join(await back_up(mesh["a"].runs, mesh["a"].place.mesh)), mesh["a"].place.mesh
+        )
         await mesh["b"].runs.execute(SetAlias(alias="later", model="m"), timeout_s=60)
         await agree(mesh)
         mesh["a"].kill()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from meshd.consensus.interface import Checked, PeerStatus, Role, Status
+from meshd.consensus.history import Checked
+from meshd.consensus.interface import PeerStatus, Role, Status
 from meshd.ids import NodeId
 from meshd.ledger.report import report
 from meshd.record.state import RecordState

@@ -1,0 +1,152 @@
+"""A node leaves its mesh for good: first its vote and the CA go to others, then it goes itself.
+
+Nobody must be missed afterwards.  A voter that just went would leave its vote behind until it is
+replaced, and the last one that has the CA's key would leave a mesh that can let nobody in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import trio
+from msgspec.structs import replace
+
+from meshd import logs
+from meshd.consensus.voter_orders import forecast
+from meshd.consensus.voters import Wish
+from meshd.control import Done
+from meshd.errors import MeshdError, Refused
+from meshd.ids import NodeId
+from meshd.ledger.ledger import Ledger
+from meshd.record.commands_registry import ChangeNode
+
+log = logs.get("node")
+
+MOVE_S: Final = 20.0
+"""For another to have the vote and the CA's key: seconds, unless it has a long log to learn."""
+LOOK_S: Final = 0.25
+
+_DESTROY: Final = "`meshd leave --destroy-mesh`"
+
+
+class Departure:
+    """How this node leaves."""
+
+    def __init__(
+        self,
+        me: NodeId,
+        ledger: Ledger,
+        name_of: Callable[[NodeId], str],
+        members: Callable[[], int],
+        take_out: Callable[[], Awaitable[Done]],
+    ) -> None:
+        """`members` is how many there are; `take_out` has this node taken off the member list."""
+        self._me = me
+        self._ledger = ledger
+        self._name_of = name_of
+        self._members = members
+        self._take_out = take_out
+
+    async def leave(self) -> Done:
+        """Be no member any more; nothing is missing then but this machine.
+
+        Raises Refused where that cannot be, with the reason, and nothing is changed then.
+        """
+        if self._members() == 1:
+            raise Refused(
+                "this node is the only one in the mesh: there is nobody to whom its vote and the "
+                f"CA's key could go. {_DESTROY} ends the mesh"
+            )
+        await self._hand_over()
+        return await self._take_out()
+
+    async def destroy(self) -> Done:
+        """End the mesh here, where no other could go on with it.
+
+        Raises Refused if one can.
+        """
+        others = self._members() - 1
+        if others and await self._can_go():
+            raise Refused(
+                "others can go on with the mesh without this node: leave it (`meshd leave`). To "
+                "end it for all, let the others leave first"
+            )
+        rest = (
+            f" {others} other{' is' if others == 1 else 's are'} still in it, and can let nobody "
+            "in and write nothing down any more: on each, type the same."
+            if others
+            else ""
+        )
+        return Done(f"the mesh is ended here: its CA's key and its record are deleted.{rest}")
+
+    # ---------------------------------------------------------------- inside
+
+    async def _can_go(self) -> bool:
+        try:
+            await self._require_heirs()
+        except MeshdError:
+            return False
+        return True
+
+    async def _hand_over(self) -> None:
+        """See that others have what this node alone must not take with it."""
+        if await self._is_free():
+            return
+        await self._require_heirs()
+        row = self._ledger.state.nodes.get(self._me)
+        await self._ledger.execute(ChangeNode(node=self._me, vote=Wish.NEVER.value))
+        with trio.move_on_after(MOVE_S):
+            while True:
+                if await self._is_free():
+                    return
+                await trio.sleep(LOOK_S)  # others do it, at several places: nothing tells of all
+        await self._ledger.execute(
+            ChangeNode(node=self._me, vote=row.vote if row is not None else Wish.AUTO.value)
+        )
+        raise Refused(
+            f"within {MOVE_S:.0f} s nobody had taken over {self._what_is_missing()}; this node "
+            "stays. `meshd voters` shows who follows: try again when the others have caught up"
+        )
+
+    async def _require_heirs(self) -> None:
+        """Raise Refused unless the vote and the CA's key can go to others now."""
+        driver = self._ledger.driver
+        status = self._ledger.status
+        if driver is None or status is None or status.leader is None:
+            raise Refused(
+                "nobody leads the record now, so this node's part in it cannot go to another: "
+                f"`meshd record status` says why. If it never comes back, {_DESTROY}"
+            )
+        electors = await self._ledger.electorate.electors(driver)
+        if self._me not in status.voters:
+            return
+        electors[self._me] = replace(electors[self._me], order=Wish.NEVER)
+        after = forecast(status.leader, status.voters, electors)
+        if self._me in after.voters:
+            raise Refused(
+                "no other node can take over this one's vote and the CA's key now (none that may "
+                "have a vote answers and has the record). Start one, and try again; or, if this "
+                f"is to be the end of the mesh, {_DESTROY}"
+            )
+        log.info("leaving: the votes go to others", to=list(map(self._name_of, after.voters)))
+
+    async def _is_free(self) -> bool:
+        """Nothing is missing without this node, and the others know that as well."""
+        try:
+            await self._ledger.read_barrier()
+        except MeshdError as error:
+            log.debug("leaving waits for the record", why=str(error))
+            return False
+        return not self._what_is_missing()
+
+    def _what_is_missing(self) -> str:
+        """What others do not have yet and this node has."""
+        status = self._ledger.status
+        missing = []
+        if status is None or not status.voters or self._me in status.voters:
+            missing.append("its vote")
+        holders = [row.id for row in self._ledger.state.nodes.rows() if row.holds_ca]
+        if holders in ([], [self._me]):
+            missing.append("the CA's key")
+        return " and ".join(missing)

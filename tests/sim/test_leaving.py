@@ -1,0 +1,56 @@
+"""A node leaves its mesh: what only it had goes to others first."""
+
+from __future__ import annotations
+
+import pytest
+from trio.testing import MockClock
+
+from meshd.errors import Refused
+from meshd.record.commands_registry import SetAlias
+from meshd.testing.world import World, until
+from tests.sim.test_record import report, three, voters
+
+
+async def test_a_leader_leaves_and_the_others_write_on_and_can_admit(
+    autojump_clock: MockClock,
+) -> None:
+    async with World.open() as world:
+        a, b, c = await three(world)
+        await a.running.departure.leave()
+        await until(lambda: voters(b) < {"b", "c"} and not report(b).problem, within_s=30.0)
+        await c.running.record.ledger.execute(SetAlias(alias="x", model="m"), timeout_s=20.0)
+        rows = b.running.record.ledger.state.nodes.rows()
+        assert {row.name for row in rows} == {"b", "c"}
+        assert any(row.holds_ca for row in rows)
+
+
+async def test_the_only_one_that_can_hold_them_stays_and_names_the_way_to_end_the_mesh(
+    autojump_clock: MockClock,
+) -> None:
+    async with World.open() as world:
+        a, b = await world.start("a"), await world.start("b")
+        await world.settled()
+        await until(lambda: b.running.record.ledger.state.nodes.is_founded, within_s=60.0)
+        b.crash()
+        with pytest.raises(Refused, match="--destroy-mesh"):
+            await a.running.departure.leave()
+        assert voters(a) == {"a"}
+        assert "can let nobody in" in (await a.running.departure.destroy()).message
+
+
+async def test_a_mesh_that_others_can_go_on_with_is_not_destroyed(
+    autojump_clock: MockClock,
+) -> None:
+    async with World.open() as world:
+        a, *_ = await three(world)
+        with pytest.raises(Refused, match="leave it"):
+            await a.running.departure.destroy()
+        assert {row.vote for row in a.running.record.ledger.state.nodes.rows()} == {"auto"}
+
+
+async def test_a_mesh_of_one_is_only_ended_on_purpose(autojump_clock: MockClock) -> None:
+    async with World.open() as world:
+        a = await world.start("a")
+        with pytest.raises(Refused, match="--destroy-mesh"):
+            await a.running.departure.leave()
+        assert "ended here" in (await a.running.departure.destroy()).message
