@@ -83,6 +83,7 @@ TOKEN_TTL_S: Final = 24 * 3600.0
 TOKEN_TTL_MAX_S: Final = 365 * 24 * 3600.0
 TOKEN_TEXT_CHARS: Final = 128
 CERTIFICATE_BYTES: Final = 2 * KIB
+FORMER_CAS: Final = 8  # a node that has slept through more changes of the CA has to join again
 CA_KEY_ASK_S: Final = 1.0  # a node that asks for the CA's key sooner again is refused
 KEYRING_KEYS: Final = 8
 

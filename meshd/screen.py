@@ -21,6 +21,8 @@ class SightedMesh:
     """The name of a member that announces it."""
     address: str
     """HOST:PORT, as `--join` takes it."""
+    ca: str = ""
+    """The id of its CA's key, as that member says."""
 
 
 class Screen(Protocol):

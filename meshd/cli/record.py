@@ -32,7 +32,7 @@ from meshd.machine.disk import FileDisk
 from meshd.paths import Paths
 
 if TYPE_CHECKING:
-    from meshd.identity.store import MeshIdentity
+    from meshd.identity.mesh_identity import MeshIdentity
     from meshd.ledger.backup import Backup
     from meshd.ledger.place import Place
     from meshd.ledger.remedies import Patient

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from meshd.identity.authority import SERIAL_BYTES, Authority
+from meshd.identity.authority import SERIAL_BYTES, Authority, Succession
 from meshd.identity.certificates import (
     CertificateRefused,
     NodeCertificate,
@@ -26,6 +26,7 @@ from meshd.identity.keys import (
     PublicKey,
     public_key,
 )
+from meshd.identity.mesh_identity import FormerCa, MeshIdentity
 from meshd.identity.pairing import (
     MemberPairing,
     NewcomerPairing,
@@ -38,7 +39,7 @@ from meshd.identity.pairing import (
     read_digits,
     show_digits,
 )
-from meshd.identity.store import IdentityStore, MeshIdentity, StoreDamaged
+from meshd.identity.store import IdentityStore, StoreDamaged
 from meshd.identity.tokens import (
     NONCE_BYTES,
     TOKEN_ID_BYTES,
@@ -60,6 +61,7 @@ __all__ = [
     "TOKEN_SECRET_BYTES",
     "Authority",
     "CertificateRefused",
+    "FormerCa",
     "GossipKey",
     "IdentityStore",
     "KeyDamaged",
@@ -75,6 +77,7 @@ __all__ = [
     "PrivateKey",
     "PublicKey",
     "StoreDamaged",
+    "Succession",
     "Token",
     "TokenUnreadable",
     "Unvouched",

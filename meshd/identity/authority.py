@@ -1,12 +1,13 @@
 """The mesh's certificate authority: vouches for nodes' keys.  Pure: time and randomness come in.
 
-Its key is the mesh: the mesh id is a hash of it, join tokens pin it, member lists are signed by it.
+Its key is the mesh: join tokens pin it, member lists are signed by it, and the mesh is called after
+the first one it had.  A later key takes over by `Authority.hand_over`.
 """
 
 from __future__ import annotations
 
 import datetime
-from typing import Final
+from typing import Final, NamedTuple
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -33,35 +34,48 @@ SERIAL_BYTES: Final = 16
 _NEVER = datetime.datetime(9999, 12, 31, 23, 59, 59, tzinfo=datetime.UTC)
 
 
+class Succession(NamedTuple):
+    """How a mesh goes over to another CA key: what all members need to know of it."""
+
+    certificate_der: bytes
+    """The new CA's own."""
+    link_der: bytes
+    """The new key, certified by the CA before it: for nodes that know only that one yet."""
+
+
 class Authority:
     """The CA's key and certificate, at a node that may admit others."""
 
     def __init__(self, key: PrivateKey, certificate_der: bytes) -> None:
         """Raises CertificateRefused if the certificate is none, KeyDamaged if not of this key."""
-        if read_ca_certificate(certificate_der) != key.public:
+        public = read_ca_certificate(certificate_der)
+        if public != key.public:
             raise KeyDamaged("The CA's key and its certificate do not belong together.")
-        self._key = key
+        self._key = key.of_mesh(public.mesh)
         self.certificate_der: Final = certificate_der
 
     @classmethod
     def found(cls, *, seed: bytes, serial: bytes, now_unix_s: float) -> Authority:
         """Make a new mesh's authority from `KEY_SEED_BYTES` and `SERIAL_BYTES` random bytes."""
         key = PrivateKey.from_random(seed)
-        name = _common_name(f"meshd {key.public.id}")
-        identifier = x509.SubjectKeyIdentifier.from_public_key(key.public.raw())
-        builder = (
-            x509.CertificateBuilder()
-            .subject_name(name)
-            .issuer_name(name)
-            .public_key(key.public.raw())
-            .serial_number(_serial_number(serial))
-            .not_valid_before(_moment(now_unix_s - CERTIFICATE_BACKDATE_S))
-            .not_valid_after(_NEVER)
-            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-            .add_extension(_key_usage(ca=True), critical=True)
-            .add_extension(identifier, critical=False)
+        return cls(key, _signed(_ca_builder(key.public, key.public.mesh, serial, now_unix_s), key))
+
+    def hand_over(
+        self, key: PrivateKey, *, serials: tuple[bytes, bytes], now_unix_s: float
+    ) -> Succession:
+        """Make `key` the mesh's next CA key; each serial is `SERIAL_BYTES` random bytes.
+
+        What certifies the new key is self-issued: issuer and subject have one name, so that a chain
+        may lead over it although a CA of this mesh certifies none below it (RFC 5280, 4.2.1.9).
+        """
+        own, link = serials
+        linked = _ca_builder(key.public, self.mesh, link, now_unix_s).add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(self.public.raw()), critical=False
         )
-        return cls(key, _signed(builder, key))
+        return Succession(
+            _signed(_ca_builder(key.public, self.mesh, own, now_unix_s), key),
+            _signed(linked, self._key),
+        )
 
     @property
     def key(self) -> PrivateKey:
@@ -102,6 +116,25 @@ class Authority:
             .add_extension(authority_id, critical=False)
         )
         return _signed(builder, self._key)
+
+
+def _ca_builder(
+    key: PublicKey, mesh: MeshId, serial: bytes, now_unix_s: float
+) -> x509.CertificateBuilder:
+    """Of a CA of that mesh, which is named in it."""
+    name = _common_name(f"meshd {mesh}")
+    return (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.raw())
+        .serial_number(_serial_number(serial))
+        .not_valid_before(_moment(now_unix_s - CERTIFICATE_BACKDATE_S))
+        .not_valid_after(_NEVER)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(_key_usage(ca=True), critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.raw()), critical=False)
+    )
 
 
 def _signed(builder: x509.CertificateBuilder, key: PrivateKey) -> bytes:

@@ -30,6 +30,7 @@ CERTIFICATE_BACKDATE_S: Final = 86_400
 """How far before its issue it is valid, for machines whose clock is behind."""
 
 _SAN_URI = re.compile(r"meshd://([a-z2-7]{26})/([a-z2-7]{26})\Z")
+_CA_NAME = re.compile(r"meshd ([a-z2-7]{26})\Z")
 
 
 class Unvouched(StrEnum):
@@ -113,10 +114,10 @@ def read_certificate(der: bytes) -> NodeCertificate:
 
 
 def read_ca_certificate(der: bytes) -> PublicKey:
-    """The key in a mesh CA's certificate; its id is the mesh's.
+    """The key in a mesh CA's certificate, with the mesh that its name says.
 
-    Raises CertificateRefused unless it is a readable CA certificate over a P-256 key, signed by
-    that same key.
+    Raises CertificateRefused unless it is a readable CA certificate over a P-256 key with the name
+    `meshd MESH`, signed by that same key.
     """
     certificate = _parse(der)
     key = _public_key_of(certificate)
@@ -130,7 +131,7 @@ def read_ca_certificate(der: bytes) -> PublicKey:
         raise CertificateRefused(
             Unvouched.NOT_SIGNED, "A certificate authority's certificate is not signed by its key."
         )
-    return key
+    return PublicKey(key.raw(), _mesh_of(certificate))
 
 
 def check_peer(
@@ -201,18 +202,32 @@ def check_vouched(
         )
 
 
+def read_link(der: bytes, *, former: PublicKey) -> PublicKey:
+    """The CA key that a CA before it has certified (`authority.Succession`).
+
+    Raises CertificateRefused unless that is what it is.
+    """
+    certificate = _parse(der)
+    key = PublicKey(_public_key_of(certificate).raw(), _mesh_of(certificate))
+    if key.mesh != former.mesh or not _is_signed_by(certificate, former):
+        raise CertificateRefused(
+            Unvouched.NOT_SIGNED, "A CA's key is not certified by the CA before it."
+        )
+    return key
+
+
 def to_pem(certificate_der: bytes) -> bytes:
     """A certificate as a PEM file.  Raises CertificateRefused if it is none."""
     return _parse(certificate_der).public_bytes(serialization.Encoding.PEM)
 
 
-def from_pem(pem: bytes) -> bytes:
-    """The DER of the one certificate in a PEM file.  Raises CertificateRefused."""
+def from_pem(pem: bytes) -> list[bytes]:
+    """The DER of the certificates in a PEM file, one at least.  Raises CertificateRefused."""
     try:
-        certificate = x509.load_pem_x509_certificate(pem)
+        certificates = x509.load_pem_x509_certificates(pem)
     except (ValueError, UnsupportedAlgorithm):
         raise _unreadable("it is not a certificate in PEM") from None
-    return certificate.public_bytes(serialization.Encoding.DER)
+    return [one.public_bytes(serialization.Encoding.DER) for one in certificates]
 
 
 def _parse(der: bytes) -> x509.Certificate:
@@ -232,6 +247,17 @@ def _public_key_of(certificate: x509.Certificate) -> PublicKey:
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
         raise _unreadable("its key is not on the curve P-256")
     return PublicKey(key)
+
+
+def _mesh_of(certificate: x509.Certificate) -> MeshId:
+    try:
+        names = [attribute.value for attribute in certificate.subject]
+    except ValueError:
+        names = []
+    match = _CA_NAME.match(str(names[0])) if len(names) == 1 else None
+    if match is None:
+        raise _unreadable("it does not have the name `meshd MESH`")
+    return MeshId(match.group(1))
 
 
 def _is_signed_by(certificate: x509.Certificate, ca: PublicKey) -> bool:

@@ -41,9 +41,10 @@ class KeyDamaged(MeshdError):
 class PublicKey:
     """A P-256 public key.  Get one by `public_key(der)`; equal keys compare equal."""
 
-    __slots__ = ("_key", "der", "hash", "id")
+    __slots__ = ("_key", "der", "hash", "id", "mesh")
 
-    def __init__(self, key: ec.EllipticCurvePublicKey) -> None:
+    def __init__(self, key: ec.EllipticCurvePublicKey, mesh: MeshId | None = None) -> None:
+        """`mesh`: that of which it is the CA's key, if it is not the first one of its mesh."""
         self._key = key
         self.der: Final = key.public_bytes(
             serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
@@ -51,16 +52,13 @@ class PublicKey:
         self.hash: Final = hashlib.sha256(self.der).digest()
         """What the registry keeps of a member's key: SHA-256 over `der`, all 32 bytes."""
         self.id: Final = key_id(self.der)
+        self.mesh: Final = MeshId(self.id) if mesh is None else mesh
+        """The mesh whose CA key this is: it is called after the first that it had."""
 
     @property
     def node(self) -> NodeId:
         """The id of the node whose key this is."""
         return NodeId(self.id)
-
-    @property
-    def mesh(self) -> MeshId:
-        """The id of the mesh whose CA key this is."""
-        return MeshId(self.id)
 
     def verify(self, context: bytes, data: bytes, signature: bytes) -> bool:
         """Whether this key's owner signed these data in this context (see `PrivateKey.sign`)."""
@@ -94,11 +92,12 @@ class PrivateKey:
 
     __slots__ = ("_key", "public")
 
-    def __init__(self, key: ec.EllipticCurvePrivateKey) -> None:
+    def __init__(self, key: ec.EllipticCurvePrivateKey, mesh: MeshId | None = None) -> None:
+        """`mesh` as of `PublicKey`."""
         if not isinstance(key.curve, ec.SECP256R1):
             raise KeyDamaged("The key is not on the curve P-256.")
         self._key = key
-        self.public: Final = PublicKey(key.public_key())
+        self.public: Final = PublicKey(key.public_key(), mesh)
 
     @classmethod
     def from_random(cls, seed: bytes) -> PrivateKey:
@@ -119,6 +118,10 @@ class PrivateKey:
         if not isinstance(key, ec.EllipticCurvePrivateKey):
             raise KeyDamaged("The key is not on the curve P-256.")
         return cls(key)
+
+    def of_mesh(self, mesh: MeshId) -> PrivateKey:
+        """The same key, as one of that mesh's CA."""
+        return PrivateKey(self._key, mesh)
 
     def pem(self) -> bytes:
         """The key as an unencrypted PKCS#8 PEM file.  A secret: only for private files."""

@@ -4,7 +4,8 @@
     generation            how often it started (text)
     mesh.json             which mesh it is in: written last, so that it is the commit
     MESH-ID/node.crt      its certificate there
-    MESH-ID/ca.crt        the mesh CA's certificate
+    MESH-ID/ca.crt        the certificates of the mesh's CA and of those before it, each of which
+                          is followed by how it certified the one after it
     MESH-ID/ca.key        the CA's key, at a node that has it (private; `ca_keys.py`)
     MESH-ID/keyring.json  keys of the datagrams (private)
     MESH-ID/members       the newest signed member list
@@ -26,14 +27,12 @@ from meshd.identity.authority import Authority
 from meshd.identity.ca_keys import CaKeyDamaged, CaKeyFiles
 from meshd.identity.certificates import (
     CertificateRefused,
-    NodeCertificate,
     from_pem,
-    read_ca_certificate,
-    read_certificate,
     to_pem,
 )
 from meshd.identity.keyring import Keyring
-from meshd.identity.keys import KeyDamaged, PrivateKey, PublicKey
+from meshd.identity.keys import KeyDamaged, PrivateKey
+from meshd.identity.mesh_identity import FormerCa, MeshIdentity
 from meshd.ids import MeshId, is_key_id
 from meshd.ports import Disk
 
@@ -57,54 +56,6 @@ class _KeyringFile(msgspec.Struct):
     version: int
     keys: list[bytes]
     format: int = FORMAT
-
-
-class MeshIdentity:
-    """Who this node is in its mesh: everything that `IdentityStore.load_mesh` checked.
-
-    `authority` is there while this node has the CA's key, `keyring` is the newest: both change.
-    """
-
-    __slots__ = (
-        "authority",
-        "ca",
-        "ca_certificate_der",
-        "certificate",
-        "certificate_der",
-        "founder",
-        "keyring",
-        "mesh_name",
-        "name",
-    )
-
-    def __init__(
-        self,
-        *,
-        name: str,
-        mesh_name: str,
-        certificate_der: bytes,
-        ca_certificate_der: bytes,
-        keyring: Keyring,
-        authority: Authority | None,
-        founder: bool = False,
-    ) -> None:
-        """`founder`: this node began the mesh.
-
-        Raises CertificateRefused if the certificates are unreadable or not of one mesh.
-        """
-        self.name = name
-        self.mesh_name = mesh_name
-        self.certificate_der = certificate_der
-        self.certificate: NodeCertificate = read_certificate(certificate_der)
-        self.ca_certificate_der = ca_certificate_der
-        self.ca: PublicKey = read_ca_certificate(ca_certificate_der)
-        self.keyring = keyring
-        self.authority = authority
-        self.founder = founder
-
-    @property
-    def mesh(self) -> MeshId:
-        return self.ca.mesh
 
 
 class IdentityStore:
@@ -166,8 +117,8 @@ class IdentityStore:
         if mesh_file is None:
             return None
         folder = self._dir / mesh_file.mesh
-        ca_certificate_der = self._certificate(folder / "ca.crt")
-        certificate_der = self._certificate(folder / "node.crt")
+        ca_certificate_der, former_cas = self._load_cas(folder / "ca.crt")
+        certificate_der = self._certificates(folder / "node.crt")[0]
         try:
             ca_key = self.ca_keys(MeshId(mesh_file.mesh)).key
         except CaKeyDamaged as error:
@@ -181,6 +132,7 @@ class IdentityStore:
                 keyring=self._load_keyring(folder),
                 authority=None,
                 founder=mesh_file.founder,
+                former_cas=former_cas,
             )
         except CertificateRefused as error:
             raise _damaged(folder, error, _REJOIN) from None
@@ -191,7 +143,8 @@ class IdentityStore:
             raise _damaged(folder / "ca.crt", "it is of another mesh than mesh.json", _REJOIN)
         if certificate.public_key != key.public:
             raise _damaged(folder / "node.crt", "it is not for the key in node.key", _REJOIN)
-        if certificate.mesh != identity.mesh or not certificate.is_signed_by(identity.ca):
+        signers = [identity.ca, *identity.former_keys()]
+        if certificate.mesh != identity.mesh or not any(map(certificate.is_signed_by, signers)):
             raise _damaged(folder / "node.crt", "it is not signed by this mesh's CA", _REJOIN)
         return identity
 
@@ -199,8 +152,7 @@ class IdentityStore:
         """Enter a mesh: write its folder whole, then `mesh.json`, then forget the former mesh."""
         former = self._read_mesh_file()
         mesh = identity.mesh
-        folder = self._dir / mesh
-        self._disk.write(folder / "ca.crt", to_pem(identity.ca_certificate_der), private=False)
+        self.save_cas(identity)
         if identity.authority is not None:
             self.ca_keys(mesh).keep(identity.authority.key)
         self.save_certificate(mesh, identity.certificate_der)
@@ -213,6 +165,14 @@ class IdentityStore:
     def ca_keys(self, mesh: MeshId) -> CaKeyFiles:
         """The files of the CA's key.  Raises CaKeyDamaged."""
         return CaKeyFiles(self._disk, self._dir / mesh)
+
+    def save_cas(self, identity: MeshIdentity) -> None:
+        """Keep the certificates of the CAs that the mesh has and had."""
+        ders = [identity.ca_certificate_der]
+        for former in identity.former_cas:
+            ders += former
+        path = self._dir / identity.mesh / "ca.crt"
+        self._disk.write(path, b"".join(map(to_pem, ders)), private=False)
 
     def save_certificate(self, mesh: MeshId, certificate_der: bytes) -> None:
         self._disk.write(self._dir / mesh / "node.crt", to_pem(certificate_der), private=False)
@@ -294,7 +254,16 @@ class IdentityStore:
         except ProtocolError as error:
             raise _damaged(path, error, _REJOIN) from None
 
-    def _certificate(self, path: PurePath) -> bytes:
+    def _load_cas(self, path: PurePath) -> tuple[bytes, tuple[FormerCa, ...]]:
+        """What `save_cas` kept."""
+        current, *former = self._certificates(path)
+        if len(former) % 2:
+            raise _damaged(path, "a former CA's certificate stands alone", _REJOIN)
+        pairs = zip(former[::2], former[1::2], strict=True)
+        return current, tuple(FormerCa(*pair) for pair in pairs)
+
+    def _certificates(self, path: PurePath) -> list[bytes]:
+        """At least one."""
         try:
             return from_pem(self._need(path))
         except CertificateRefused as error:

@@ -2,9 +2,9 @@
 
     mesh1-<CA hash>-<id>.<secret>
 
-The CA hash is the mesh id: it pins the mesh before anything is sent.  The id names the token in the
-record, which has no secret, only K = SHA-256(secret).  The bearer proves the secret by an HMAC
-under K over what both sides see of this one connection; the secret itself never leaves it.
+The CA hash is the id of the CA's key: it pins the mesh before anything is sent.  The id names the
+token in the record, which has no secret, only K = SHA-256(secret).  The bearer proves the secret by
+an HMAC under K over what both sides see of this one connection; the secret itself never leaves it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from typing import Final
 
 from meshd import limits
 from meshd.errors import MeshdError
-from meshd.ids import MeshId
 
 TOKEN_ID_BYTES: Final = 5
 TOKEN_SECRET_BYTES: Final = 16
@@ -37,7 +36,8 @@ class TokenUnreadable(MeshdError):
 class Token:
     """A token as its bearer holds it."""
 
-    mesh: MeshId
+    ca: str
+    """The id of the mesh's CA key: for the first that it has had, that of the mesh."""
     id: str
     secret: bytes = field(repr=False)
 
@@ -52,17 +52,18 @@ class Token:
         Its last part is the secret and four bytes of checksum, so that a slip in typing is named as
         one before anything is dialled.
         """
-        return f"mesh1-{self.mesh}-{self.id}.{_base32(self.secret + _checksum(self))}"
+        return f"mesh1-{self.ca}-{self.id}.{_base32(self.secret + _checksum(self))}"
 
 
-def new_token(mesh: MeshId, random_id: bytes, random_secret: bytes) -> Token:
-    """A token of that mesh, from `TOKEN_ID_BYTES` and `TOKEN_SECRET_BYTES` random bytes.
+def new_token(ca: str, random_id: bytes, random_secret: bytes) -> Token:
+    """A token of the mesh whose CA's key has the id `ca`.
 
-    It lets nobody in until its id and key are in the record.
+    Made from `TOKEN_ID_BYTES` and `TOKEN_SECRET_BYTES` random bytes; it lets nobody in until its id
+    and key are in the record.
     """
     if len(random_id) != TOKEN_ID_BYTES or len(random_secret) != TOKEN_SECRET_BYTES:
         raise ValueError("a token takes its exact number of random bytes")
-    return Token(mesh, _base32(random_id), random_secret)
+    return Token(ca, _base32(random_id), random_secret)
 
 
 def parse_token(text: str) -> Token:
@@ -84,9 +85,9 @@ def parse_token(text: str) -> Token:
     match = _FORM.match(text)
     if match is None:
         raise TokenUnreadable(_what_is_wrong(text))
-    mesh, token_id, tail = match.groups()
+    ca, token_id, tail = match.groups()
     raw = base64.b32decode(tail.upper())
-    token = Token(MeshId(mesh), token_id, raw[:TOKEN_SECRET_BYTES])
+    token = Token(ca, token_id, raw[:TOKEN_SECRET_BYTES])
     if not hmac.compare_digest(raw[TOKEN_SECRET_BYTES:], _checksum(token)):
         raise TokenUnreadable("The token is mistyped: a character in it is wrong.")
     return token
@@ -113,7 +114,7 @@ def _what_is_wrong(text: str) -> str:
 
 
 def _checksum(token: Token) -> bytes:
-    covered = f"{token.mesh}-{token.id}.".encode() + token.secret
+    covered = f"{token.ca}-{token.id}.".encode() + token.secret
     return hashlib.sha256(b"meshd token 1\0" + covered).digest()[:_CHECK_BYTES]
 
 

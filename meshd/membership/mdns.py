@@ -59,8 +59,15 @@ class Mdns:
         self._interfaces = interfaces
         self._found: dict[str, Sighting] = {}
         self._running = False
+        self._is_stale = False
+        """What is announced is not what should be."""
         self.failure: str | None = None
         """Why nobody can be found or find this node now, as a sentence; None: all is well."""
+
+    def announce(self, announcement: Announcement) -> None:
+        """Announce this instead, soon."""
+        self._announcement = announcement
+        self._is_stale = True
 
     def found(self) -> list[Sighting]:
         """Who is in sight now, this node left out, by name and id."""
@@ -181,10 +188,12 @@ class Mdns:
             await trio.sleep(POLL_S)
             now = self._interface_addresses()
             settled, before = now == before, now
-            if not settled or now == hosts:
+            if not settled or (now == hosts and not self._is_stale):
                 continue
-            log.info("interfaces changed", addresses=now)
-            await _in_thread(responder.update_interfaces)
+            if now != hosts:
+                log.info("interfaces changed", addresses=now)
+                await _in_thread(responder.update_interfaces)
+            self._is_stale = False
             await self._announce(responder, now, first=not announced)
             announced = announced or bool(now)
             hosts = now

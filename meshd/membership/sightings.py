@@ -15,7 +15,6 @@ from meshd import limits
 from meshd.ids import Address, MeshId, NodeId, is_key_id
 
 SERVICE: Final = "_meshd._tcp.local."
-_FINGERPRINT_CHARS: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +28,7 @@ class Announcement:
     protocol: tuple[int, int]
     """The least and the most version of the peer protocol that it speaks."""
     ca: str = ""
-    """Fingerprint of the mesh's CA certificate, for a person to compare."""
+    """Id of the mesh's CA key, by which a token finds its mesh; it proves nothing here."""
 
     @property
     def instance(self) -> str:
@@ -87,7 +86,7 @@ def read_sighting(
         name=name[: limits.NAME_CHARS] if name.isprintable() else "",
         addresses=addresses[: limits.ADDRESSES_PER_NODE],
         protocol=protocol,
-        ca=ca if ca.isalnum() and len(ca) <= _FINGERPRINT_CHARS else "",
+        ca=ca if is_key_id(ca) else "",
     )
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
+import math
+
+import trio
 
 from meshd import __version__, logs
 from meshd.errors import MeshdError
-from meshd.identity import MeshIdentity, check_peer, to_pem
+from meshd.identity import check_peer
 from meshd.ids import NodeId
 from meshd.membership.sightings import Announcement
 from meshd.peers.entering import Standing
@@ -15,6 +17,9 @@ from meshd.ports import Credentials, Ports
 from meshd.wire.control import PROTOCOL_MAX, PROTOCOL_MIN, Hello
 
 log = logs.get("mesh")
+
+SPREAD_S = 20.0
+"""After a change of the CA the members ask it for their certificates within this time."""
 
 
 class Introduction:
@@ -25,6 +30,7 @@ class Introduction:
         self._ports, self._standing, self._port = ports, standing, port
         self._node: NodeId = standing.key.public.node
         self._registry = standing.registry
+        self._renew_at = -math.inf
 
     def use(self) -> None:
         """Show the certificate of now on the mesh port, from the next connection on."""
@@ -36,9 +42,9 @@ class Introduction:
         return Credentials(
             node=self._node,
             mesh=self._registry.mesh,
-            certificate_pem=to_pem(standing.identity.certificate_der),
+            certificate_pem=standing.identity.chain_pem(),
             private_key_pem=standing.key.pem(),
-            ca_pem=to_pem(standing.identity.ca_certificate_der),
+            ca_pem=standing.identity.anchors_pem(),
             check_peer=self._check_peer,
         )
 
@@ -73,29 +79,33 @@ class Introduction:
             name=self._standing.identity.name,
             port=self._port,
             protocol=(PROTOCOL_MIN, PROTOCOL_MAX),
-            ca=hashlib.sha256(self._standing.identity.ca_certificate_der).hexdigest(),
+            ca=self._standing.identity.ca.id,
         )
+
+    def ca_changed(self) -> None:
+        """The mesh has another CA: believe it from the next connection on, and ask it, in time."""
+        self._renew_at = trio.current_time() + SPREAD_S * self._ports.entropy.random()
+        self.use()
 
     @property
     def renewal_is_due(self) -> bool:
-        """Whether the certificate is past half of its life, so there is time for many tries."""
-        renew_unix_s = self._standing.identity.certificate.renew_unix_s
-        return self._ports.clock.wall() >= renew_unix_s
+        """Whether it is time for another certificate.
+
+        Past half of the life of this one there is time for many tries.  When the mesh has another
+        CA the members do not all ask it at once, and none has to hurry: they are known by their
+        keys.  Only a newcomer goes by what the CA of now has signed.
+        """
+        identity = self._standing.identity
+        if not identity.is_current:
+            return trio.current_time() >= self._renew_at
+        return self._ports.clock.wall() >= identity.certificate.renew_unix_s
 
     async def renew(self, office: MeshOffice) -> None:
         """Get a new certificate and show it; if that fails, say so in the log."""
-        standing, old = self._standing, self._standing.identity
+        standing = self._standing
         try:
             certificate_der = await office.renew(standing.key.public)
-            identity = MeshIdentity(
-                name=old.name,
-                mesh_name=old.mesh_name,
-                certificate_der=certificate_der,
-                ca_certificate_der=old.ca_certificate_der,
-                keyring=old.keyring,
-                authority=old.authority,
-                founder=old.founder,
-            )
+            identity = standing.identity.renewed(certificate_der)
             standing.store.save_certificate(self._registry.mesh, certificate_der)
         except MeshdError as e:
             log.warning("certificate not renewed; trying again", why=str(e))

@@ -167,7 +167,7 @@ class NodeKeys:
                 continue
             self._follow()
             self._save()
-            log.info("an API key of this node is the mesh's now", key=key.id)
+            log.info("an API key of this node is the mesh's now", id=key.id)
         if refused is not None:
             raise refused
 

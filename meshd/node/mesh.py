@@ -206,6 +206,13 @@ class MeshSide:
         finally:
             self._kept.save()  # whoever moved lately would not be found after a restart
 
+    def ca_changed(self) -> None:
+        """The mesh has another CA, and `standing.identity` says which."""
+        self.registry.trust(self.standing.identity.ca)
+        self.introduction.ca_changed()
+        self.mdns.announce(self.introduction.announcement())
+        self.roster.sign()
+
     # ---------------------------------------------------------------- what is asked of it
 
     def name_of(self, node: NodeId) -> str:
@@ -352,7 +359,9 @@ class MeshSide:
             return
         if len(self._told_of) < limits.MEMBERS:
             self._told_of.add(sighting.mesh)
-            mesh = SightedMesh(sighting.mesh, sighting.name, str(sighting.addresses[0]))
+            mesh = SightedMesh(
+                sighting.mesh, sighting.name, str(sighting.addresses[0]), sighting.ca
+            )
             self._screen.meshes_in_sight([mesh])
 
     def _keys_changed(self, keyring: Keyring) -> None:

@@ -71,7 +71,15 @@ class Node:
             ports, config, paths, screen, standing, self._port, lambda: self._stop.set()
         )
         self.record = RecordSide(ports, config, paths, self.mesh)
-        self.custody = Custody(standing, self.mesh.links, self.mesh.switchboard, self.record.ledger)
+        self.custody = Custody(
+            standing,
+            self.mesh.links,
+            self.mesh.switchboard,
+            self.record.ledger,
+            clock=ports.clock,
+            entropy=ports.entropy,
+            ca_changed=self.mesh.ca_changed,
+        )
         self.record.on_events(self.custody.happened)
         self.keys = NodeKeys(
             ports.disk,

@@ -202,6 +202,7 @@ class RecordSide:
             gossip_key=keyring.primary.id,
             keyring_generation=keyring.version,
             registry_version=registry.version,
+            ca_certificate=standing.identity.ca_certificate_der,
         )
 
     def _missing(self, state: RecordState) -> Adopt | None:

@@ -72,7 +72,7 @@ async def _browse(ports: Ports, config: Config) -> Sequence[SightedMesh]:
     except MdnsFailed as e:
         log.warning("no looking around", why=str(e))
         return []
-    return [SightedMesh(s.mesh, s.name, str(s.addresses[0])) for s in seen if s.addresses]
+    return [SightedMesh(s.mesh, s.name, str(s.addresses[0]), s.ca) for s in seen if s.addresses]
 
 
 async def _enter_unless(

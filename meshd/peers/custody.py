@@ -8,7 +8,7 @@ a node does about its own copy is decided there too, on a record that is known t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import trio
@@ -16,15 +16,30 @@ import trio
 from meshd import limits, logs
 from meshd.consensus.interface import Status
 from meshd.errors import MeshdError, ProtocolError, Refused
-from meshd.identity.authority import Authority
-from meshd.identity.keys import KeyDamaged, PrivateKey
+from meshd.identity.authority import SERIAL_BYTES, Authority
+from meshd.identity.keys import KEY_SEED_BYTES, KeyDamaged, PrivateKey
+from meshd.identity.mesh_identity import FormerCa
 from meshd.ids import NodeId, short
-from meshd.peers.custody_rules import Declare, Drop, Duty, Fetch, Holding, duty, may_have
+from meshd.peers.custody_rules import (
+    Declare,
+    Drop,
+    DropNext,
+    Duty,
+    Fetch,
+    Holding,
+    Learn,
+    Rotate,
+    Votes,
+    duty,
+    may_have,
+)
 from meshd.peers.entering import Standing
 from meshd.peers.links import ControlLinks
 from meshd.peers.switchboard import Switchboard
-from meshd.record.commands_registry import Command, HoldCa
+from meshd.ports import Clock, Entropy
+from meshd.record.commands_registry import Command, HoldCa, RotateCa
 from meshd.record.events import CaChanged, Event, NodeRemoved
+from meshd.record.results import Code, RecordRefused
 from meshd.record.state import RecordState
 from meshd.wire.control import Message
 from meshd.wire.control_mesh import CaKeyReply, CaKeyRequest
@@ -63,10 +78,23 @@ class Custody:
     """What one node has of the CA's key.  `Standing.identity.authority` is always what it says."""
 
     def __init__(
-        self, standing: Standing, links: ControlLinks, switchboard: Switchboard, record: Record
+        self,
+        standing: Standing,
+        links: ControlLinks,
+        switchboard: Switchboard,
+        record: Record,
+        *,
+        clock: Clock,
+        entropy: Entropy,
+        ca_changed: Callable[[], None],
     ) -> None:
-        """Raises CaKeyDamaged."""
+        """`ca_changed` is called when the mesh has another CA (`standing.identity`).
+
+        Raises CaKeyDamaged.
+        """
         self._standing = standing
+        self._clock, self._entropy = clock, entropy
+        self._ca_changed = ca_changed
         self._me: NodeId = standing.key.public.node
         self._links = links
         self._record = record
@@ -121,12 +149,21 @@ class Custody:
         state, status = self._record.state, self._record.status
         if status is None or not state.nodes.is_founded:
             return None
-        key = self._files.key
-        holding = Holding(self._me, key.public.der if key is not None else None)
-        return duty(holding, state.nodes.mesh, state.nodes.rows(), status.voters)
+        holding = Holding(
+            self._me,
+            self._standing.identity.ca.der,
+            key=_public(self._files.key),
+            next=_public(self._files.next),
+        )
+        votes = Votes(status.voters, status.leader, self._links.up())
+        return duty(holding, state.nodes.mesh, state.nodes.rows(), votes)
 
     async def _take(self, step: Duty) -> None:
         match step:
+            case Learn():
+                self._learn()
+            case Rotate(generation):
+                await self._rotate(generation)
             case Fetch(holders):
                 await self._fetch(holders)
             case Declare(holds):
@@ -135,6 +172,55 @@ class Custody:
                 self._files.drop()
                 self._use()
                 log.info("the CA's key was deleted here")
+            case DropNext():
+                self._files.drop_next()
+
+    # ---------------------------------------------------------------- another CA
+
+    async def _rotate(self, generation: int) -> None:
+        """Make the next key, or take the one made before, keep it, and have the record take it."""
+        authority = self._standing.identity.authority
+        assert authority is not None, "who has the CA's key is the CA"
+        if self._files.next is None:
+            self._files.prepare(PrivateKey.from_random(self._entropy.token(KEY_SEED_BYTES)))
+        key = self._files.next
+        assert key is not None, "it was prepared"
+        serials = (self._entropy.token(SERIAL_BYTES), self._entropy.token(SERIAL_BYTES))
+        succession = authority.hand_over(key, serials=serials, now_unix_s=self._clock.wall())
+        try:
+            await self._record.execute(
+                RotateCa(
+                    node=self._me,
+                    ca_key=key.public.der,
+                    generation=generation,
+                    certificate=succession.certificate_der,
+                    link=succession.link_der,
+                )
+            )
+        except RecordRefused as refusal:
+            if refusal.code is not Code.OLD_GENERATION:
+                raise
+            log.info("another node was first with a CA key")
+        else:
+            log.warning("the mesh has another CA key: a node that had the former one was removed")
+
+    def _learn(self) -> None:
+        """Go by the CA on record.  Raises MeshdError, and nothing has changed."""
+        mesh, standing = self._record.state.nodes.mesh, self._standing
+        if _public(self._files.next) == mesh.ca_key:
+            self._files.promote()
+        if standing.identity.ca.der != mesh.ca_key:
+            former = tuple(FormerCa(ca.certificate, ca.link) for ca in mesh.former_cas)
+            identity = standing.identity.succeeded(mesh.ca_certificate, former)
+            if identity.ca.der != mesh.ca_key or identity.mesh != standing.identity.mesh:
+                raise ProtocolError("the CA's certificate on record is not that of its key")
+            standing.store.save_cas(identity)
+            standing.identity = identity
+            log.info("the mesh has another CA", generation=mesh.ca_generation)
+        self._use()
+        self._ca_changed()
+
+    # ---------------------------------------------------------------- the key, from others
 
     def _use(self) -> None:
         """Have `authority` be what the files and the CA's certificate make of it."""
@@ -214,3 +300,7 @@ class Custody:
         voters = status.voters if status is not None else ()
         if not may_have(node, state.nodes.rows(), voters):
             raise Refused("the CA's key is for voters, and the record does not name you as one")
+
+
+def _public(key: PrivateKey | None) -> bytes | None:
+    return key.public.der if key is not None else None

@@ -1,6 +1,7 @@
 """What a node has to do about the CA's key, as the record has it now.  Pure.
 
     a voter has the key; a node without a vote has not; somebody always has
+    a member that ever had it was removed: another key takes its place
 
 A node takes one step, looks again, and so comes to rest.  The record says who has the key only from
 when it is on that node's disk, and says so no more before it is deleted there: cut anywhere, who is
@@ -18,11 +19,38 @@ from meshd.record.node_rows import MeshRow, NodeRow
 
 @dataclass(frozen=True, slots=True)
 class Holding:
-    """A node, and what it has of the CA's key."""
+    """A node, and what it has of the CA's keys.  Keys are public parts, in DER."""
 
     me: NodeId
+    ca: bytes
+    """The key of the CA that it goes by."""
     key: bytes | None
-    """The public part (DER) of the key on its disk; None: it has none."""
+    """What is on its disk; None: none."""
+    next: bytes | None = None
+    """One that it has made to take the place of the CA's; None: none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Votes:
+    """Who votes on the record, as this node sees it."""
+
+    voters: Collection[NodeId]
+    leader: NodeId | None
+    linked: Collection[NodeId]
+    """Whom this node can ask now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Learn:
+    """Go by the CA on record; if it is the one whose key was made here, have that as the key."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rotate:
+    """Put another CA key in the place of the mesh's."""
+
+    generation: int
+    """Its number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,27 +72,35 @@ class Drop:
     """Delete the key: it is not for this node, or not the mesh's any more."""
 
 
-Duty = Fetch | Declare | Drop
+@dataclass(frozen=True, slots=True)
+class DropNext:
+    """Delete the key that was made here: another one took the place, or this one has it already."""
 
 
-def duty(
-    holding: Holding,
-    mesh: MeshRow,
-    rows: Sequence[NodeRow],
-    voters: Collection[NodeId],
-) -> Duty | None:
+Duty = Learn | Rotate | Fetch | Declare | Drop | DropNext
+
+
+def duty(holding: Holding, mesh: MeshRow, rows: Sequence[NodeRow], votes: Votes) -> Duty | None:
     """The next step; None: all is as it should be, or nothing can be done here.
 
     `rows` are the members.  While nobody is known to have a vote, nothing is done: this node has
     no copy of the record yet.
     """
     row = next((row for row in rows if row.id == holding.me), None)
-    if row is None or not voters:
+    if row is None or not votes.voters:
         return None
-    others = tuple(NodeId(other.id) for other in rows if other.holds_ca and other.id != row.id)
+    took_over = holding.next == mesh.ca_key and holding.key != mesh.ca_key
+    if holding.ca != mesh.ca_key or took_over:
+        return Learn()
+    if holding.next is not None and (not mesh.ca_must_rotate or holding.next == mesh.ca_key):
+        return DropNext()
     if holding.key is not None and holding.key != mesh.ca_key:
         return Drop()
-    if row.id in voters:
+    holders = tuple(NodeId(other.id) for other in rows if other.holds_ca)
+    if mesh.ca_must_rotate and holding.key is not None and _rotates(row, holders, votes):
+        return Rotate(mesh.ca_generation + 1)
+    others = tuple(node for node in holders if node != row.id)
+    if row.id in votes.voters:
         return _as_voter(holding, row, others)
     return _without_vote(holding, row, others)
 
@@ -74,9 +110,20 @@ def may_have(node: NodeId, rows: Sequence[NodeRow], voters: Collection[NodeId]) 
     return node in voters and any(row.id == node for row in rows)
 
 
+def _rotates(row: NodeRow, holders: tuple[NodeId, ...], votes: Votes) -> bool:
+    """One holder, so that not all make a key; should two think so, the record takes the first."""
+    if not row.holds_ca or votes.leader in holders:
+        return row.holds_ca and votes.leader == row.id
+    there = [node for node in holders if node == row.id or node in votes.linked]
+    return row.id == min(there)
+
+
 def _as_voter(holding: Holding, row: NodeRow, others: tuple[NodeId, ...]) -> Duty | None:
+    if holding.key is None and others:
+        # Its file is gone: until that is on record, another might let go and think it has the key.
+        return Declare(holds=False) if row.holds_ca else Fetch(others)
     if holding.key is None:
-        return Fetch(others) if others else None
+        return None
     return None if row.holds_ca else Declare(holds=True)
 
 

@@ -141,7 +141,7 @@ class Entrance:
         self, key: PrivateKey, identity: MeshIdentity, join: str, token: Token | None
     ) -> Reached | None:
         """`--join` at a node that is in a mesh: fine from a mesh of one, else only if the same."""
-        if token is not None and token.mesh == identity.mesh:
+        if token is not None and token.ca in (identity.ca.id, identity.mesh):
             self._screen.warning(f"this node is in {identity.mesh_name} already; going on")
             return None
         registry = self._registry(identity)
@@ -219,7 +219,7 @@ class Entrance:
                 raise Refused(f"--join: {e}") from None
         sighted = await self._browse()
         if token is not None:
-            sighted = [mesh for mesh in sighted if mesh.mesh == token.mesh]
+            sighted = [mesh for mesh in sighted if token.ca in (mesh.ca, mesh.mesh)]
         if not sighted:
             raise Refused(
                 "no mesh is in sight: start meshd on the other machine first, or name it with "
@@ -251,6 +251,7 @@ class Entrance:
             return MemberRegistry(
                 identity.ca,
                 SignedMembers.from_bytes(store.load_members(mesh)),
+                former=identity.former_keys(),
                 applied=store.load_applied(mesh),
                 persist=lambda signed: store.save_members(mesh, signed.to_bytes()),
                 persist_applied=lambda body: store.save_applied(mesh, body),

@@ -28,8 +28,8 @@ from meshd.errors import (
 from meshd.identity.certificates import read_ca_certificate, read_certificate
 from meshd.identity.keyring import Keyring
 from meshd.identity.keys import PrivateKey, PublicKey
+from meshd.identity.mesh_identity import MeshIdentity
 from meshd.identity.pairing import NewcomerPairing
-from meshd.identity.store import MeshIdentity
 from meshd.identity.tokens import NONCE_BYTES, Token, make_proof
 from meshd.ids import Address, MeshId, NodeId, short
 from meshd.peers.join_talk import JoinRefused, RefusedThere, Talk, expected, in_our_words, sentence
@@ -154,7 +154,7 @@ async def _by_token(
     token: Token,
     newcomer: Newcomer,
 ) -> Joined:
-    met = await _meet(stream, talk, address, pin=token.mesh)
+    met = await _meet(stream, talk, address, pin=token.ca)
     talk.proven = True
     nonce = entropy.token(NONCE_BYTES)
     proof = make_proof(
@@ -267,7 +267,7 @@ class _Met:
     nonce: bytes
 
 
-async def _meet(stream: ByteStream, talk: Talk, address: Address, *, pin: MeshId | None) -> _Met:
+async def _meet(stream: ByteStream, talk: Talk, address: Address, *, pin: str | None) -> _Met:
     """Hear who answers, and hold it against the TLS certificate and, with a token, the pin.
 
     The certificate's dates do not count: this machine's clock may be wrong, the proof is good for
@@ -278,11 +278,8 @@ async def _meet(stream: ByteStream, talk: Talk, address: Address, *, pin: MeshId
     if not JOIN_PROTOCOL_MIN <= welcome.protocol <= JOIN_PROTOCOL_MAX:
         raise JoinRefused(Reason.VERSION, sentence(Reason.VERSION, str(address)))
     ca = read_ca_certificate(welcome.ca_certificate)
-    if pin is not None and ca.mesh != pin:
-        raise JoinRefused(
-            Reason.OTHER_MESH,
-            f"The token is for mesh {short(pin)}, but {address} is in mesh {short(ca.mesh)}.",
-        )
+    if pin is not None and ca.id != pin:
+        raise JoinRefused(Reason.OTHER_MESH, _not_pinned(pin, ca, address))
     shown = stream.remote.certificate_der
     certificate = read_certificate(shown)
     if not (welcome.mesh == certificate.mesh == ca.mesh and certificate.is_signed_by(ca)):
@@ -297,6 +294,20 @@ async def _meet(stream: ByteStream, talk: Talk, address: Address, *, pin: MeshId
         mesh_name=welcome.mesh_name if is_name(welcome.mesh_name) else "",
         nonce=welcome.nonce,
     )
+
+
+def _not_pinned(pin: str, ca: PublicKey, address: Address) -> str:
+    """Nothing that is said here is proven; who answers could have said anything."""
+    anew = "make a new one with `meshd token create` on a member"
+    if pin == ca.mesh:
+        return (
+            f"The token is of before mesh {short(ca.mesh)} got another key, since a machine that "
+            f"had the former one was removed: {anew}."
+        )
+    said = f"The token is for mesh {short(pin)}, but {address} is in mesh {short(ca.mesh)}"
+    if ca.id == ca.mesh:
+        return f"{said}."
+    return f"{said}; or the token is of before that mesh got another key: {anew}."
 
 
 async def _answer(first: JoinMessage | None, talk: Talk) -> Admitted:

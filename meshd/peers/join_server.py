@@ -18,6 +18,7 @@ import trio
 from meshd import limits
 from meshd.errors import MeshdError, NotAdmitted, ProtocolError, StreamBroken
 from meshd.identity.keys import public_key
+from meshd.identity.mesh_identity import MeshIdentity
 from meshd.identity.pairing import (
     MemberPairing,
     PairingEnd,
@@ -25,7 +26,6 @@ from meshd.identity.pairing import (
     PairingsFull,
     PairingState,
 )
-from meshd.identity.store import MeshIdentity
 from meshd.identity.tokens import NONCE_BYTES
 from meshd.peers.admission import Admitter
 from meshd.peers.join_limits import SourceLimiter, source_of
@@ -48,6 +48,9 @@ from meshd.wire.join import (
     Reveal,
     Welcome,
 )
+
+RENEWING_S: Final = 5.0
+"""When a newcomer is to ask again while this node waits for a certificate of the CA of now."""
 
 _ENDS: Final = {
     PairingEnd.REFUSED_THERE: (Reason.PAIRING_REFUSED, "the newcomer's side said no"),
@@ -95,7 +98,7 @@ class JoinServer:
         """Joins that are open, by where they come from."""
         self._pairings = Pairings()
         self.counters: Counter[str] = Counter()
-        """`admissionted`, `join_refused: REASON`, `join_broken`."""
+        """`join_admitted`, `join_refused: REASON`, `join_broken`."""
 
     # --- consent at this member
 
@@ -153,7 +156,7 @@ class JoinServer:
         finally:
             self._open[source] -= 1
             self._open += Counter()  # keeps what is above zero: strangers must not make it grow
-        self.counters["admissionted"] += 1
+        self.counters["join_admitted"] += 1
 
     async def _serve(self, stream: ByteStream, talk: Talk) -> None:
         source = source_of(stream.remote.address)
@@ -162,6 +165,10 @@ class JoinServer:
             raise JoinRefused(Reason.BUSY, f"{source} asks too often", retry_after_s=wait_s)
         ends_s = trio.current_time() + limits.JOIN_S
         identity = self._identity()
+        if not identity.is_current:
+            # The newcomer goes by what the CA of now has signed, and this node has yet to renew.
+            why = "the mesh has another key, under which this node has no certificate yet"
+            raise JoinRefused(Reason.BUSY, why, retry_after_s=RENEWING_S)
         with trio.move_on_at(ends_s) as deadline:
             member_nonce = await self._welcome(talk, identity)
             message = await talk.receive()

@@ -98,7 +98,7 @@ class MeshOffice:
         if not 1 <= order.uses <= limits.MEMBERS:
             raise Refused(f"a token's number of uses is above zero and at most {limits.MEMBERS}")
         random = self._entropy.token
-        token = new_token(self._registry.mesh, random(TOKEN_ID_BYTES), random(TOKEN_SECRET_BYTES))
+        token = new_token(self._registry.ca.id, random(TOKEN_ID_BYTES), random(TOKEN_SECRET_BYTES))
         command = CreateToken(
             id=token.id, key=token.key, ttl_ms=max(1, round(ttl_s * 1000)), uses=order.uses
         )

@@ -105,7 +105,7 @@ class Roster:
         self._versions[node] = hello.members_version
 
     def _linked(self, node: NodeId) -> None:
-        if self._versions.get(node, 0) < self._registry.signed_version:
+        if self._versions.get(node, 0) < self._registry.signed_version and self._registry.is_signed:
             self._links.notify(node, self._push())
         elif self._versions.get(node, 0) > self._registry.version:
             self._ahead.send_nowait(node)

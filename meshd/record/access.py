@@ -124,7 +124,8 @@ class Tokens:
         context.emit(TokensChanged(context.index))
 
     def revoke_all(self, context: Context) -> None:
-        """With the removal of a node: it had the record, and with it K of every token."""
+        """With the removal of a node, which had K of every token from the record; and with a
+        change of the CA, whose key every token pins."""
         rows = self._table.rows()
         for row in rows:
             self._table.drop(row.id)

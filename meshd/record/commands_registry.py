@@ -16,6 +16,7 @@ from meshd.record.fields import (
     Addresses,
     ApiKeyId,
     Boot,
+    CertificateDer,
     CertificateSerial,
     Count,
     DerKey,
@@ -85,6 +86,7 @@ class Found(Command, frozen=True):
     keyring_generation: Annotated[int, Meta(ge=1, le=2**53 - 1)] = 1
     registry_version: Count = 0
     """The number of the member list that this record takes over from."""
+    ca_certificate: CertificateDer = b""
 
 
 class Adopt(Command, frozen=True):
@@ -154,6 +156,10 @@ class RotateCa(Command, frozen=True):
     ca_key: DerKey
     generation: Annotated[int, Meta(ge=2, le=2**53 - 1)]
     """The next one: of two that rotate at once, one is refused."""
+    certificate: CertificateDer = b""
+    """The new CA's own."""
+    link: CertificateDer = b""
+    """The new key, certified by the CA before."""
 
 
 class RotateKeyring(Command, frozen=True):

@@ -58,6 +58,8 @@ ApiKeyId = Annotated[str, Meta(pattern=rf"^[0-9a-f]{{8}}{_END}")]
 PolicyName = Annotated[str, Meta(pattern=rf"^[a-z][a-z0-9._-]{{0,{limits.NAME_CHARS - 1}}}{_END}")]
 CertificateSerial = Annotated[bytes, Meta(min_length=1, max_length=20)]
 """Big-endian; 20 bytes are the most that RFC 5280 allows."""
+CertificateDer = Annotated[bytes, Meta(max_length=limits.CERTIFICATE_BYTES)]
+"""Not looked into: who uses one checks it, and a library may judge it otherwise in time."""
 GossipKeyId = Annotated[int, Meta(ge=0, le=2**32 - 1)]
 Boot = Annotated[bytes, Meta(min_length=16, max_length=16)]
 """Random bytes of one start of a process: two starts with one number are told apart by them."""

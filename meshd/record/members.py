@@ -185,6 +185,10 @@ class SignedMembers(msgspec.Struct, frozen=True):
     body: bytes
     signature: bytes
 
+    def is_by(self, ca: PublicKey) -> bool:
+        """Whether that key has signed it."""
+        return ca.verify(SIGNATURE_CONTEXT, self.body, self.signature)
+
     def to_bytes(self) -> bytes:
         """One blob for disk and for the join protocol."""
         return pack({"body": self.body, "signature": self.signature})
@@ -231,7 +235,7 @@ def verify(signed: SignedMembers, ca: PublicKey) -> MemberList:
             f"A member list of {len(signed.body)} bytes is over the limit of "
             f"{limits.MEMBER_LIST_BYTES}."
         )
-    if not ca.verify(SIGNATURE_CONTEXT, signed.body, signed.signature):
+    if not signed.is_by(ca):
         raise ProtocolError("A member list is not signed by this mesh's authority.")
     members = read_body(signed.body)
     if members.mesh != ca.mesh:

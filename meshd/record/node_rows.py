@@ -9,6 +9,7 @@ from msgspec import Meta
 from meshd import limits
 from meshd.record.fields import (
     Addresses,
+    CertificateDer,
     CertificateSerial,
     Count,
     DerKey,
@@ -31,6 +32,14 @@ _P: Final = 0xFFFFFFFF00000001000000000000000000000000FFFFFFFFFFFFFFFFFFFFFFFF
 _B: Final = 0x5AC635D8AA3A93E7B3EBBD55769886BC651D06B0CC53B0F63BCE3C3E27D2604B
 
 
+class FormerCa(Row, frozen=True):
+    """A CA that the mesh had before."""
+
+    certificate: CertificateDer
+    link: CertificateDer
+    """The CA after it, certified by it."""
+
+
 class MeshRow(Row, frozen=True):
     """What there is one of."""
 
@@ -48,6 +57,10 @@ class MeshRow(Row, frozen=True):
     """A node that once held the CA's key was removed since it was made."""
     feature: Annotated[int, Meta(ge=1, le=127)] = 1
     """The newest version of commands that may be used."""
+    ca_certificate: CertificateDer = b""
+    """Of the CA of now."""
+    former_cas: Annotated[tuple[FormerCa, ...], Meta(max_length=limits.FORMER_CAS)] = ()
+    """The latest first."""
 
 
 class Certificate(Row, frozen=True):

@@ -18,7 +18,7 @@ from meshd.record import commands_registry as commands
 from meshd.record.context import Context
 from meshd.record.events import CaChanged, KeyringRotated, NodeAdmitted, NodeChanged, NodeRemoved
 from meshd.record.names import free_name
-from meshd.record.node_rows import Certificate, MeshRow, NodeRow, RemovedRow, check_key
+from meshd.record.node_rows import Certificate, FormerCa, MeshRow, NodeRow, RemovedRow, check_key
 from meshd.record.results import DONE, Code, Refuse, done
 from meshd.record.table import Table
 
@@ -88,6 +88,7 @@ class Nodes:
                 gossip_key=command.gossip_key,
                 keyring_generation=command.keyring_generation,
                 registry_version=command.registry_version,
+                ca_certificate=command.ca_certificate,
             )
         )
         row = self._row(command.node, command.node.name, command.unix_ms)
@@ -271,7 +272,10 @@ class Nodes:
         return DONE
 
     def rotate_ca(self, context: Context, command: commands.RotateCa) -> bytes:
-        """Another CA key; whoever held the last one asks the node that made this one for it."""
+        """Another CA key; whoever held the last one asks the node that made this one for it.
+
+        What tokens pin is the former key, so they are revoked with it (`Reducers`).
+        """
         holder = self.member(command.node)
         check_key(command.ca_key)
         if command.generation != self.mesh.ca_generation + 1:
@@ -280,12 +284,15 @@ class Nodes:
             if row.holds_ca and row.id != holder.id:
                 self._nodes.put(replace(row, holds_ca=False))
         self._nodes.put(replace(holder, holds_ca=True, held_ca=command.generation))
+        former = FormerCa(certificate=self.mesh.ca_certificate, link=command.link)
         self._mesh.put(
             replace(
                 self.mesh,
                 ca_key=command.ca_key,
                 ca_generation=command.generation,
                 ca_must_rotate=False,
+                ca_certificate=command.certificate,
+                former_cas=(former, *self.mesh.former_cas)[: limits.FORMER_CAS],
             )
         )
         self._count()

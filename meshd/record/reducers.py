@@ -66,7 +66,7 @@ class Reducers:
             registry.ChangeNode: self.nodes.change,
             registry.Certify: self.nodes.certify,
             registry.HoldCa: self.nodes.hold_ca,
-            registry.RotateCa: self.nodes.rotate_ca,
+            registry.RotateCa: self._rotate_ca,
             registry.RotateKeyring: self.nodes.rotate_keyring,
             registry.CreateToken: self.tokens.create,
             registry.RevokeToken: self.tokens.revoke,
@@ -126,6 +126,11 @@ class Reducers:
             self.tokens.check_use(command.token, context.now_unix_ms)
             self.tokens.use(context, command.token, key_id(command.node.key))
         return self.nodes.admit(context, command)
+
+    def _rotate_ca(self, context: Context, command: registry.RotateCa) -> bytes:
+        result = self.nodes.rotate_ca(context, command)
+        self.tokens.revoke_all(context)
+        return result
 
     def _adopt(self, context: Context, command: registry.Adopt) -> bytes:
         members = [node for node, _ in command.removed if self.nodes.get(node) is not None]

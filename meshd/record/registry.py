@@ -84,19 +84,21 @@ class MemberRegistry:
         ca: PublicKey,
         signed: SignedMembers,
         *,
+        former: Sequence[PublicKey] = (),
         applied: bytes | None = None,
         persist: Callable[[SignedMembers], None] = lambda signed: None,
         persist_applied: Callable[[bytes], None] = lambda body: None,
     ) -> None:
         """Start from what was kept: a signed list, and what the record came to since (`applied`).
 
+        What was kept may be signed with a former CA's key; of others no such list is taken.
         `persist` is called with each newer signed list before it is applied, `persist_applied` by
-        `keep`.  Raises ProtocolError if a list
-        is not this mesh's.
+        `keep`.  Raises ProtocolError if a list is not this mesh's.
         """
         self._ca = ca
         self._signed = signed
-        self._list = self._signed_list = verify(signed, ca)
+        signer = next((key for key in (ca, *former) if signed.is_by(key)), ca)
+        self._list = self._signed_list = verify(signed, signer)
         if applied is not None:
             kept = read_body(applied)
             if kept.mesh != self._list.mesh:
@@ -106,6 +108,20 @@ class MemberRegistry:
         self._persist_applied = persist_applied
         self._callbacks: dict[int, Callable[[RegistryChange], None]] = {}
         self._next_callback = 0
+
+    def trust(self, ca: PublicKey) -> None:
+        """The mesh has another CA: lists are signed with this key from now on."""
+        self._ca = ca
+
+    @property
+    def ca(self) -> PublicKey:
+        """The CA's key, with which lists are signed."""
+        return self._ca
+
+    @property
+    def is_signed(self) -> bool:
+        """Whether `signed` is by the CA of now: others take no other."""
+        return self._signed.is_by(self._ca)
 
     @property
     def mesh(self) -> MeshId:
@@ -189,7 +205,7 @@ class MemberRegistry:
 
         Raises as `sign`, and an OSError of `persist` passes through.
         """
-        if self.signed_version >= self.version:
+        if self.signed_version >= self.version and self.is_signed:
             return False
         signed = sign(self._list, ca)
         self._persist(signed)
@@ -214,7 +230,7 @@ class MemberRegistry:
                     f"There are two different member lists with the number {self.version}: was a "
                     "node started from an old copy of its data directory?"
                 )
-            if self.signed_version < newer.version:
+            if self.signed_version < newer.version or not self.is_signed:
                 self._persist(signed)
                 self._signed, self._signed_list = signed, newer
             return False

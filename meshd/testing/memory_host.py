@@ -29,17 +29,21 @@ _FIRST_PORT = 40_000
 _PEM = b"-----BEGIN"
 
 
+_Chain = tuple[bytes, ...]
+"""Certificates in DER, its own first."""
+
+
 class _Call:
     """A connection between being dialled and being let in."""
 
-    def __init__(self, alpn: Alpn | None, certificate: bytes) -> None:
+    def __init__(self, alpn: Alpn | None, chain: _Chain) -> None:
         self.alpn = alpn
-        self.certificate = certificate
+        self.chain = chain
         self.answered = trio.Event()
         self.dropped = False
         """The listener went away before it looked."""
         self.refusal: NotAdmitted | None = None
-        self.acceptor_certificate = b""
+        self.acceptor_chain: _Chain = ()
 
 
 class MemoryListener:
@@ -78,17 +82,17 @@ class MemoryListener:
         if self.peers:
             try:
                 credentials = self._host.credentials()
-                call.acceptor_certificate = _der(credentials)
+                call.acceptor_chain = _chain(credentials)
                 node = None
                 if call.alpn is not Alpn.JOIN:
-                    node = _check(credentials, call.certificate)
+                    node = _check(credentials, call.chain)
             except NotAdmitted as error:
                 call.refusal = error
                 call.answered.set()
                 stream.abort(str(error))
                 raise
             remote = stream.remote
-            stream.remote = Remote(remote.address, node, call.alpn, call.certificate)
+            stream.remote = Remote(remote.address, node, call.alpn, _leaf(call.chain))
         call.answered.set()
         return stream
 
@@ -200,10 +204,10 @@ class MemoryHost:
         credentials = self.credentials()
 
         async def attempt(address: Address) -> MemoryStream:
-            stream, call = await self._dial(address, alpn, _der(credentials))
+            stream, call = await self._dial(address, alpn, _chain(credentials))
             try:
-                if call.acceptor_certificate:
-                    found = _check(credentials, call.acceptor_certificate)
+                if call.acceptor_chain:
+                    found = _check(credentials, call.acceptor_chain)
                     if found != node:
                         raise NotAdmitted(f"{address} is another member ({found}, not {node}).")
                 if call.refusal is not None:
@@ -212,7 +216,7 @@ class MemoryHost:
             except NotAdmitted as error:
                 stream.abort(str(error))
                 raise
-            stream.remote = Remote(address, found, alpn, call.acceptor_certificate)
+            stream.remote = Remote(address, found, alpn, _leaf(call.acceptor_chain))
             return stream
 
         with trio.move_on_after(timeout_s):
@@ -223,14 +227,14 @@ class MemoryHost:
 
     async def dial_join(self, address: Address, timeout_s: float) -> ByteStream:
         with trio.move_on_after(timeout_s):
-            stream, call = await self._dial(address, Alpn.JOIN, b"")
-            stream.remote = Remote(address, None, Alpn.JOIN, call.acceptor_certificate)
+            stream, call = await self._dial(address, Alpn.JOIN, ())
+            stream.remote = Remote(address, None, Alpn.JOIN, _leaf(call.acceptor_chain))
             return stream
         raise DialFailed(f"{address} did not answer within {timeout_s:g} s.")
 
     async def dial_plain(self, address: Address, timeout_s: float) -> ByteStream:
         with trio.move_on_after(timeout_s):
-            return (await self._dial(address, None, b""))[0]
+            return (await self._dial(address, None, ()))[0]
         raise DialFailed(f"{address} did not answer within {timeout_s:g} s.")
 
     async def dial_web(self, address: Address, timeout_s: float) -> ByteStream:
@@ -243,10 +247,10 @@ class MemoryHost:
         listener = self._control.get(str(path))
         if listener is None:
             raise DialFailed(f"Nobody listens on {path}.")
-        return self._connect(listener, self, None, None, _Call(None, b""))
+        return self._connect(listener, self, None, None, _Call(None, ()))
 
     async def _dial(
-        self, address: Address, alpn: Alpn | None, certificate: bytes
+        self, address: Address, alpn: Alpn | None, chain: _Chain
     ) -> tuple[MemoryStream, _Call]:
         world = self.world
         host = world.find(address.host, self)
@@ -263,7 +267,7 @@ class MemoryHost:
             raise DialFailed(f"{address} does not answer: Connection refused.")
         if (alpn is not None) != listener.peers:
             raise DialFailed(f"{address}: the TLS handshake failed.")
-        call = _Call(alpn, certificate)
+        call = _Call(alpn, chain)
         source = Address("127.0.0.1" if address.host in LOOPBACK else self.addresses[0], 0)
         stream = self._connect(listener, host, address, source, call)
         if alpn is not None:
@@ -316,21 +320,25 @@ class MemoryHost:
             datagrams.kill()
 
 
-def _der(credentials: Credentials) -> bytes:
-    """The certificate as the other side sees it; credentials of tests have a mere name there."""
+def _chain(credentials: Credentials) -> _Chain:
+    """The certificates as the other side sees them; those of some tests are a mere name."""
     pem = credentials.certificate_pem
     if not pem.lstrip().startswith(_PEM):
-        return pem
-    return _load(pem)[0].public_bytes(Encoding.DER)
+        return (pem,)
+    return tuple(one.public_bytes(Encoding.DER) for one in _load(pem))
 
 
-def _check(credentials: Credentials, certificate: bytes) -> NodeId:
+def _leaf(chain: _Chain) -> bytes:
+    return chain[0] if chain else b""
+
+
+def _check(credentials: Credentials, chain: _Chain) -> NodeId:
     """What TLS and `check_peer` do: some CA has signed it, and it is let in."""
-    if not certificate:
+    if not chain:
         raise NotAdmitted("The other side shows no certificate.")
-    if credentials.ca_pem and not _signed(certificate, credentials.ca_pem):
+    if credentials.ca_pem and not _leads_to(chain, credentials.ca_pem):
         raise NotAdmitted("The certificate is not of this mesh.")
-    return credentials.check_peer(certificate)
+    return credentials.check_peer(chain[0])
 
 
 @lru_cache(maxsize=256)
@@ -339,15 +347,26 @@ def _load(pem: bytes) -> list[x509.Certificate]:
 
 
 @lru_cache(maxsize=1024)
-def _signed(certificate: bytes, ca_pem: bytes) -> bool:
+def _leads_to(chain: _Chain, ca_pem: bytes) -> bool:
+    """Whether the first certificate comes from one of these CAs, over the others or not."""
     try:
-        leaf = x509.load_der_x509_certificate(certificate)
+        leaf, *others = (x509.load_der_x509_certificate(der) for der in chain)
     except ValueError:
         return False
-    for ca in _load(ca_pem):
-        try:
-            leaf.verify_directly_issued_by(ca)
-        except (ValueError, TypeError, InvalidSignature):
-            continue
-        return True
-    return False
+    anchors = _load(ca_pem)
+    while True:
+        if any(_issued(leaf, ca) for ca in anchors):
+            return True
+        issuer = next((other for other in others if _issued(leaf, other)), None)
+        if issuer is None:
+            return False
+        leaf = issuer
+        others.remove(issuer)
+
+
+def _issued(certificate: x509.Certificate, ca: x509.Certificate) -> bool:
+    try:
+        certificate.verify_directly_issued_by(ca)
+    except (ValueError, TypeError, InvalidSignature):
+        return False
+    return True

@@ -133,7 +133,7 @@ def test_a_token_that_does_not_admit_says_why(
         # The right mesh and the form of a token, but none that this mesh gave out.
         from meshd.identity import Token, parse_token
 
-        token = Token(parse_token(token).mesh, "aaaaaaaa", bytes(16)).text()
+        token = Token(parse_token(token).ca, "aaaaaaaa", bytes(16)).text()
         other.close()
     elif fault == "used":
         joined(a, [daemon(cleanup, tmp_path, "first")])

@@ -34,7 +34,7 @@ BASE32 = "abcdefghijklmnopqrstuvwxyz234567"
 
 tokens = st.builds(
     Token,
-    mesh=st.text(BASE32, min_size=26, max_size=26).map(MeshId),
+    ca=st.text(BASE32, min_size=26, max_size=26).map(MeshId),
     id=st.text(BASE32, min_size=8, max_size=8),
     secret=st.binary(min_size=16, max_size=16),
 )

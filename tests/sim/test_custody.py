@@ -7,13 +7,17 @@ from pathlib import PurePosixPath
 
 import pytest
 import trio
+from structlog.testing import capture_logs
 from trio.testing import MockClock
 
-from meshd import limits
+from meshd import control, limits
 from meshd.errors import Refused
+from meshd.identity import CertificateRefused
 from meshd.ids import NodeId
+from meshd.peers.join_talk import JoinRefused
 from meshd.testing.world import PATHS, Machine, World, until
 from meshd.wire.control_mesh import CaKeyRequest
+from tests.joins import make_key
 from tests.sim.test_record import three, voters
 
 
@@ -108,3 +112,146 @@ async def test_whoever_loses_its_vote_deletes_the_key(autojump_clock: MockClock)
         assert row is not None
         assert not row.holds_ca
         assert row.held_ca == 1  # which is not forgotten
+
+
+def ca_of(machine: Machine) -> str:
+    """The CA that it goes by."""
+    return machine.running.mesh.standing.identity.ca.id
+
+
+def lets_in(machine: Machine, certificate_der: bytes) -> bool:
+    """Whether a link with that certificate would be let in there."""
+    try:
+        machine.running.mesh.introduction.credentials().check_peer(certificate_der)
+    except CertificateRefused:
+        return False
+    return True
+
+
+async def remove(by: Machine, gone: Machine) -> None:
+    """`meshd remove`."""
+    await by.running.mesh.office.remove(gone.running.mesh.id)
+
+
+async def test_removing_a_node_that_had_the_key_gives_the_mesh_another_one(
+    autojump_clock: MockClock,
+) -> None:
+    async with World.open() as world:
+        a, b, c = await three(world)
+        await until(lambda: all(has_key(m) for m in (a, b, c)), within_s=10.0)
+        mesh, former = a.running.mesh.registry.mesh, c.running.custody.authority()
+        assert former is not None
+        d = await world.start("d")
+        await world.settled()
+        await until(lambda: d.running.record.ledger.state.nodes.get(d.running.mesh.id) is not None)
+        first = ca_of(a)
+        await remove(a, c)
+        # Every node goes by the new CA, and those with a vote have its key.
+        await until(lambda: len({ca_of(m) for m in (a, b, d)} - {first}) == 1, within_s=10.0)
+        await until(lambda: ca_of(a) == ca_of(b) == ca_of(d), within_s=10.0)
+        await until(lambda: has_key(a) and has_key(b), within_s=30.0)
+        assert a.disk.files[key_file(a)] == b.disk.files[key_file(b)]
+        assert key_file(a).with_name("ca-next.key") not in a.disk.files
+        assert a.running.mesh.registry.mesh == mesh == a.running.mesh.standing.identity.mesh
+        # With the former key nobody new is let in, with the new one they are.
+        now = a.running.custody.authority()
+        assert now is not None
+        stranger = make_key("stranger").public
+        forged, good = (
+            ca.issue(stranger, serial=bytes(16), now_unix_s=a.clock.wall()) for ca in (former, now)
+        )
+        for machine in (a, b, d):
+            assert not lets_in(machine, forged)
+            assert lets_in(machine, good)
+        # Members stay linked, also over new connections, whatever their certificates say.
+        for node in a.running.mesh.links.up():
+            a.running.mesh.links.cut(node, "a test")
+        await world.settled()
+        # In time they have certificates of the new CA, which are on record.
+        await until(
+            lambda: all(m.running.mesh.standing.identity.is_current for m in (a, b, d)),
+            within_s=60.0,
+        )
+        for machine in (a, b, d):
+            shown = machine.running.mesh.standing.identity.certificate
+            row = a.running.record.ledger.state.nodes.get(machine.running.mesh.id)
+            assert row is not None
+            assert row.certificates[-1].serial == shown.serial
+
+
+async def test_a_token_of_before_the_change_of_the_ca_says_that_a_new_one_is_needed(
+    autojump_clock: MockClock,
+) -> None:
+    async with World.open() as world:
+        a, b, c = await three(world)
+        await until(lambda: all(has_key(m) for m in (a, b, c)), within_s=10.0)
+        office = a.running.mesh.office
+        former = await office.create_token(control.TokenOrder(uses=5))
+        first = ca_of(a)
+        await remove(a, c)
+        await until(lambda: ca_of(a) == ca_of(b) != first, within_s=30.0)
+        d = world.machines["d"] = Machine(world, "d", [], replace(a.config, name="d"))
+        with pytest.raises(ExceptionGroup) as refused:
+            await d.start(join=a.peer_address, token=former.token)
+        why = r"of before mesh .* got another key.*make a new one"
+        assert refused.group_contains(JoinRefused, match=why)
+        # A new one is good at once, at any member: the door waits for its own certificate.
+        e = await world.start("e")
+        assert ca_of(e) == ca_of(a)
+        assert e.running.mesh.registry.mesh == a.running.mesh.registry.mesh
+        await world.settled()
+        # And a restart finds all in order.
+        for machine in (a, e):
+            machine.kill()
+            await machine.until_over()
+            await machine.start()
+        assert a.running.custody.authority() is not None
+        await world.settled()
+        await until(lambda: has_key(a), within_s=10.0)
+
+
+async def test_a_node_that_slept_through_the_change_of_the_ca_is_linked_and_learns_of_it(
+    autojump_clock: MockClock,
+) -> None:
+    async with World.open() as world:
+        a, b, c = await three(world)
+        await until(lambda: all(has_key(m) for m in (a, b, c)), within_s=10.0)
+        d = await world.start("d")
+        await world.settled()
+        await until(lambda: d.running.record.ledger.state.nodes.get(d.running.mesh.id) is not None)
+        first = ca_of(d)
+        d.crash()
+        await remove(a, c)
+        await until(lambda: has_key(a) and has_key(b) and ca_of(a) != first, within_s=30.0)
+        await d.start()
+        assert ca_of(d) == first
+        await world.settled()
+        await until(lambda: ca_of(d) == ca_of(a), within_s=60.0)
+
+
+async def test_no_key_of_the_ca_is_in_a_log_or_in_the_record(
+    autojump_clock: MockClock,
+) -> None:
+    with capture_logs() as logs:
+        async with World.open() as world:
+            a, b, c = await three(world)
+            await until(lambda: all(has_key(m) for m in (a, b, c)), within_s=10.0)
+            former = a.running.custody.authority()
+            assert former is not None
+            await remove(a, c)
+            await until(lambda: all(ca_of(m) != former.public.id for m in (a, b)), within_s=30.0)
+            await until(lambda: has_key(a) and has_key(b), within_s=30.0)
+            authority = a.running.custody.authority()
+            assert authority is not None
+            said = repr(logs)
+            assert "the mesh has another CA" in said
+            for key in (former.key, authority.key):
+                pem = b"".join(key.pem().splitlines()[1:-1])
+                secret = key.raw().private_numbers().private_value.to_bytes(32, "big")
+                for machine in (a, b, c):
+                    others = [
+                        data for path, data in machine.disk.files.items() if path.suffix != ".key"
+                    ]
+                    assert not any(secret in data or pem in data for data in others)
+                assert pem.decode() not in said
+                assert secret.hex() not in said

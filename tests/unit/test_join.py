@@ -139,7 +139,7 @@ async def test_a_wrong_secret_is_refused_as_wrong_even_if_the_token_is_used_or_e
     token = mesh.token(ttl_s=100.0)
     await by_token(mesh.network(nursery), token, newcomer(1))
     mesh.pass_time(101.0)
-    wrong = Token(token.mesh, token.id, bytes(16))
+    wrong = Token(token.ca, token.id, bytes(16))
     assert (await refused_by_token(mesh, wrong, newcomer(2))).reason is Reason.WRONG_TOKEN
 
 

@@ -21,7 +21,7 @@ TOKEN = Token(MeshId(MESH), "abcdefgh", bytes(range(16)))
 
 def _token(text: str) -> dict[str, Any]:
     token = parse_token(text)
-    return {"mesh": token.mesh, "id": token.id, "secret": token.secret, "key": token.key}
+    return {"ca": token.ca, "id": token.id, "secret": token.secret, "key": token.key}
 
 
 DERIVE: dict[str, Callable[..., Any]] = {

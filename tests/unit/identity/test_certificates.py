@@ -274,7 +274,7 @@ def test_an_authority_refuses_a_certificate_that_is_not_of_its_key() -> None:
 
 
 def test_certificates_survive_the_way_through_pem() -> None:
-    assert from_pem(to_pem(CERTIFICATE)) == CERTIFICATE
+    assert from_pem(to_pem(CERTIFICATE)) == [CERTIFICATE]
     with pytest.raises(CertificateRefused):
         from_pem(b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
 

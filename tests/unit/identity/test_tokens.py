@@ -100,4 +100,4 @@ def test_a_new_token_is_of_its_mesh_and_reads_back() -> None:
 
 def test_a_token_of_another_mesh_has_another_pin() -> None:
     other = Token(MeshId("a" * 26), TOKEN.id, TOKEN.secret)
-    assert parse_token(other.text()).mesh != TOKEN.mesh
+    assert parse_token(other.text()).ca != TOKEN.ca

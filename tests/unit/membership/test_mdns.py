@@ -15,8 +15,8 @@ from meshd.membership.mdns import Mdns, MdnsFailed
 from meshd.membership.sightings import Announcement, Sighting, read_sighting
 
 MESH = MeshId("m" * 26)
-ALICE = Announcement(MESH, NodeId("a" * 26), "alice", 11436, (1, 2), "ab12")
-BOB = Announcement(MESH, NodeId("b" * 26), "bob", 11437, (1, 1), "ab12")
+ALICE = Announcement(MESH, NodeId("a" * 26), "alice", 11436, (1, 2), "k" * 26)
+BOB = Announcement(MESH, NodeId("b" * 26), "bob", 11437, (1, 1), "k" * 26)
 LOOPBACK = ["127.0.0.1"]
 
 
@@ -38,7 +38,7 @@ def test_what_is_announced_reads_back() -> None:
         "alice",
         (Address("192.168.1.5", 11436), Address("fd00::5", 11436)),
         (1, 2),
-        "ab12",
+        "k" * 26,
     )
 
 
@@ -135,7 +135,9 @@ async def test_nodes_see_each_other_come_and_go_and_never_themselves(multicast: 
         async with announced(ALICE):
             await until(sees(looker, ALICE.node))
             assert looker.found() == [
-                Sighting(MESH, ALICE.node, "alice", (Address("127.0.0.1", 11436),), (1, 2), "ab12")
+                Sighting(
+                    MESH, ALICE.node, "alice", (Address("127.0.0.1", 11436),), (1, 2), "k" * 26
+                )
             ]
         await until(sees(looker))
         assert [sighting.node for sighting in sightings] == [ALICE.node]

@@ -119,7 +119,7 @@ async def test_a_token_made_anywhere_is_on_record_and_names_the_door_it_was_made
         await mesh.up()
         made = await mesh[at].office.create_token(control.TokenOrder(ttl_s=60, uses=3))
         token = parse_token(made.token)
-        assert token.mesh == mesh.authority.mesh
+        assert token.ca == mesh.authority.mesh
         assert made.uses == 3
         assert made.expires_unix_s == pytest.approx(1_780_000_060.0, abs=1)
         assert made.join_addresses == [str(mesh[at].peer.address)]
@@ -303,7 +303,7 @@ async def test_tokens_are_refused_for_what_they_are(autojump_clock: MockClock) -
         for token, reason in (
             (revoked, Reason.WRONG_TOKEN),
             (expired, Reason.EXPIRED_TOKEN),
-            (Token(expired.mesh, expired.id, b"x" * 16), Reason.WRONG_TOKEN),
+            (Token(expired.ca, expired.id, b"x" * 16), Reason.WRONG_TOKEN),
         ):
             answer = await office.admit(by_token(mesh["b"], token))
             assert isinstance(answer, JoinRefusal)
