@@ -13,12 +13,15 @@ from trio.testing import MockClock
 from meshd import limits
 from meshd.testing.memory_client import MemoryAnswer
 from meshd.testing.memory_engine import MemoryEngine
+from meshd.testing.models import expected_text
 from meshd.testing.world import Machine, World, until
 from tests.sim.meshes import WHOLE, pass_time, some_text
 from tests.sim.test_jobs import JOBS, three
 
 SOON_S = 0.2
 TOKENS_PER_S = 20.0
+TOKENS = 60
+TEXT = expected_text(max_tokens=TOKENS)
 
 
 class Mesh:
@@ -30,7 +33,8 @@ class Mesh:
 
     def ask(self, machine: Machine, key: str = "k1", **more: Any) -> MemoryAnswer:
         """A keyed request that is under way."""
-        answer = machine.client.openai("tiny", f"idempotency-key: {key}", **more)
+        body = {"max_tokens": TOKENS, **more}
+        answer = machine.client.openai("tiny", f"idempotency-key: {key}", **body)
         self.world.nursery.start_soon(answer.run)
         return answer
 
@@ -71,7 +75,7 @@ async def test_a_repeat_is_given_what_was_said_at_once_and_the_rest_as_it_comes(
         assert trio.current_time() - asked_at < SOON_S
         assert again.headers["x-meshd-replayed"] == "true"
         await over(first, again)
-        assert (first.how, again.how, again.text) == ("whole", "whole", WHOLE)
+        assert (first.how, again.how, again.text) == ("whole", "whole", TEXT)
         assert said(again) == said(first)
         assert "x-meshd-replayed" not in first.headers
         # It came as it went, and not all at the end.
@@ -84,7 +88,9 @@ async def test_ollamas_dialect_streams_along_too(autojump_clock: MockClock) -> N
     async with mesh() as m:
         answers = []
         for machine in (m.a, m.b):
-            answers.append(machine.client.ollama("tiny", "idempotency-key: k1"))
+            answers.append(
+                machine.client.ollama("tiny", "idempotency-key: k1", options={"num_predict": 20})
+            )
             m.world.nursery.start_soon(answers[-1].run)
             await until(lambda: len(answers[0].pieces) > 3)
         await over(*answers)
@@ -98,9 +104,9 @@ async def test_a_slow_listener_holds_up_nobody_and_gets_all_of_it(
 ) -> None:
     async with mesh(tokens_per_s=200, buffer_bytes=2048) as m:
         began_at = trio.current_time()
-        first = m.ask(m.a)
+        first = m.ask(m.a, max_tokens=None)
         await some_text(first)
-        slow = [m.ask(m.a), m.ask(m.b)]
+        slow = [m.ask(m.a, max_tokens=None), m.ask(m.b, max_tokens=None)]
         await until(lambda: all(answer.pieces for answer in slow))
         for answer in slow:
             answer.pause()
@@ -117,10 +123,10 @@ async def test_a_first_client_that_does_not_read_holds_up_no_repeat(
     autojump_clock: MockClock,
 ) -> None:
     async with mesh(tokens_per_s=200, buffer_bytes=2048) as m:
-        first = m.ask(m.a)
+        first = m.ask(m.a, max_tokens=None)
         await some_text(first)
         first.pause()
-        again = m.ask(m.b)
+        again = m.ask(m.b, max_tokens=None)
         await over(again)
         assert (again.how, again.text) == ("whole", WHOLE)
         first.resume()
@@ -141,7 +147,7 @@ async def test_over_a_broken_link_a_repeat_goes_on_where_it_was(
         assert not again.over
         m.world.network.rejoin("b")
         await over(first, again)
-        assert (again.how, again.text) == ("whole", WHOLE)
+        assert (again.how, again.text) == ("whole", TEXT)
         assert said(again) == said(first)
 
 
@@ -158,7 +164,7 @@ async def test_when_the_entry_dies_no_other_runs_words_are_put_behind_its_own(
         assert first.how == "broken"
         assert (again.how, again.finish) == ("error", None)
         assert "repeat the request with the same key" in again.error
-        assert (later.how, later.text) == ("whole", WHOLE)
+        assert (later.how, later.text) == ("whole", TEXT)
         assert len(m.engine.requests) == 2
         once_more = m.ask(m.b)
         await over(once_more)
@@ -177,7 +183,7 @@ async def test_an_entry_that_dies_when_its_answer_was_stored_leaves_nobody_witho
         await over(first)
         m.a.crash()
         await over(again)
-        assert (first.how, again.how, again.text) == ("whole", "whole", WHOLE)
+        assert (first.how, again.how, again.text) == ("whole", "whole", TEXT)
         assert said(again) == said(first)
         assert len(m.engine.requests) == 1
 
@@ -254,7 +260,7 @@ async def test_more_listeners_than_may_be_wait_for_the_whole(
         along = m.ask(m.b)
         await some_text(along)
         waiting = [m.ask(m.a), m.ask(m.b)]
-        await some_text(along, 100)
+        await some_text(along, 40)
         assert not any(answer.pieces for answer in waiting)
         await over(first, along, *waiting)
         assert {said(answer) for answer in (along, *waiting)} == {said(first)}
@@ -281,7 +287,7 @@ async def test_while_a_model_loads_those_who_listen_hear_that_somebody_is_there(
     async with mesh(load_s=40.0) as m:
         answers = [m.ask(m.a), m.ask(m.a), m.ask(m.b)]
         await over(*answers, within_s=120.0)
-        assert [answer.text for answer in answers] == [WHOLE] * 3
+        assert [answer.text for answer in answers] == [TEXT] * 3
         # The first sign of life is the chunk that begins the stream.
         assert [len(answer.comments) for answer in answers] == [1] * 3
         assert len({said(answer) for answer in answers}) == 1
@@ -304,4 +310,4 @@ async def test_an_entry_that_was_started_again_gives_back_what_it_ran_before(
         again = m.ask({"b": m.b, "c": m.c}[where], stream=stream)
         await over(again)
         assert trio.current_time() - killed_at < 0.6 * limits.JOB_LEASE_S
-        assert (again.how, again.text) == ("whole", WHOLE)
+        assert (again.how, again.text) == ("whole", TEXT)
