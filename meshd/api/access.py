@@ -66,7 +66,9 @@ _ALLOW_HEADERS: Final = b", ".join(
         b"x-stainless-timeout",
     )
 )
-_EXPOSE_HEADERS: Final = b"x-request-id, x-meshd-node, x-meshd-attempts, retry-after"
+_EXPOSE_HEADERS: Final = (
+    b"x-request-id, x-meshd-node, x-meshd-attempts, x-meshd-replayed, retry-after"
+)
 _PREFLIGHT_S: Final = 12 * 3600
 
 

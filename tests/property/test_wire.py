@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from meshd import limits
 from meshd.errors import LimitExceeded, ProtocolError
 from meshd.inference import Delta, TokenLogprob, ToolCall, Usage
-from meshd.wire import answer, control, gossip, join, serve
+from meshd.wire import answer, control, gossip, join, said, serve
 from meshd.wire.codec import pack, unpack
 from meshd.wire.framing import FrameReader, frame
 from tests.conformance.forms import FORMS, Vector
@@ -143,6 +143,8 @@ READERS = {
     "join": join.decode_join,
     "answer": lambda data: answer.AnswerReader().feed(data),
     "serve": serve.decode_serve,
+    "said": lambda data: said.SaidReader().feed(data),
+    "said request": said.decode_said_request,
     "cancel": serve.decode_cancel,
     "show": serve.decode_show,
     "gossip": lambda data: gossip.decode_packet(data, max_bytes=limits.DATAGRAM_BYTES),
