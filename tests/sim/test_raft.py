@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.sim.raft import simulate
 from tests.sim.raft_mutants import MUTANTS, mutated_source
 from tests.sim.raft_weather import Weather, run
 from tests.sim.raft_world import World
@@ -25,6 +26,12 @@ def test_nothing_promised_is_broken(founders: int, others: int, changes: float, 
     assert not world.judge.violations
     assert len(world.judge.acks) > 50
     assert world.judge.reads > 10
+
+
+def test_disks_that_are_put_back_take_nothing_with_them() -> None:
+    worlds = [simulate(seed, "images", seconds=14.0) for seed in (2, 4)]
+    assert [world.judge.violations for world in worlds] == [[], []]
+    assert sum(world.set_aside for world in worlds) >= 1
 
 
 def test_the_same_seed_gives_the_same_trace() -> None:

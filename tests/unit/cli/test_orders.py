@@ -297,11 +297,23 @@ def test_a_demotion_that_is_refused_says_why(daemon: FakeDaemon, type_in: Typed)
     assert "Nobody could take the vote of box" in refused.stderr
 
 
-def test_without_a_word_more_it_shows_the_voters(daemon: FakeDaemon, type_in: Typed) -> None:
-    daemon.answers["GET /control/record"] = record_with("attic", "box", "mini")
-    done = type_in("voters")
-    assert done.exit_code == 0
-    assert "follows" in done.stdout
+def test_the_voters_are_shown_with_what_was_decided_and_whose_vote_is_void(
+    daemon: FakeDaemon, type_in: Typed
+) -> None:
+    report = record_with("attic", "box", "mini")
+    attic, box, mini, studio = report.voters
+    decided = [
+        msgspec.structs.replace(attic, vote="always"),
+        msgspec.structs.replace(box, void=True),
+        mini,
+        msgspec.structs.replace(studio, vote="never"),
+    ]
+    daemon.answers["GET /control/record"] = msgspec.structs.replace(report, voters=decided)
+    shown = type_in("voters").stdout
+    assert "votes (promoted)" in shown
+    assert "vote is void" in shown
+    assert "follows (demoted)" in shown
+    assert "box lost what it had promised" in shown
 
 
 def test_a_mesh_is_ended_only_when_somebody_says_so(daemon: FakeDaemon, type_in: Typed) -> None:
