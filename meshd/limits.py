@@ -100,6 +100,7 @@ JOIN_SOURCES: Final = 1024
 RAFT_COMMAND_BYTES: Final = 32 * KIB  # larger things are blobs; the log holds their digests
 RAFT_VOTERS: Final = 7  # five, and two in passing
 RAFT_HELD: Final = 256  # messages that wait until a node has asked whether its journal is whole
+RAFT_FORWARDS: Final = 256  # commands in one message to the leader, and answers in one
 RAFT_LEARNERS: Final = 7  # that one leader sends the log to, since they may get a vote
 RAFT_SUBSCRIBERS: Final = 256  # that one voter serves: five of them serve more than MEMBERS
 RAFT_FEEDS_IN_FLIGHT: Final = 16  # messages to a subscriber, so that under load they get larger

@@ -214,7 +214,7 @@ class Kernel:
         records = self.log.take_records()
         pieces, self.snapshots.pieces = tuple(self.snapshots.pieces), []
         early, self.wire.early = tuple(self.wire.early), []
-        late, self.wire.late = tuple(self.wire.late), []
+        late = self.wire.take_late()
         parts, self.wire.parts = tuple(self.wire.parts), []
         outcomes, self.outcomes = tuple(self.outcomes), []
         if not all(isinstance(record, Append) for record in records):

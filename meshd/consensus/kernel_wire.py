@@ -10,8 +10,9 @@ import zlib
 from typing import Any
 
 from meshd.consensus.interface import CoreStopped, Outgoing
+from meshd.consensus.kernel_forwards import Forwards
 from meshd.consensus.kernel_seams import Node, Transport
-from meshd.consensus.messages import AskVote, Forward, ForwardAnswer, Message
+from meshd.consensus.messages import AskVote, Message
 from meshd.consensus.snapshot_parts import PartToSend
 from meshd.ids import NodeId
 
@@ -45,6 +46,7 @@ class Wire(Transport):  # type: ignore[misc]
         self.early: list[Outgoing] = []
         self.late: list[Outgoing] = []
         self.parts: list[PartToSend] = []
+        self._forwards = Forwards()
         self.vote_by_transfer = False
         """Put into every AskVote: the leader wants this election."""
 
@@ -54,6 +56,28 @@ class Wire(Transport):  # type: ignore[misc]
             return False
         self.late.append(Outgoing(to, message))
         return True
+
+    def forward(self, to: NodeId, id_: int, command: bytes) -> bool:
+        """Have a command put into the log.  False if there is no link."""
+        if to not in self.connected:
+            return False
+        self._forwards.command(to, id_, command)
+        return True
+
+    def answer_forward(self, to: NodeId, id_: int, index: int, term: int, error: int) -> bool:
+        """Say where a command stands.  False if there is no link."""
+        if to not in self.connected:
+            return False
+        self._forwards.answer(to, id_, index, term, error)
+        return True
+
+    def take_late(self) -> tuple[Outgoing, ...]:
+        """What goes after the sync, since the last call.
+
+        Where commands stand comes first: what is fed to who asked may have them in it.
+        """
+        late, self.late = (*self._forwards.take(), *self.late), []
+        return late
 
     def tell_early(self, to: NodeId, message: Message) -> None:
         """Send before the sync, if the term is on disk already."""
@@ -65,6 +89,7 @@ class Wire(Transport):  # type: ignore[misc]
         self.early = [out for out in self.early if out.to != peer]
         self.late = [out for out in self.late if out.to != peer]
         self.parts = [part for part in self.parts if part.to != peer]
+        self._forwards.forget(peer)
 
     # --- pysyncobj's side
 
@@ -86,15 +111,13 @@ class Wire(Transport):  # type: ignore[misc]
         if kind == "response_vote":
             return True  # elections.py answers every AskVote, also those that are refused
         if kind == "apply_command":  # the payload's first byte is the entry's kind
-            return self.tell(to, Forward(id=message["request_id"], command=message["command"][1:]))
+            return self.forward(to, message["request_id"], message["command"][1:])
         if kind == "apply_command_response":
-            return self.tell(
+            return self.answer_forward(
                 to,
-                ForwardAnswer(
-                    id=message["request_id"],
-                    index=message.get("log_idx", 0),
-                    term=message.get("log_term", 0),
-                    error=message.get("error", 0),
-                ),
+                message["request_id"],
+                message.get("log_idx", 0),
+                message.get("log_term", 0),
+                message.get("error", 0),
             )
         raise CoreStopped(f"pysyncobj wanted to send a message of the kind {kind!r}.")

@@ -126,19 +126,25 @@ class TimeoutNow(_Message, frozen=True, tag=9):
 
 
 class Forward(_Message, frozen=True, tag=10):
-    """A command for the leader, from a voter or learner that is none, or for a voter to pass on."""
+    """Commands for the leader, from a voter or learner that is none, or for a voter to pass on."""
 
     id: Count
-    command: Annotated[bytes, Meta(max_length=limits.RAFT_COMMAND_BYTES)]
+    """Of the first one; those after it have the numbers after this."""
+    commands: Annotated[
+        tuple[Annotated[bytes, Meta(max_length=limits.RAFT_COMMAND_BYTES)], ...],
+        Meta(min_length=1, max_length=limits.RAFT_FORWARDS),
+    ]
 
 
 class ForwardAnswer(_Message, frozen=True, tag=11):
-    """Where the command was put into the log; or why it was not (`error` > 0)."""
+    """Where commands were put into the log; or why they were not (`error` > 0)."""
 
     id: Count
     index: Count
     term: Count
     error: Annotated[int, Meta(ge=0, le=255)]
+    count: Annotated[int, Meta(ge=1, le=limits.RAFT_FORWARDS)]
+    """So many: those of the numbers from `id` on, in the places from `index` on."""
 
 
 class ReadAsk(_Message, frozen=True, tag=12):

@@ -85,17 +85,23 @@ class Proposals:
         self._deadlines.add(deadline, proposal)
 
     def on_forward(self, peer: Peer, message: Forward) -> None:
-        """Another node's proposal, for the leader."""
-        if self._kernel.stock.role != LEADER:
-            if not self._kernel.relaying.command(peer, message):
-                self._answer(peer, message.id, _NOT_LEADER)
-        elif not self._enqueue(EntryKind.COMMAND, message.command, (peer, message.id)):
-            self._answer(peer, message.id, _QUEUE_FULL)
+        """Another node's proposals, for the leader."""
+        for id_, command in enumerate(message.commands, message.id):
+            if self._kernel.stock.role != LEADER:
+                if not self._kernel.relaying.command(peer, id_, command):
+                    self._answer(peer, id_, _NOT_LEADER)
+            elif not self._enqueue(EntryKind.COMMAND, command, (peer, id_)):
+                self._answer(peer, id_, _QUEUE_FULL)
 
     def on_forward_answer(self, peer: Peer, answer: ForwardAnswer) -> None:
-        if self._kernel.relaying.command_answered(answer):
-            return
-        message = {"type": "apply_command_response", "request_id": answer.id}
+        for n in range(answer.count):
+            id_, index = answer.id + n, answer.index + n
+            if not self._kernel.relaying.command_answered(id_, index, answer.term, answer.error):
+                self._answered(peer, id_, index, answer)
+
+    def _answered(self, peer: Peer, id_: int, index: int, answer: ForwardAnswer) -> None:
+        """A proposal of this node's own."""
+        message = {"type": "apply_command_response", "request_id": id_}
         if answer.error:
             known = answer.error in _REFUSALS
             self._kernel.stock.on_message(
@@ -103,7 +109,7 @@ class Proposals:
             )
         else:
             self._kernel.stock.on_message(
-                peer, message | {"log_idx": answer.index, "log_term": answer.term}
+                peer, message | {"log_idx": index, "log_term": answer.term}
             )
 
     def _enqueue(self, kind: EntryKind, command: bytes, source: Source) -> bool:
@@ -119,7 +125,7 @@ class Proposals:
         return True
 
     def _answer(self, peer: Peer, request: int, error: int) -> None:
-        self._kernel.wire.tell(peer.id, ForwardAnswer(id=request, index=0, term=0, error=error))
+        self._kernel.wire.answer_forward(peer.id, request, 0, 0, error)
 
     # --- to stock
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from meshd import limits
 from meshd.consensus.kernel_wire import Peer
-from meshd.consensus.messages import Forward, ForwardAnswer, ReadAnswer, ReadAsk
+from meshd.consensus.messages import ReadAnswer, ReadAsk
 
 if TYPE_CHECKING:
     from meshd.consensus.kernel import Kernel
@@ -30,13 +30,12 @@ class Relaying:
         """By the id under which it was passed on: whose it is, and its id there."""
         self._reads: dict[int, tuple[Peer, int]] = {}
 
-    def command(self, peer: Peer, message: Forward) -> bool:
+    def command(self, peer: Peer, id_: int, command: bytes) -> bool:
         """Pass on a subscriber's command; False if there is nobody to pass it to."""
         to = self._leader_for(peer)
         if to is None:
             return False
-        id_ = self._note(self._commands, (peer, message.id))
-        return self._kernel.wire.tell(to.id, Forward(id_, message.command))
+        return self._kernel.wire.forward(to.id, self._note(self._commands, (peer, id_)), command)
 
     def read(self, peer: Peer, message: ReadAsk) -> bool:
         """Pass on a subscriber's question; False if there is nobody to pass it to."""
@@ -45,13 +44,12 @@ class Relaying:
             return False
         return self._kernel.wire.tell(to.id, ReadAsk(self._note(self._reads, (peer, message.id))))
 
-    def command_answered(self, answer: ForwardAnswer) -> bool:
+    def command_answered(self, id_: int, index: int, term: int, error: int) -> bool:
         """Pass the answer back; False if the command was this node's own."""
-        asker = self._commands.pop(answer.id, None)
+        asker = self._commands.pop(id_, None)
         if asker is None:
             return False
-        peer, id_ = asker
-        self._kernel.wire.tell(peer.id, ForwardAnswer(id_, answer.index, answer.term, answer.error))
+        self._kernel.wire.answer_forward(asker[0].id, asker[1], index, term, error)
         return True
 
     def read_answered(self, answer: ReadAnswer) -> bool:
@@ -67,7 +65,7 @@ class Relaying:
         commands, self._commands = self._commands, {}
         reads, self._reads = self._reads, {}
         for peer, id_ in commands.values():
-            self._kernel.wire.tell(peer.id, ForwardAnswer(id_, 0, 0, _LEADER_CHANGED))
+            self._kernel.wire.answer_forward(peer.id, id_, 0, 0, _LEADER_CHANGED)
         for peer, id_ in reads.values():
             self._kernel.wire.tell(peer.id, ReadAnswer(id_, None))
 

@@ -314,7 +314,7 @@ def test_a_source_without_a_leader_gets_no_commands() -> None:
 def test_a_command_is_passed_on_for_subscribers_only() -> None:
     mesh = meshed(followers="d")
     follow(mesh, "d", "b")
-    mesh.hand("d", "c", Forward(7, b"x"))
+    mesh.hand("d", "c", Forward(7, (b"x",)))
     mesh["c"].turn()
     assert not sent(mesh, Forward, "c", "a")
     assert len(mesh.take(Message, "c", "d")) == 1

@@ -129,7 +129,7 @@ def test_h9_stock_runs_what_the_network_sends(tmp_path: Path) -> None:
 def test_h9_a_pickle_is_a_command_like_any_other(tmp_path: Path) -> None:
     mesh = led(Mesh())
     evil = pickle.dumps(Proof(tmp_path / "proof"), 2)
-    mesh.hand("b", "a", Forward(id=1, command=b"\x02" + evil))
+    mesh.hand("b", "a", Forward(id=1, commands=(b"\x02" + evil,)))
     mesh["a"].turn()
     mesh.deliver()
     assert mesh["a"].machine.commands == [b"\x02" + evil]
@@ -297,9 +297,9 @@ def test_a_queue_is_full_by_bytes_too() -> None:
 def test_a_leader_whose_queue_is_full_says_so_to_others() -> None:
     mesh = led(Mesh(settings=resized(queue=5)))
     for n in range(7):
-        mesh.hand("b", "a", Forward(id=n + 1, command=b"x"))
+        mesh.hand("b", "a", Forward(id=n + 1, commands=(b"x",)))
     mesh["a"].flush()
-    assert [answer.error > 0 for answer in mesh.take(ForwardAnswer)] == [True, True]
+    assert [(a.error > 0, a.count) for a in mesh.take(ForwardAnswer)] == [(True, 2)]
 
 
 def test_a_log_that_cannot_be_committed_does_not_grow_for_ever() -> None:

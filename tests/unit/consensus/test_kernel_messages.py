@@ -17,6 +17,10 @@ from meshd.consensus.messages import (
     AppendAnswer,
     AppendEntries,
     AskVote,
+    Feed,
+    FeedAnswer,
+    FeedEnd,
+    Follow,
     Forward,
     ForwardAnswer,
     Message,
@@ -32,7 +36,7 @@ from meshd.consensus.messages import (
     encode,
 )
 from meshd.errors import LimitExceeded, ProtocolError
-from tests.unit.consensus.kernel_rig import Mesh, ids
+from tests.unit.consensus.kernel_rig import Mesh, ids, node_id
 
 DATA = b"part"
 SAMPLES: list[Message] = [
@@ -48,10 +52,14 @@ SAMPLES: list[Message] = [
     ),
     SnapshotAnswer(term=2, round=1, index=1, held=4),
     TimeoutNow(term=2),
-    Forward(id=1, command=b"x"),
-    ForwardAnswer(id=1, index=1, term=1, error=0),
+    Forward(id=1, commands=(b"x",)),
+    ForwardAnswer(id=1, index=1, term=1, error=0, count=1),
     ReadAsk(id=1),
     ReadAnswer(id=1, index=None),
+    Feed(stream=3, term=2, leader=node_id("b"), prev_index=1, prev_term=1, entries=((2, b"\0x"),)),
+    FeedAnswer(stream=3, index=2),
+    Follow(stream=3, last_index=7, last_term=1, commit=5),
+    FeedEnd(stream=3, voters=ids("abc")),
 ]  # fmt: skip
 
 
@@ -67,7 +75,7 @@ def fields(message: Message, **changes: Any) -> bytes:
     return msgspec.msgpack.encode([tag, *values])
 
 
-APPEND, PART = SAMPLES[4], SAMPLES[6]
+APPEND, PART, FEED = SAMPLES[4], SAMPLES[6], SAMPLES[13]
 
 
 @pytest.mark.parametrize(
@@ -100,8 +108,16 @@ APPEND, PART = SAMPLES[4], SAMPLES[6]
         (PART, {"crc32": 2**32}),
         (SAMPLES[0], {"last_term": 2}),
         (SAMPLES[2], {"last_term": 2}),
-        (SAMPLES[9], {"command": b"x" * (limits.RAFT_COMMAND_BYTES + 1)}),
-        (SAMPLES[9], {"command": "text"}),
+        (SAMPLES[9], {"commands": [b"x" * (limits.RAFT_COMMAND_BYTES + 1)]}),
+        (SAMPLES[9], {"commands": ["text"]}),
+        (SAMPLES[9], {"commands": []}),
+        (SAMPLES[9], {"commands": [b""] * (limits.RAFT_FORWARDS + 1)}),
+        (SAMPLES[10], {"count": 0}),
+        (FEED, {"entries": [[1, b"\0x"], [0, b"\0x"]]}),
+        (FEED, {"leader": "a"}),
+        (FEED, {"term": 1}),  # an entry of a later term than the voter's
+        (SAMPLES[15], {"commit": 8}),  # of a log that ends at 7
+        (SAMPLES[16], {"voters": list(reversed(ids("abc")))}),
         (SAMPLES[10], {"error": 256}),
         (SAMPLES[12], {"index": -1}),
     ],
