@@ -275,6 +275,8 @@ class VoterRow(msgspec.Struct, frozen=True):
     void: bool = False
     """It lost what it had promised and does not vote, until its vote was taken and given anew; as
     far as this node knows (of others, the leader does)."""
+    holds_ca: bool = False
+    """It has the key of the mesh's CA, and can let nodes in."""
 
 
 class RecordReport(msgspec.Struct, frozen=True):

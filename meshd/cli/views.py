@@ -274,6 +274,7 @@ def show_voters(paper: Paper, report: RecordReport) -> None:
             Column("NODE", grows=True),
             Column("PART"),
             Column("STATE"),
+            Column("CA KEY"),
             Column("HAS", right=True),
         ],
         [
@@ -281,6 +282,7 @@ def show_voters(paper: Paper, report: RecordReport) -> None:
                 Cell(row.name, "strong" if row.state == "here" else ""),
                 _part(row),
                 Cell(row.state, "warn" if row.state == "away" else ""),
+                "yes" if row.holds_ca else "",
                 f"{row.index:,}" if row.index is not None else "",
             ]
             for row in report.voters

@@ -98,6 +98,7 @@ def _rows(
                 follows=_follows(node, me, status, name_of),
                 vote=known.vote if known is not None else "auto",
                 void=node in void,
+                holds_ca=known is not None and known.holds_ca,
             )
         )
     return rows

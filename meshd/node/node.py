@@ -13,6 +13,7 @@ from meshd.api.admin import AdminApi, problem_body
 from meshd.api.administration import Administration, Sources
 from meshd.api.server import ClientApi
 from meshd.config import Config
+from meshd.control import Finding
 from meshd.http import HttpServer, RequestLimits, Room, ServerOptions, Sweeper
 from meshd.ids import Address
 from meshd.node.bad_requests import BadRequests, log_bug
@@ -219,9 +220,13 @@ class Node:
             ],
             gauges=self._gauges,
             admitting=self.record.admitting,
-            problems=lambda: [*mesh.problems(), *self.record.problems()],
+            problems=lambda: [
+                *mesh.problems(),
+                *self.record.problems(),
+                *self.custody.problems(mesh.name_of),
+            ],
             confirm_clock=self.record.confirm_clock,
-            findings=[mesh.findings],
+            findings=[mesh.findings, self._custody_findings],
         )
         administration = Administration(
             sources,
@@ -277,6 +282,12 @@ class Node:
                 check_key=lambda key: self.keys.check(key.decode("latin-1")),
             )
         return self._rules
+
+    async def _custody_findings(self) -> list[Finding]:
+        """`meshd doctor`: whether anybody can let nodes in."""
+        problems = self.custody.problems(self.mesh.name_of)
+        await trio.lowlevel.checkpoint()
+        return [Finding("ca-key", "warn", sentence, "see the sentence") for sentence in problems]
 
     def _forget(self) -> None:
         """This node has left the mesh.  Raises StoreDamaged, DiskFailed."""

@@ -32,6 +32,7 @@ from meshd.peers.custody_rules import (
     Votes,
     duty,
     may_have,
+    trouble,
 )
 from meshd.peers.entering import Standing
 from meshd.peers.links import ControlLinks
@@ -111,6 +112,15 @@ class Custody:
         """The CA, if this node has its key now."""
         return self._standing.identity.authority
 
+    def problems(self, name_of: Callable[[NodeId], str]) -> list[str]:
+        """What a person should know of the key and who has it."""
+        state, votes = self._record.state, self._votes()
+        if votes is None:
+            return []
+        nodes = state.nodes
+        found = trouble(self._holding(), nodes.mesh, nodes.rows(), votes, name_of)
+        return [found] if found else []
+
     def happened(self, events: Sequence[Event]) -> None:
         """Something was applied."""
         if any(isinstance(event, CaChanged | NodeRemoved) for event in events):
@@ -146,17 +156,25 @@ class Custody:
         return True
 
     def _duty(self) -> Duty | None:
-        state, status = self._record.state, self._record.status
-        if status is None or not state.nodes.is_founded:
+        nodes, votes = self._record.state.nodes, self._votes()
+        if votes is None:
             return None
-        holding = Holding(
+        return duty(self._holding(), nodes.mesh, nodes.rows(), votes)
+
+    def _votes(self) -> Votes | None:
+        """None while there is no record here."""
+        status = self._record.status
+        if status is None or not self._record.state.nodes.is_founded:
+            return None
+        return Votes(status.voters, status.leader, self._links.up())
+
+    def _holding(self) -> Holding:
+        return Holding(
             self._me,
             self._standing.identity.ca.der,
             key=_public(self._files.key),
             next=_public(self._files.next),
         )
-        votes = Votes(status.voters, status.leader, self._links.up())
-        return duty(holding, state.nodes.mesh, state.nodes.rows(), votes)
 
     async def _take(self, step: Duty) -> None:
         match step:

@@ -10,7 +10,7 @@ said to have it has it.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from meshd.ids import NodeId
@@ -108,6 +108,38 @@ def duty(holding: Holding, mesh: MeshRow, rows: Sequence[NodeRow], votes: Votes)
 def may_have(node: NodeId, rows: Sequence[NodeRow], voters: Collection[NodeId]) -> bool:
     """Whether the CA's key may be given to that node: it is a member, and a voter."""
     return node in voters and any(row.id == node for row in rows)
+
+
+def trouble(
+    holding: Holding,
+    mesh: MeshRow,
+    rows: Sequence[NodeRow],
+    votes: Votes,
+    name_of: Callable[[NodeId], str],
+) -> str:
+    """What a person should know and do about the key, as a sentence; "" if all is well."""
+    holders = [NodeId(row.id) for row in rows if row.holds_ca]
+    if not holders or not votes.voters:
+        return ""
+    here = holding.key == mesh.ca_key
+    others = [node for node in holders if node != holding.me]
+    if here or any(node in votes.linked for node in others):
+        if not mesh.ca_must_rotate:
+            return ""
+        return (
+            "A node that was removed had the key of the mesh's CA: the mesh gets another one as "
+            "soon as its record can be written"
+        )
+    nobody = "nobody can be let in and no certificate renewed"
+    if others:
+        return (
+            "None of the nodes that have the key of the mesh's CA can be reached from here, so "
+            f"{nobody}: start {' or '.join(map(name_of, others))}"
+        )
+    return (
+        f"This node has lost the key of the mesh's CA, and no other has it, so {nobody}: put "
+        "ca.key back from a backup of its data directory"
+    )
 
 
 def _rotates(row: NodeRow, holders: tuple[NodeId, ...], votes: Votes) -> bool:

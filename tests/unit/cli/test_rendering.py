@@ -31,7 +31,7 @@ RECORD = RecordReport(
     sync_ms=0.44,
     members=4,
     voters=[
-        VoterRow("a" * 26, "studio", "leads", "here", 1204),
+        VoterRow("a" * 26, "studio", "leads", "here", 1204, holds_ca=True),
         VoterRow("b" * 26, "attic", "votes", "answers", 1204),
         VoterRow("c" * 26, "Anns-MacBook-Pro-16.local", "votes", "away", 1180),
         VoterRow("d" * 26, "box", "follows", "answers"),
@@ -73,10 +73,10 @@ def test_the_record_is_shown_with_who_keeps_it() -> None:
         "studio leads; 4 members in it; making durable takes 0.44 ms here\n"
         "state 5f5f5f5f5f5f5f5f\n"
         "\n"
-        "NODE                       PART     STATE      HAS\n"
-        "studio                     leads    here     1,204\n"
-        "attic                      votes    answers  1,204\n"
-        "Anns-MacBook-Pro-16.local  votes    away     1,180\n"
+        "NODE                       PART     STATE    CA KEY    HAS\n"
+        "studio                     leads    here     yes     1,204\n"
+        "attic                      votes    answers          1,204\n"
+        "Anns-MacBook-Pro-16.local  votes    away             1,180\n"
         "box                        follows  answers"
     )
 

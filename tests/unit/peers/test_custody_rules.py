@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 
 import pytest
@@ -22,6 +23,7 @@ from meshd.peers.custody_rules import (
     Votes,
     duty,
     may_have,
+    trouble,
 )
 from meshd.record.node_rows import MeshRow, NodeRow
 from tests.joins import make_key
@@ -143,6 +145,30 @@ def test_only_members_with_a_vote_may_have_the_key() -> None:
     assert not may_have(IDS["c"], members, ids("abd"))  # a member without a vote
     assert not may_have(IDS["d"], members, ids("abd"))  # a removed one that still has one
     assert not may_have(IDS["b"], members, ())
+
+
+@pytest.mark.parametrize(
+    ("holders", "key", "linked", "mesh", "wanted"),
+    [
+        # what `a` says
+        ("abc", CA, "", MESH, ""),
+        ("bc", None, "c", MESH, ""),
+        ("bc", None, "", MESH, "can be reached from here.*start b or c"),
+        ("abc", None, "", MESH, "can be reached from here.*start b or c"),
+        ("a", None, "bc", MESH, "has lost the key.*put ca.key back from a backup"),
+        ("a", OLD, "bc", MESH, "has lost the key"),
+        ("ab", CA, "b", MUST_ROTATE, "as soon as its record can be written"),
+        ("b", None, "b", MUST_ROTATE, "as soon as its record can be written"),
+    ],
+)
+def test_a_person_is_told_who_has_the_key_when_nobody_there_has(
+    holders: str, key: bytes | None, linked: str, mesh: MeshRow, wanted: str
+) -> None:
+    names = {node: name for name, node in IDS.items()}
+    there = votes("abc", linked=linked)
+    said = trouble(Holding(IDS["a"], CA, key), mesh, rows("abc", holders), there, names.__getitem__)
+    assert bool(said) == bool(wanted)
+    assert re.search(wanted, said)
 
 
 @dataclass
