@@ -44,7 +44,7 @@ from meshd.ports import Ports
 from meshd.record import results
 from meshd.record.commands import Entry, encode
 from meshd.record.commands_registry import Adopt, Command, Found
-from meshd.record.events import Event, NodeChanged
+from meshd.record.events import Event, NodeChanged, NodeRemoved
 from meshd.record.results import Code, RecordRefused
 from meshd.record.state import RecordState
 
@@ -334,8 +334,8 @@ class Ledger:
             self._on_applied(self._record.state)
         events = self._record.take_events()
         if events:
-            if any(isinstance(event, NodeChanged) for event in events):
-                self.electorate.nudge()  # perhaps by an order about its vote
+            if any(isinstance(event, NodeChanged | NodeRemoved) for event in events):
+                self.electorate.nudge()  # an order about its vote, or a vote that is nobody's
             self._on_events(events)
         if self._driver is not None:
             self._promises.stepped(self._driver)

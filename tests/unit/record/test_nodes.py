@@ -22,6 +22,7 @@ from meshd.record.commands_registry import (
     RevokeToken,
     RotateCa,
     RotateKeyring,
+    Started,
 )
 from meshd.record.events import (
     CaChanged,
@@ -34,7 +35,8 @@ from meshd.record.events import (
 from meshd.record.results import Code, RecordRefused
 from meshd.record.state import RecordState
 from meshd.record.view import member_list
-from tests.unit.record.logs import CA, HOUR_MS, START_MS, Log, code_of, found, id_of, key_of
+from tests.unit.record.logs import CA, HOUR_MS, START_MS, Log, boot, code_of, found, id_of, key_of
+from tests.unit.record.made import submit, take
 
 TOKEN = CreateToken(id="abcdefgh", key=bytes(32), ttl_ms=HOUR_MS, uses=2)
 
@@ -221,6 +223,16 @@ def test_of_two_rotations_at_once_one_is_refused() -> None:
     assert log.by("attic", rotation) == {"generation": 2}
     log.events.clear()
     assert refused(log, rotation) is Code.OLD_GENERATION
+
+
+def test_a_removed_node_claims_nothing_any_more() -> None:
+    log = Log("mini")
+    log.by("attic", submit())
+    log.by("attic", Remove(node=id_of("mini"), gossip_key=2))
+    assert code_of(log.by_raw("mini", take())) is Code.NO_SESSION
+    again = Started(node=id_of("mini"), generation=9, boot=boot("mini", 9))
+    assert code_of(log.raw(again)) is Code.REMOVED
+    assert log.by("attic", take())["jobs"], "somebody else may have it"
 
 
 def test_removed_ids_are_forgotten_only_where_room_is_short(
