@@ -122,6 +122,8 @@ class JobsQuery(msgspec.Struct, frozen=True):
     state: str = ""
     queue: str = ""
     model: str = ""
+    node: str = ""
+    """Name or id of the node that has them, or had them last."""
     limit: int = 100
 
 

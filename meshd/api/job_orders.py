@@ -42,7 +42,12 @@ class JobOrders:
         query = msgspec.json.decode(body or b"{}", type=control.JobsQuery)
         _check_limit(query.limit)
         return await self._jobs.page(
-            state=query.state, queue=query.queue, model=query.model, after="", most=query.limit
+            state=query.state,
+            queue=query.queue,
+            model=query.model,
+            node=query.node,
+            after="",
+            most=query.limit,
         )
 
     async def _show(self, body: bytes) -> JobView:

@@ -1,7 +1,7 @@
 """The queue over HTTP: `/mesh/v1/jobs` and `/mesh/v1/queues` (trio shell over `jobs.service`).
 
     POST   /mesh/v1/jobs                     put one in
-    GET    /mesh/v1/jobs?state=&queue=&model=&after=&limit=
+    GET    /mesh/v1/jobs?state=&queue=&model=&node=&after=&limit=
     GET    /mesh/v1/jobs/{id}                with ?read=linear: not older than this request
     GET    /mesh/v1/jobs/{id}/events         as it changes, till it is over (SSE), or `event: error`
     DELETE /mesh/v1/jobs/{id}                cancel it
@@ -11,7 +11,8 @@
     GET    /mesh/v1/requests?state=&model=&node=&after=&limit=      answered without a job
     GET    /mesh/v1/requests/{x-request-id}
 
-Every answer says in `x-meshd-index` how much of the record it rests on.
+Every answer says in `x-meshd-index` how much of the record it rests on, and in `x-meshd-age-ms` how
+old that may be: what was acknowledged before then, anywhere, is in it.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ _STATUS: Final = {
     Code.TOO_MANY_JOBS: 429,
     Code.TOO_MANY_QUEUES: 429,
     Code.TOO_MANY_KEYS: 429,
+    Code.TOO_MANY: 429,
     Code.NOBODY_MEANT: 404,
     Code.NO_SUCH_NODE: 404,
     Code.KEY_REUSED: 422,
@@ -87,11 +89,12 @@ class JobsApi:
         """Answer one request; `headers` go with every answer."""
         try:
             await self._find(request.method, request.path)(request, responder, headers)
-        except DialectError as error:
-            await responder.send(error.status, [*error.headers, *headers], error.body)
+        except StreamBroken:
+            raise
         except MeshdError as error:
-            problem = _of(error)
-            await responder.send(problem.status, [*problem.headers, *headers], problem.body)
+            problem = error if isinstance(error, DialectError) else _of(error)
+            more = [*problem.headers, *self._basis(), *headers]
+            await responder.send(problem.status, more, problem.body)
 
     # ---------------------------------------------------------------- what there is
 
@@ -145,6 +148,7 @@ class JobsApi:
             state=query.get("state", ""),
             queue=query.get("queue", ""),
             model=query.get("model", ""),
+            node=query.get("node", ""),
             after=query.get("after", ""),
             most=most,
         )
@@ -199,7 +203,8 @@ class JobsApi:
         changed = self._jobs.change()
         view = await self._jobs.get(name)
         kind = (b"content-type", b"text/event-stream")
-        await responder.start(200, [kind, (b"cache-control", b"no-cache"), *headers])
+        no_cache = (b"cache-control", b"no-cache")
+        await responder.start(200, [kind, no_cache, *self._basis(), *headers])
         last: JobView | None = None
         while True:
             if view != last:
@@ -252,8 +257,14 @@ class JobsApi:
     async def _send(
         self, responder: Responder, value: Any, headers: list[HeaderPair], *, status: int = 200
     ) -> None:
-        index = (b"x-meshd-index", b"%d" % self._jobs.index)
-        await responder.send(status, [_JSON, index, *headers], msgspec.json.encode(value))
+        await responder.send(status, [_JSON, *self._basis(), *headers], msgspec.json.encode(value))
+
+    def _basis(self) -> list[HeaderPair]:
+        """How much of the record an answer of now rests on, and how old that may be."""
+        basis = [(b"x-meshd-index", b"%d" % self._jobs.index)]
+        if (age_s := self._jobs.age_s) is not None:
+            basis.append((b"x-meshd-age-ms", b"%d" % (age_s * 1000)))
+        return basis
 
 
 def _problem(status: int, message: str, code: str) -> DialectError:

@@ -47,9 +47,7 @@ def jobs(
     queue: OfQueue = "",
     node: Annotated[
         str,
-        typer.Option(
-            "--node", help="With --requests: those this node answered.", show_default=False
-        ),
+        typer.Option("--node", help="Those at this node.", show_default=False),
     ] = "",
     requests: Annotated[
         bool,
@@ -70,7 +68,7 @@ def jobs(
     from meshd.jobs.views import JobsPage
     from meshd.machine.clock import SystemClock
 
-    query = JobsQuery(state=state, queue=queue, model=model, limit=limit)
+    query = JobsQuery(state=state, queue=queue, model=model, node=node, limit=limit)
     page = client(data_dir).post("/control/jobs", JobsPage, query)
     if as_json:
         print_json(page.jobs)

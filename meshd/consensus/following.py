@@ -71,12 +71,19 @@ class Following:
         """When it is given up, if it still knows no leader."""
         self._taught_at = -math.inf
         """When a leader last spoke to this node."""
+        self._signed_at = -math.inf
+        """When a source that knows a leader last spoke to it."""
         self._began_at = kernel.now
         self._resting: dict[NodeId, _Rest] = {}
         """Who was asked in vain."""
         self._voters_said: tuple[NodeId, ...] = ()
         """Who has a vote, by one that does not serve."""
         self._owes_answer = False
+
+    @property
+    def heard_at(self) -> float:
+        """When a leader last spoke to this node, itself or by the source."""
+        return max(self._taught_at, self._signed_at)
 
     @property
     def wake_at(self) -> float:
@@ -204,6 +211,8 @@ class Following:
         if term > kernel.stock.term:
             kernel.adopt_term(term)
         self._silent_at = kernel.now + _SIGNS_MISSED * kernel.settings.sign_s
+        if self.leader is not None:
+            self._signed_at = kernel.now
 
     def on_feed(self, peer: Peer, feed: Feed) -> None:
         """Committed entries.  Raises Nonsense before anything is changed."""

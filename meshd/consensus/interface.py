@@ -36,6 +36,7 @@ A state is large, so no call handles one whole.  Beside the calls above, each in
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from enum import StrEnum
 from typing import Protocol
@@ -292,6 +293,9 @@ class Status(msgspec.Struct, frozen=True):
     subscribers: dict[NodeId, int] = {}
     """Who follows those of this voter, and how far each is."""
     checked: Checked = Checked.PASSED
+    heard_at: float = -math.inf
+    """What was committed then is known here: when a leader last spoke to this node, itself or by
+    the source; of a leader, when a majority last answered it.  -inf: never; inf: it is alone."""
 
 
 class Core(Protocol):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from meshd.consensus.interface import PeerStatus, Status
@@ -34,7 +35,18 @@ def status_of(kernel: Kernel) -> Status:
         subscribers={peer.id: s.match for peer, s in kernel.serving.subscribers.items()},
         peers={progress.peer.id: _peer(kernel, progress) for progress in followers},
         checked=kernel.rollback.checked,
+        heard_at=_heard_at(kernel),
     )
+
+
+def _heard_at(kernel: Kernel) -> float:
+    if kernel.stock.role != LEADER:
+        return kernel.following.heard_at
+    progress = kernel.sending.progress.values()
+    answered = {peer.peer.id: peer.answered_at for peer in progress} | {kernel.me: math.inf}
+    voters = kernel.configuration.voters
+    times = sorted((answered.get(voter, -math.inf) for voter in voters), reverse=True)
+    return times[len(voters) // 2] if times else -math.inf
 
 
 def _leader(kernel: Kernel) -> NodeId | None:

@@ -7,6 +7,7 @@ not be stale).
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -32,6 +33,7 @@ from meshd.jobs.views import (
     JobsPage,
     JobView,
     as_json,
+    holder_of,
     pack,
     state_named,
     view_of,
@@ -62,14 +64,19 @@ class JobService:
         self,
         ledger: Ledger,
         name_of: Callable[[NodeId], str],
+        node_called: Callable[[str], NodeId],
         history: History,
         bodies: Bodies,
         duties: Duties,
         webhooks: WebhookRules,
     ) -> None:
-        """`history` is this node's, of jobs that are over; `bodies` has their larger results."""
+        """`node_called` finds a node by name or id, or raises NoSuchNode.
+
+        `history` is this node's, of jobs that are over; `bodies` has their larger results.
+        """
         self._ledger = ledger
         self.name_of = name_of
+        self._node_called = node_called
         self._history = history
         self._bodies = bodies
         self._duties = duties
@@ -117,6 +124,13 @@ class JobService:
     def index(self) -> int:
         """How much of the record the state here holds."""
         return self._ledger.state.index
+
+    @property
+    def age_s(self) -> float | None:
+        """What was acknowledged so long ago, anywhere, is in it; None: that cannot be told."""
+        driver = self._ledger.driver
+        heard_at = driver.status().heard_at if driver is not None else -math.inf
+        return None if heard_at == -math.inf else max(0.0, trio.current_time() - heard_at)
 
     async def whole(self, name: str) -> JobView:
         """One job as `get` gives it, and its request too if that is not in the log."""
@@ -194,23 +208,32 @@ class JobService:
             if scope.cancelled_caught:
                 return view
 
-    async def page(self, *, state: str, queue: str, model: str, after: str, most: int) -> JobsPage:
-        """Jobs that live, or those in that state.
+    async def page(
+        self, *, state: str, queue: str, model: str, node: str, after: str, most: int
+    ) -> JobsPage:
+        """Jobs that live, or those in that state; `node` is who has or last had them.
 
         What lives or is kept as dead, in the order of the ids; what is over, the newest first, as
         far as the history here goes, and without results that are not in the log.
         """
         wanted = state_named(state) if state else None
         model = normalise(model) if model else ""
+        at = self._node_called(node) if node else ""
         if wanted in (JobState.DONE, JobState.FAILED, JobState.CANCELLED):
-            where = Filter(state=state.lower(), queue=queue or None, model=model or None)
+            where = Filter(
+                state=state.lower(), queue=queue or None, model=model or None, node=at or None
+            )
             page = await self._history.find(where, cursor=after, count=most)
             return JobsPage([_view_of_old(old, self.name_of) for old in page.jobs], page.next)
         jobs = self._ledger.state.jobs
         start = id_named(after) if after else 0
 
         def fits(row: JobRow) -> bool:
-            return (not queue or row.queue == queue) and (not model or row.request.model == model)
+            return (
+                (not queue or row.queue == queue)
+                and (not model or row.request.model == model)
+                and (not at or holder_of(row) == at)
+            )
 
         if wanted is JobState.DEAD:
             dead = [row for row in jobs.dead.rows() if row.id > start and fits(row)]

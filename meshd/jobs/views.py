@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from meshd.errors import Refused
+from meshd.ids import NodeId
 from meshd.jobs.blob_plan import is_blob
 from meshd.record.job_rows import JobRow, JobState, job_name
 
@@ -85,11 +86,17 @@ def as_json(data: bytes) -> Any:
         return data.decode("utf-8", "replace")
 
 
+def holder_of(row: JobRow) -> NodeId | None:
+    """Who has a job, or had it last."""
+    if row.claim is not None:
+        return NodeId(row.claim.node)
+    return NodeId(row.attempts[-1].node) if row.attempts else None
+
+
 def view_of(row: JobRow, name_of: Any, *, state: JobState | None = None) -> JobView:
     """A job that lives, or is kept as dead (`state`)."""
-    claim = row.claim
+    claim, holder = row.claim, holder_of(row)
     last = row.attempts[-1] if row.attempts else None
-    holder = claim.node if claim is not None else (last.node if last is not None else "")
     return JobView(
         id=job_name(row.id),
         state=(state or row.state).name.lower(),

@@ -15,6 +15,7 @@ from meshd.api.keyed import KeyedApi
 from meshd.api.server import ClientApi
 from meshd.config import Config
 from meshd.http import Room
+from meshd.ids import NodeId
 from meshd.jobs.blobs import Blobs, record_of
 from meshd.jobs.duties import Duties
 from meshd.jobs.finishing import Finishing
@@ -90,9 +91,13 @@ class JobsSide:
             wall_unix_s=record.wall_unix_s,
             randrange=ports.entropy.randrange,
         )
+
+        def node_called(text: str) -> NodeId:
+            return mesh.registry.find(text).id
+
         rules = WebhookRules(config.webhook_hosts, _webhook_key(config))
         self.service = JobService(
-            ledger, mesh.name_of, self.history, self.blobs, self.duties, rules
+            ledger, mesh.name_of, node_called, self.history, self.blobs, self.duties, rules
         )
         self.webhooks = Webhooks(
             ledger,
@@ -108,7 +113,7 @@ class JobsSide:
         self.requests = Requests(
             self.request_history,
             mesh.name_of,
-            lambda text: mesh.registry.find(text).id,
+            node_called,
             lambda: self.finishing.counters["traces_left_out"],
         )
         workers = Workers(ledger, self.service, self.blobs)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -155,6 +156,25 @@ def test_the_command_line_puts_in_waits_lists_and_cancels(trio_of_daemons: list[
     [row] = msgspec.json.decode(meshd(b, "--queue", "mine", "--json"))
     assert (row["id"], row["state"], row["request"]) == (job, "queued", {"n": 1})
     assert meshd(b, "cancel", job) == f"{job} is cancelled\n"
+
+
+def test_a_request_at_one_node_has_left_its_trace_at_another(
+    trio_of_daemons: list[Daemon],
+) -> None:
+    a, b, _ = trio_of_daemons
+    answer = httpx.post(f"{a.api_url}/v1/chat/completions", json=chat()["body"], timeout=30)
+    assert answer.status_code == 200
+    request = answer.headers["x-request-id"]
+    url = f"{b.api_url}/mesh/v1/requests/{request}"
+    give_up_at = time.monotonic() + 30
+    while (told := httpx.get(url, timeout=30)).status_code == 404:
+        assert time.monotonic() < give_up_at, told.text
+        time.sleep(0.1)  # it is written down with others, once a second
+    row = told.json()
+    assert (row["state"], row["entry"], row["model"]) == ("done", "a", "counter:latest")
+    assert row["node"] == answer.headers["x-meshd-node"]
+    assert row["completion_tokens"] == TOKENS
+    assert "Count" not in told.text
 
 
 def test_what_was_acknowledged_outlives_a_kill_of_all_and_is_run_when_they_are_back(

@@ -449,6 +449,69 @@ async def test_finished_jobs_are_listed_by_their_state(autojump_clock: MockClock
         assert await ids("state=done&model=other") == []
         assert await ids("state=cancelled") == [gone]
         assert await ids("state=failed") == []
+        assert await ids("state=done&node=b") == done[::-1]
+        assert await ids("state=done&node=c") == []
+        status, error = await b.client.call("GET", f"{JOBS}?node=nobody")
+        assert (status, "No node is called" in error["error"]["message"]) == (400, True)
+
+
+async def test_a_full_queue_is_refused_and_says_when_to_come_again(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "JOBS_QUEUED", 2)
+    async with World.open() as world:
+        a = await world.start("a")
+        for number in range(2):
+            await submit(a, queue="chat", payload=number)
+        url = Told(a, "POST", JOBS, {"queue": "chat", "payload": 2})
+        await url.run()
+        assert url.status == 429
+        assert int(url.headers[b"retry-after"]) >= 1
+
+
+async def test_a_read_says_how_much_of_the_record_it_rests_on_and_how_old_that_is(
+    autojump_clock: MockClock,
+) -> None:
+    async with World.open() as world:
+        a, b, c = await three(world)
+        d = await world.start("d")  # has no vote, and follows those who have
+        job = await submit(a, queue="chat", payload=1)
+        await until_state(d, job, "queued")
+        await trio.sleep(30)
+        indexes, ages = [], []
+        for machine in (a, b, c, d):
+            told = Told(machine, "GET", f"{JOBS}/{job}")
+            await told.run()
+            indexes.append(int(told.headers[b"x-meshd-index"]))
+            ages.append(int(told.headers[b"x-meshd-age-ms"]))
+        assert len(set(indexes)) == 1
+        assert max(ages[:3]) < 1000
+        assert ages[3] < 10_000
+        a.crash()
+        c.crash()
+        await trio.sleep(60)
+        told = Told(b, "GET", f"{JOBS}/{job}")
+        await told.run()
+        assert int(told.headers[b"x-meshd-index"]) == indexes[0]
+        assert 59_000 < int(told.headers[b"x-meshd-age-ms"]) < 62_000
+
+
+class Told:
+    """An answer of the jobs' API with its head."""
+
+    def __init__(self, machine: Machine, method: str, path: str, body: Any = None) -> None:
+        self.status = 0
+        self.headers: dict[bytes, bytes] = {}
+        self._api = machine.running.jobs.api
+        data = b"" if body is None else msgspec.json.encode(body)
+        self._request = ServerRequest(method, path, "", [], data)
+
+    async def run(self) -> None:
+        await self._api.handle(self._request, self, [])  # type: ignore[arg-type]
+
+    async def send(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
+        self.status, self.headers = status, dict(headers)
+        await trio.lowlevel.checkpoint()
 
 
 async def test_what_is_long_over_is_told_as_it_was(

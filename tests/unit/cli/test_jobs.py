@@ -8,10 +8,17 @@ from typing import Any
 import msgspec
 import pytest
 
-from meshd.cli.job_views import answer_text, show_job, show_jobs
+from meshd.cli.job_views import (
+    answer_text,
+    show_job,
+    show_jobs,
+    show_request,
+    show_requests,
+)
 from meshd.cli.tables import Paper
 from meshd.control import JobMade, Problem
 from meshd.jobs.orders import Order
+from meshd.jobs.request_views import Failed, RequestsPage, RequestView
 from meshd.jobs.views import Attempt, JobsPage, JobView
 
 from .conftest import Typed
@@ -41,6 +48,37 @@ CLAIMED = view("j7", "claimed", queue="chat", worker="bot-" + "x" * 40, node="st
 DONE = view("j9", "done", model="tiny:latest", finished_unix_s=NOW_UNIX_S - 5, result=ANSWER)
 
 
+ANSWERED = RequestView(
+    id="req_0123456789abcdef01",
+    state="done",
+    path="/v1/chat/completions",
+    finished_unix_s=NOW_UNIX_S - 3,
+    total_ms=12_345,
+    entry="attic",
+    status=200,
+    model="qwen2.5-coder:32b-instruct-q4_K_M",
+    node="Anns-MacBook-Pro-16.local",
+    streamed=True,
+    first_token_ms=420,
+    prompt_tokens=1000,
+    completion_tokens=250,
+    api_key="0a1b2c3d",
+)
+LOST = RequestView(
+    id="req_ffffffffffffffffff",
+    state="failed",
+    path="/api/chat",
+    finished_unix_s=NOW_UNIX_S - 90,
+    total_ms=60_000,
+    entry="attic",
+    status=502,
+    model="tiny:latest",
+    node="box",
+    reason="silent",
+    failed=[Failed("box", "busy"), Failed("box", "silent")],
+)
+
+
 @pytest.fixture(autouse=True)
 def _without_colours(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_COLOR", "1")
@@ -52,14 +90,35 @@ def sent(daemon: FakeDaemon) -> list[tuple[str, Any]]:
 
 def test_a_list_asks_for_what_was_asked(daemon: FakeDaemon, type_in: Typed) -> None:
     daemon.answers["POST /control/jobs"] = JobsPage([RUNNING, CLAIMED], "")
-    done = type_in("jobs", "--state", "claimed", "--queue", "q", "--model", "m", "--limit", "2")
+    asked = ("--state", "claimed", "--queue", "q", "--model", "m", "--node", "box", "--limit", "2")
+    done = type_in("jobs", *asked)
     assert done.exit_code == 0, done.stderr
-    query = {"state": "claimed", "queue": "q", "model": "m", "limit": 2}
+    query = {"state": "claimed", "queue": "q", "model": "m", "node": "box", "limit": 2}
     assert sent(daemon) == [("POST /control/jobs", query)]
     assert "j20481.17" in done.stdout
     assert "bot-xxx" in done.stdout
     rows = json.loads(type_in("jobs", "--json").stdout)
     assert [row["id"] for row in rows] == ["j20481.17", "j7"]
+
+
+def test_requests_are_listed_and_shown_by_their_ids(daemon: FakeDaemon, type_in: Typed) -> None:
+    daemon.answers["POST /control/requests"] = RequestsPage([ANSWERED, LOST], "more", 7)
+    asked = type_in("jobs", "--requests", "--state", "failed", "--node", "box")
+    assert asked.exit_code == 0, asked.stderr
+    assert "7 requests more came at once" in asked.stdout
+    assert "0.42 s" in asked.stdout
+    rows = json.loads(type_in("jobs", "--requests", "--json").stdout)
+    assert [row["id"] for row in rows] == [ANSWERED.id, LOST.id]
+    daemon.answers["POST /control/requests/show"] = LOST
+    shown = type_in("jobs", "show", LOST.id).stdout
+    assert "is failed: silent" in shown
+    assert "box: busy" in shown
+    query = {"state": "failed", "model": "", "node": "box", "limit": 100}
+    assert sent(daemon)[0] == ("POST /control/requests", query)
+    assert sent(daemon)[2][1]["id"] == LOST.id
+    refused = type_in("jobs", "--requests", "--queue", "chat")
+    assert refused.exit_code == 2
+    assert "no --queue" in refused.stderr
 
 
 def test_no_job_is_said_in_words(daemon: FakeDaemon, type_in: Typed) -> None:
@@ -73,6 +132,9 @@ def test_lists_and_jobs_fit_into_80_columns_and_move_no_cursor() -> None:
     show_jobs(paper, JobsPage([RUNNING, CLAIMED, DONE], "j9"), "", NOW_UNIX_S)
     for job in (RUNNING, CLAIMED, DONE):
         show_job(paper, job, NOW_UNIX_S)
+    show_requests(paper, RequestsPage([ANSWERED, LOST], "", 0), NOW_UNIX_S)
+    for request in (ANSWERED, LOST):
+        show_request(paper, request, NOW_UNIX_S)
     text = paper.text()
     assert max(map(len, text.splitlines())) <= 80
     assert "\x1b" not in text
