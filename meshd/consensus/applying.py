@@ -30,6 +30,9 @@ class Applying:
             text = f"The state machine failed on entry {index}: {error!r}."
             raise CoreStopped(text) from error
 
+    def why_not(self, command: bytes) -> str | None:
+        return self._machine.why_not(command)
+
     def capture(self) -> Iterator[bytes]:
         return self._machine.capture()
 

@@ -66,6 +66,7 @@ _SENTENCES = {
     Why.QUEUE_FULL: "too many commands wait to be written down",
     Why.NO_LEADER: "no majority of the voters is there to write it down",
     Why.NOT_LEADER: "this node does not lead",
+    Why.DENIED: "the leader does not know such a command: is this meshd newer than that one?",
     Why.OVERWRITTEN: "the leader lost its office before it was written down",
     Why.TIMED_OUT: "a majority of the voters did not answer in time",
     Why.LEADER_LOST: "the leader went away",

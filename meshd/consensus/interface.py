@@ -94,6 +94,12 @@ class StateMachine(Protocol):
     def apply(self, index: int, command: bytes) -> bytes:
         """Carry out a committed command; `index` is its place in the log, and grows."""
 
+    def why_not(self, command: bytes) -> str | None:
+        """Why a command must not get into the log, as a sentence: every node would stop at it.
+
+        None for all others, also for those that will be refused when they are applied.
+        """
+
     def capture(self) -> Iterator[bytes]:
         """The state as of the last `apply`, at once; the items are what is work.
 
@@ -180,7 +186,8 @@ class Why(StrEnum):
     OVERWRITTEN = "overwritten"
     """A leader lost its office before it was committed, and another command stands in its place."""
     DENIED = "denied"
-    """A change of voters that may not be made now; the text says why."""
+    """A change of voters that may not be made now, or a command that the leader's state machine
+    does not know; the text says why, where it was this node that refused it."""
     TIMED_OUT = "timed_out"
     LEADER_LOST = "leader_lost"
     """The leader that was asked is gone and did not answer."""

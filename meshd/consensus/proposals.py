@@ -78,6 +78,10 @@ class Proposals:
                 f"A command of {len(command)} bytes is over the limit of"
                 f" {limits.RAFT_COMMAND_BYTES}."
             )
+        why_not = self._why_not(kind, command)
+        if why_not is not None:
+            self._kernel.outcomes.append(Refused(proposal, Why.DENIED, why_not))
+            return
         if not self._enqueue(kind, command, proposal):
             self._kernel.outcomes.append(Refused(proposal, Why.QUEUE_FULL))
             return
@@ -90,6 +94,8 @@ class Proposals:
             if self._kernel.stock.role != LEADER:
                 if not self._kernel.relaying.command(peer, id_, command):
                     self._answer(peer, id_, _NOT_LEADER)
+            elif self._why_not(EntryKind.COMMAND, command) is not None:
+                self._answer(peer, id_, _REQUEST_DENIED)
             elif not self._enqueue(EntryKind.COMMAND, command, (peer, id_)):
                 self._answer(peer, id_, _QUEUE_FULL)
 
@@ -111,6 +117,10 @@ class Proposals:
             self._kernel.stock.on_message(
                 peer, message | {"log_idx": index, "log_term": answer.term}
             )
+
+    def _why_not(self, kind: EntryKind, command: bytes) -> str | None:
+        """Why it is not let into the log, where every node would stop at it (H7)."""
+        return self._kernel.applying.why_not(command) if kind is EntryKind.COMMAND else None
 
     def _enqueue(self, kind: EntryKind, command: bytes, source: Source) -> bool:
         settings = self._kernel.settings

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from meshd.record.commands import UnknownCommand, require_known
 from meshd.record.events import Event
 from meshd.record.state import RecordState
 
@@ -20,6 +21,14 @@ class RecordMachine:
     def apply(self, index: int, command: bytes) -> bytes:
         """Carry out a committed command.  Raises UnknownCommand, on which the node stops."""
         return self.state.apply(index, command)
+
+    def why_not(self, command: bytes) -> str | None:
+        """Why this command must not be proposed: `apply` would raise UnknownCommand."""
+        try:
+            require_known(command)
+        except UnknownCommand as error:
+            return str(error)
+        return None
 
     def capture(self) -> Iterator[bytes]:
         """The state as it is now, packed as its items are asked for."""

@@ -15,6 +15,7 @@ import trio
 
 from meshd import limits, logs
 from meshd.consensus.driver import Driver, ProposalRefused, ProposalUnknown
+from meshd.consensus.interface import Why
 from meshd.errors import MeshdError
 from meshd.ids import NodeId
 from meshd.record import results
@@ -185,6 +186,8 @@ class Session:
                     outcome = await driver.propose(data, min(left_s, limits.PROPOSE_S))
                     return outcome.result
                 except ProposalRefused as error:
+                    if error.why is Why.DENIED:  # it will be, however often it is sent
+                        raise NotWritten(f"That is not written into the record: {error}") from error
                     last = str(error)
                 except ProposalUnknown as error:
                     last, perhaps = str(error), True

@@ -86,6 +86,7 @@ KINDS: Final = MappingProxyType[int, type[Command]](
     }
 )
 _NUMBERS: Final = {kind: number for number, kind in KINDS.items()}
+_RAISE_FEATURE: Final = _NUMBERS[registry.RaiseFeature]
 _DECODERS: Final = {number: msgspec.msgpack.Decoder(kind) for number, kind in KINDS.items()}
 
 
@@ -140,20 +141,10 @@ def _read(data: bytes) -> Entry:
         raise Malformed(
             f"A command of {len(data)} bytes is over the limit of {limits.COMMAND_BYTES}."
         )
-    # The version comes first and is one byte, in every version there will ever be.
-    if len(data) < 2 or data[0] & 0xF0 != 0x90 or not 0 < data[1] < 0x80:
-        raise Malformed("A command does not begin as one.")
-    if data[1] > VERSION:
-        raise UnknownCommand(
-            f"A command is of version {data[1]}, this meshd knows {VERSION}: update it."
-        )
+    read = _read_envelope(data)
     try:
-        read = _envelope.decode(data)
-        decoder = _DECODERS.get(read.kind)
-        if decoder is None:
-            raise UnknownCommand(f"A command is of the unknown kind {read.kind}: update meshd.")
         entry = Entry(
-            body=decoder.decode(read.body),
+            body=_DECODERS[read.kind].decode(read.body),
             client=read.client,
             epoch=read.epoch,
             seq=read.seq,
@@ -165,6 +156,47 @@ def _read(data: bytes) -> Entry:
     if bool(entry.client) != bool(entry.seq) or bool(entry.client) != bool(entry.epoch):
         raise Malformed("A command is half in a session.")
     return entry
+
+
+def require_known(data: bytes) -> None:
+    """Raise UnknownCommand for one that whoever applies it would stop at.
+
+    For whoever lets commands into the log; a tenth of what reading one costs.
+    """
+    try:
+        read = _read_envelope(data)
+        body = _DECODERS[read.kind].decode(read.body) if read.kind == _RAISE_FEATURE else None
+        if isinstance(body, registry.RaiseFeature):
+            require_feature(body.version)
+    except (Malformed, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        pass  # it is refused when it is applied, by all alike
+
+
+def require_feature(version: int) -> None:
+    """Raise UnknownCommand if this meshd cannot follow where commands go on to that version."""
+    if version > VERSION:
+        raise UnknownCommand(
+            f"The mesh goes on to commands of version {version}, this meshd knows "
+            f"{VERSION}: update it."
+        )
+
+
+def _read_envelope(data: bytes) -> _Envelope:
+    """Whose it is, and of which kind, without the body.  Raises Malformed or UnknownCommand."""
+    # The version comes first and is one byte, in every version there will ever be.
+    if len(data) < 2 or data[0] & 0xF0 != 0x90 or not 0 < data[1] < 0x80:
+        raise Malformed("A command does not begin as one.")
+    if data[1] > VERSION:
+        raise UnknownCommand(
+            f"A command is of version {data[1]}, this meshd knows {VERSION}: update it."
+        )
+    try:
+        read = _envelope.decode(data)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise Malformed(f"A command is not valid: {error}.") from error
+    if read.kind not in KINDS:
+        raise UnknownCommand(f"A command is of the unknown kind {read.kind}: update meshd.")
+    return read
 
 
 def _pack(entry: Entry) -> bytes:

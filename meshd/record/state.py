@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from meshd import limits
 from meshd.record import commands_registry as registry
-from meshd.record.commands import VERSION, Entry, Malformed, UnknownCommand, decode
+from meshd.record.commands import VERSION, Entry, Malformed, decode, require_feature
 from meshd.record.context import Context
 from meshd.record.events import Event
 from meshd.record.frozen import FORM, FrozenState, Head, StateDamaged, thaw
@@ -94,11 +94,8 @@ class RecordState:
         except Malformed:
             too_large = len(command) > limits.COMMAND_BYTES
             raise Refuse(Code.TOO_LARGE if too_large else Code.MALFORMED) from None
-        if isinstance(entry.body, registry.RaiseFeature) and entry.body.version > VERSION:
-            raise UnknownCommand(
-                f"The mesh goes on to commands of version {entry.body.version}, this meshd knows "
-                f"{VERSION}: update it."
-            )
+        if isinstance(entry.body, registry.RaiseFeature):
+            require_feature(entry.body.version)
         if entry.version > 1 and entry.version > self.feature:
             raise Refuse(Code.NOT_ENABLED, feature=self.feature)
         context = Context(index, entry.client, self.clock.now_unix_ms, self._events.append)

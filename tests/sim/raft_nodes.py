@@ -61,6 +61,9 @@ class Machine:
         self._applied(index, command, self.digest)
         return self.digest
 
+    def why_not(self, command: bytes) -> str | None:
+        return None
+
     def capture(self) -> Iterator[bytes]:
         return iter([msgspec.msgpack.encode((self.digest, self.commands))])
 

@@ -43,6 +43,9 @@ class Machine:
         self.commands.append(command)
         return b"%d at %d" % (len(self.commands), index)
 
+    def why_not(self, command: bytes) -> str | None:
+        return "this command is of a later version" if command == b"later" else None
+
     def capture(self) -> Iterator[bytes]:
         return iter([b"\n".join(self.commands)])
 

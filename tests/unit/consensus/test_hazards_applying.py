@@ -64,6 +64,27 @@ def test_h7_a_kind_of_entry_that_is_not_known_does_not_come_in() -> None:
         decode(encode(word))
 
 
+@pytest.mark.parametrize("at", ["a", "b"])
+def test_h7_what_every_node_would_stop_at_does_not_get_into_the_log(at: str) -> None:
+    mesh = led(Mesh())
+    last = mesh.kernel("a").log.last
+    number = mesh.propose(at, b"later")
+    mesh.settle(2)
+    outcome = mesh[at].outcomes[number]
+    assert isinstance(outcome, Refused)
+    assert (outcome.why, mesh.kernel("a").log.last) == (Why.DENIED, last)
+    mesh.commit(at, b"sound")
+
+
+def test_h7_the_leader_refuses_it_too_whatever_its_follower_knows() -> None:
+    mesh = led(Mesh())
+    mesh["b"].machine.why_not = lambda command: None  # type: ignore[method-assign]
+    number = mesh.propose("b", b"later")
+    mesh.settle(2)
+    assert mesh["b"].outcomes[number] == Refused(number, Why.DENIED)
+    mesh.commit("b", b"sound")
+
+
 def test_h8_stock_tries_an_entry_that_fails_for_ever() -> None:
     stock = StockMesh("a")
     tried = []

@@ -10,18 +10,22 @@ import trio
 from trio.testing import MockClock
 
 from meshd import limits
-from meshd.consensus.interface import Settings
+from meshd.consensus.driver import ProposalRefused
+from meshd.consensus.interface import CommandTooLarge, Settings
 from meshd.consensus.journal import open_journal, set_aside
 from meshd.errors import DiskFailed, Refused
 from meshd.ledger.backup import Backup, read_backup
 from meshd.ledger.live_backup import back_up
 from meshd.ledger.remedies import Patient, restore
 from meshd.ledger.session import MaybeWritten, NotWritten
-from meshd.record.commands_registry import SetAlias
+from meshd.record.commands import Malformed
+from meshd.record.commands_jobs import ClaimNext, RequestFields, Submit
+from meshd.record.commands_registry import RaiseFeature, SetAlias
 from meshd.record.results import RecordRefused
 from meshd.testing.disk import MemoryDisk
 from meshd.testing.entropy import SeededEntropy
 from meshd.testing.world import until
+from meshd.wire.codec import pack
 from tests.joins import NOW_UNIX_S
 from tests.unit.ledger.meshes import FOLDER, LedgerMesh, LedgerNode, ledgers
 
@@ -313,6 +317,55 @@ async def test_nodes_with_the_former_record_are_never_taken_in_by_the_restored_o
         lose_journal(mesh["b"])
         mesh["b"].start()
         await until(lambda: aliases(mesh, "b") == {"new": "m"}, within_s=60.0)
+
+
+async def test_a_command_that_this_version_does_not_know_is_refused_and_nothing_stops(
+    autojump_clock: MockClock,
+) -> None:
+    async with ledgers("abc") as mesh:
+        await settled(mesh)
+        later = pack([9, "what", "comes", {"then": 1}])
+        for name in "abc":
+            before = mesh[name].state.index
+            driver = mesh[name].runs.driver
+            assert driver is not None
+            with pytest.raises(ProposalRefused, match="version 9, this meshd knows 1: update it"):
+                await driver.propose(later)
+            with pytest.raises(NotWritten, match="knows 1: update it"):
+                await mesh[name].runs.execute(RaiseFeature(version=9), timeout_s=30.0)
+            assert mesh[name].state.index - before <= 2  # no more than a session and the like
+        await mesh["a"].runs.execute(SetAlias(alias="x", model="m"))
+        await agree(mesh)
+
+
+async def test_an_oversized_command_is_refused_and_nothing_changes(
+    autojump_clock: MockClock,
+) -> None:
+    async with ledgers("a") as mesh:
+        await mesh["a"].runs.execute(SetAlias(alias="x", model="m"))
+        before = mesh["a"].state.index
+        large = RequestFields(digest=bytes(32), size_bytes=1, inline=bytes(limits.INLINE_BYTES + 1))
+        driver = mesh["a"].runs.driver
+        assert driver is not None
+        with pytest.raises(Malformed, match="inline"):
+            await mesh["a"].runs.execute(Submit(queue="bots", request=large))
+        with pytest.raises(CommandTooLarge, match="over the limit of 32768"):
+            await driver.propose(bytes(limits.RAFT_COMMAND_BYTES + 1))
+        assert mesh["a"].state.index == before
+
+
+async def test_what_is_no_command_of_a_job_is_refused_where_it_is_made(
+    autojump_clock: MockClock,
+) -> None:
+    async with ledgers("a") as mesh:
+        await mesh["a"].runs.execute(SetAlias(alias="x", model="m"))
+        before = mesh["a"].state.digest()
+        request = RequestFields(digest=bytes(32), size_bytes=1, inline=b"x")
+        with pytest.raises(Malformed, match="lease_ms"):
+            await mesh["a"].runs.execute(ClaimNext(queue="bots", lease_ms=-1))
+        with pytest.raises(Malformed, match="queue"):
+            await mesh["a"].runs.execute(Submit(queue="q" * 10_240, request=request))
+        assert mesh["a"].state.digest() == before
 
 
 def patient(node: LedgerNode) -> Patient:

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from meshd import limits
-from meshd.record.commands import Entry, Malformed, UnknownCommand, decode, encode
+from meshd.record.commands import Entry, Malformed, UnknownCommand, decode, encode, require_known
 from meshd.record.commands_registry import ChangeNode, RaiseFeature, SetPolicy, Tick, Trace
 from meshd.record.results import Code
 from meshd.record.state import RecordState
@@ -82,6 +82,18 @@ def test_a_command_of_a_later_version_stops_the_applier_and_is_not_skipped() -> 
         with pytest.raises(UnknownCommand, match="update"):
             log.state.apply(index + 1, data)
         assert log.state.freeze() == before
+
+
+def test_what_would_stop_the_applier_is_known_before_it_is_let_in() -> None:
+    for data in (
+        pack([2, "what", "comes", {"then": 1}]),
+        pack([1, "", 0, 0, 0, 1023, {}]),
+        encode(Entry(RaiseFeature(version=2))),
+    ):
+        with pytest.raises(UnknownCommand, match="update"):
+            require_known(data)
+    for data in (b"", b"no command", TICK, pack([1, "", 0, 0, 0, 20, {"version": "two"}])):
+        require_known(data)
 
 
 def test_an_oversized_command_is_refused_before_it_is_looked_at() -> None:
