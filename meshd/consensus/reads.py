@@ -57,6 +57,9 @@ class Reads:
         """A heap: how far the log must be applied for which."""
         self._fresh: list[Asker] = []
         """Asked of this leader since the last round began."""
+        self._ask_again_at = -math.inf
+        """Who was asked does not lead, and this node has heard of no other leader yet: to ask it
+        again at once would only go to and fro."""
         self._asked: list[tuple[int, int, Asker]] = []
         """(round, index, who): waiting for a majority to echo the round."""
 
@@ -67,6 +70,8 @@ class Reads:
     def wake_at(self) -> float:
         if self._fresh and self._kernel.is_ready:
             return -math.inf
+        if self._to_ask and self._ask_again_at > self._kernel.now:
+            return min(self._ask_again_at, self._deadlines.next_at)
         return self._deadlines.next_at
 
     def ask(self, read_id: int, deadline: float) -> None:
@@ -106,6 +111,8 @@ class Reads:
         kernel = self._kernel
         leader = kernel.stock.leader
         if leader is None or not self._to_ask:
+            return
+        if leader.id != kernel.me and kernel.now < self._ask_again_at:
             return
         waiting, self._to_ask = self._to_ask, []
         for wire_id in waiting:
@@ -153,6 +160,7 @@ class Reads:
 
     def leader_changed(self) -> None:
         """Whoever was asked does not lead any more, or cannot be reached: ask again."""
+        self._ask_again_at = -math.inf
         for wire_id, read in self._open.items():
             if read.asked is not None:
                 read.asked = None
@@ -167,6 +175,7 @@ class Reads:
         read.asked = None
         if index is None:
             self._to_ask.append(wire_id)
+            self._ask_again_at = self._kernel.now + self._kernel.settings.heartbeat_s
         else:
             heapq.heappush(self._to_apply, (index, wire_id))
 

@@ -151,6 +151,21 @@ def test_a_node_that_does_not_lead_says_so() -> None:
     assert mesh.take(ReadAnswer) == [ReadAnswer(7, None)]
 
 
+def test_who_says_that_it_does_not_lead_is_not_asked_again_at_once() -> None:
+    """Else question and answer go to and fro as fast as the link takes them."""
+    mesh = Mesh()
+    mesh.elect("a")
+    number = ask(mesh, "c")
+    [question] = mesh.take(ReadAsk, sender="c")
+    for _ in range(5):  # and it may arrive more than once
+        mesh.hand("a", "c", ReadAnswer(question.id, None))
+        mesh["c"].turn()
+    assert mesh.take(ReadAsk, sender="c") == []
+    mesh.tick("c", dt=mesh.settings.heartbeat_s)
+    mesh.deliver()
+    assert isinstance(mesh["c"].outcomes[number], Readable)
+
+
 def test_a_leader_that_steps_down_sends_its_readers_on() -> None:
     mesh = Mesh()
     mesh.elect("a")
