@@ -132,6 +132,12 @@ def _problem(
         return "This node has no copy of the record yet; it gets one from the others."
     if missing := shortage(me, status, answering, name_of):
         return missing
+    if status.leader is None and me not in status.voters and len(status.voters) == 1:
+        voter = name_of(status.voters[0])
+        return (
+            f"{voter} alone has a vote, and does not lead: `meshd status` there says why. If it "
+            "has lost the record, `meshd recover` goes on with the copy of another node."
+        )
     if status.leader is None or (status.role is Role.LEADER and not status.ready):
         return "The voters of the record are choosing who leads; that takes a second or two."
     return ""

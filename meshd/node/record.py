@@ -134,7 +134,8 @@ class RecordSide:
         if self.ledger.vote_is_void:
             found.append(
                 "this node lost what it had promised as a voter of the record, so its vote is void "
-                "until the others have taken it and given it a new one (`meshd voters`)"
+                "until the others have taken it and given it a new one (`meshd voters`). If it "
+                "alone had one: `meshd recover` at the node whose copy reaches furthest"
             )
         state = self.ledger.state
         held_ms = state.clock.row.held_unix_ms

@@ -80,6 +80,8 @@ def test_what_is_wrong_is_said_with_who_is_missing() -> None:
         "is for voters that are gone for good. Unkeyed requests are served all the same."
     )
     assert "choosing who leads" in told(status(role=Role.FOLLOWER, leader=None, ready=False))
+    lost = told(status(role=Role.FOLLOWER, leader=None, ready=False, voters=(B,)))
+    assert "b alone has a vote, and does not lead" in lost
     assert "no copy of the record yet" in told(status(voters=(), leader=None))
     assert told(None, problem="the disk is full") == (
         "The record does not run here: the disk is full"
