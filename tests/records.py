@@ -53,6 +53,8 @@ class MemberRecord:
         """Whether entries are applied here as they are committed."""
         self.quorum = True
         """Whether this node can write."""
+        self.is_open = True
+        """Whether it runs here."""
         self.is_leader = False
         self.results: dict[int, bytes] = {}
         self.on_applied: Callable[[RecordState], None] = lambda state: None
@@ -65,6 +67,9 @@ class MemberRecord:
         for index in range(self.state.index + 1, len(self._shared.entries) + 1):
             self.results[index] = self.state.apply(index, self._shared.entries[index - 1])
         self.on_applied(self.state)
+
+    def runs(self) -> bool:
+        return self.is_open
 
     def leads(self) -> bool:
         return self.is_leader

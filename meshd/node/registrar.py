@@ -24,6 +24,9 @@ class Registrar:
     def state(self) -> RecordState:
         return self._ledger.state
 
+    def runs(self) -> bool:
+        return self._ledger.driver is not None
+
     def leads(self) -> bool:
         driver = self._ledger.driver
         if driver is None:

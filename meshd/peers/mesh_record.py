@@ -17,6 +17,10 @@ class MeshRecord(Protocol):
         """As of the last command applied here; empty while the record is being opened."""
         ...
 
+    def runs(self) -> bool:
+        """Whether this node takes part in it now: its disk is in order, its journal open."""
+        ...
+
     def leads(self) -> bool:
         """Whether this node leads the voters now."""
         ...

@@ -197,7 +197,7 @@ class MeshOffice:
 
     async def renew(self, key: PublicKey) -> bytes:
         """A new certificate (DER) for this node's key."""
-        if self._desk.is_open:
+        if self._decides_here():
             return await self._desk.renew(key.der)
         renewed = await self._ask(self._holders(), RenewRequest(public_key=key.der), Renewed)
         return renewed.certificate
@@ -206,7 +206,7 @@ class MeshOffice:
 
     async def admit(self, request: JoinRequest) -> Admitted | JoinRefusal:
         """Decide on a newcomer who knocked at this node: here, or at a member that can."""
-        if self._desk.is_open:
+        if self._decides_here():
             return await self._desk.admit(request, self._node)
         message = AdmitRequest(request=request.to_fields())
         undecided = ""
@@ -257,6 +257,10 @@ class MeshOffice:
     def _desk(self) -> AdmissionDesk:
         assert self._own_desk is not None, "a node's desk is made with its office"
         return self._own_desk
+
+    def _decides_here(self) -> bool:
+        """Whether this node can let others in, if enough voters are there."""
+        return self._desk.is_open and self._record.runs()
 
     async def _take_out(self, node: NodeId) -> None:
         await self._carry_out(Remove(node=node, gossip_key=self._keys.make()))

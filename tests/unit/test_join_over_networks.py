@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 import pytest
 import trio
 
-from meshd.errors import NotAdmitted
+from meshd.errors import SentAway
 from meshd.identity import MeshIdentity, PrivateKey, check_peer, to_pem
 from meshd.ids import Address, NodeId
 from meshd.machine.network import RealNetwork
@@ -147,6 +147,6 @@ async def test_a_removed_member_is_not_let_in_any_more(kind: str) -> None:
         world.laptop.use(credentials(who.key, joined.identity, registry))
         world.mesh.remove(who.key.public.node)
         node = world.mesh.key.public.node
-        with pytest.raises(NotAdmitted, match="removed"):
+        with pytest.raises(SentAway, match="removed"):
             await world.laptop.dial_peer(node, [world.address], Alpn.CONTROL, 5.0)
         assert world.linked == []

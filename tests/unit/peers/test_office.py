@@ -258,6 +258,17 @@ async def test_a_holder_that_cannot_decide_is_not_the_last_that_is_asked(
         assert isinstance(await mesh["c"].office.admit(request(mesh["c"])), Admitted)
 
 
+async def test_a_door_whose_own_record_does_not_run_asks_another_holder(
+    autojump_clock: MockClock,
+) -> None:
+    async with Mesh.open("attic", "b") as mesh:
+        hold(mesh["b"])
+        await mesh.up()
+        mesh["attic"].record.is_open = mesh["attic"].record.quorum = False  # its disk is full
+        assert isinstance(await mesh["attic"].office.admit(request(mesh["attic"])), Admitted)
+        assert await mesh["attic"].office.renew(mesh["attic"].key.public)
+
+
 async def test_who_has_given_the_key_away_sends_the_newcomer_on(
     autojump_clock: MockClock,
 ) -> None:
