@@ -164,8 +164,7 @@ def starts(daemon: Daemon) -> bool:
         daemon.start()
     except DaemonFailed as error:
         assert "the disk is full" in str(error)
-        return False
-    return True
+    return daemon.process is not None and daemon.process.poll() is None
 
 
 # ---------------------------------------------------------------- bad files
