@@ -324,6 +324,8 @@ class StatusReport(msgspec.Struct, frozen=True):
     """Requests, answers, retries, refusals, bad datagrams, ...: see api/DESIGN.md."""
     problems: list[str]
     """Each a sentence; empty: healthy (exit 0), else degraded (exit 1)."""
+    notes: list[str] = []
+    """What is no trouble, and good to know."""
 
 
 class Finding(msgspec.Struct, frozen=True):

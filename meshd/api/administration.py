@@ -126,6 +126,7 @@ class Administration:
             models=len(self.model_rows()),
             counters={**_sum(of.counters), **of.gauges()},
             problems=self._problems(rows),
+            notes=of.record().notes,
         )
 
     def node_rows(self) -> list[control.NodeRow]:

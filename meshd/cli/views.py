@@ -66,6 +66,9 @@ def show_status(paper: Paper, report: StatusReport) -> None:
         show_backends(paper, report.backends)
     else:
         paper.line("No engine on this machine: requests go to the other nodes.", "dim")
+    for note in report.notes:
+        paper.line()
+        paper.line(note, "dim")
     if report.problems:
         paper.line()
         for problem in report.problems:

@@ -48,6 +48,13 @@ def test_a_degraded_mesh_says_why_and_ends_with_1(daemon: FakeDaemon, type_in: T
     assert type_in("status", "--json").exit_code == 1
 
 
+def test_a_note_is_shown_and_is_no_trouble(daemon: FakeDaemon, type_in: Typed) -> None:
+    daemon.answers["GET /control/status"] = report(notes=["it was not checked"])
+    done = type_in("status")
+    assert done.exit_code == 0
+    assert "it was not checked" in done.stdout
+
+
 def test_the_status_as_json_is_the_report_as_it_is(daemon: FakeDaemon, type_in: Typed) -> None:
     done = type_in("status", "--json")
     assert msgspec.json.decode(done.stdout, type=StatusReport) == report()
