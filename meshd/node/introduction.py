@@ -18,7 +18,7 @@ from meshd.wire.control import PROTOCOL_MAX, PROTOCOL_MIN, Hello
 
 log = logs.get("mesh")
 
-SPREAD_S = 20.0
+SPREAD_S = 10.0
 """After a change of the CA the members ask it for their certificates within this time."""
 
 
