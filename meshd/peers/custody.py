@@ -17,7 +17,7 @@ from meshd import limits, logs
 from meshd.consensus.interface import Status
 from meshd.errors import MeshdError, ProtocolError, Refused
 from meshd.identity.authority import SERIAL_BYTES, Authority
-from meshd.identity.keys import KEY_SEED_BYTES, KeyDamaged, PrivateKey
+from meshd.identity.keys import KEY_SEED_BYTES, KeyDamaged, PrivateKey, PublicKey
 from meshd.identity.mesh_identity import FormerCa
 from meshd.ids import NodeId, short
 from meshd.peers.custody_rules import (
@@ -28,6 +28,7 @@ from meshd.peers.custody_rules import (
     Fetch,
     Holding,
     Learn,
+    Repeat,
     Rotate,
     Votes,
     duty,
@@ -169,17 +170,22 @@ class Custody:
         return Votes(status.voters, status.leader, self._links.up())
 
     def _holding(self) -> Holding:
+        identity = self._standing.identity
         return Holding(
             self._me,
-            self._standing.identity.ca.der,
+            identity.ca.der,
             key=_public(self._files.key),
             next=_public(self._files.next),
+            former=tuple(key.der for key in identity.former_keys()),
+            certificates=tuple(former.certificate_der for former in identity.former_cas),
         )
 
     async def _take(self, step: Duty) -> None:
         match step:
             case Learn():
                 self._learn()
+            case Repeat(generation):
+                await self._repeat(generation)
             case Rotate(generation):
                 await self._rotate(generation)
             case Fetch(holders):
@@ -205,30 +211,45 @@ class Custody:
         assert key is not None, "it was prepared"
         serials = (self._entropy.token(SERIAL_BYTES), self._entropy.token(SERIAL_BYTES))
         succession = authority.hand_over(key, serials=serials, now_unix_s=self._clock.wall())
+        if await self._put(key.public, generation, *succession):
+            log.warning("the mesh has another CA key: a node that had the former one was removed")
+
+    async def _repeat(self, generation: int) -> None:
+        """Have the record take the CA that followed the one it has, as this node knows it."""
+        identity, on_record = self._standing.identity, self._record.state.nodes.mesh.ca_key
+        after, certificate = identity.ca, identity.ca_certificate_der
+        for former, key in zip(identity.former_cas, identity.former_keys(), strict=True):
+            if key.der == on_record:
+                if await self._put(after, generation, certificate, former.link_der):
+                    log.warning("the record was back at a former CA; it has the next one again")
+                return
+            after, certificate = key, former.certificate_der
+
+    async def _put(self, key: PublicKey, generation: int, certificate: bytes, link: bytes) -> bool:
+        """Have the record take a CA key; False if another was first.  Raises MeshdError."""
+        command = RotateCa(
+            node=self._me,
+            ca_key=key.der,
+            generation=generation,
+            certificate=certificate,
+            link=link,
+        )
         try:
-            await self._record.execute(
-                RotateCa(
-                    node=self._me,
-                    ca_key=key.public.der,
-                    generation=generation,
-                    certificate=succession.certificate_der,
-                    link=succession.link_der,
-                )
-            )
+            await self._record.execute(command)
         except RecordRefused as refusal:
             if refusal.code is not Code.OLD_GENERATION:
                 raise
             log.info("another node was first with a CA key")
-        else:
-            log.warning("the mesh has another CA key: a node that had the former one was removed")
+            return False
+        return True
 
     def _learn(self) -> None:
         """Go by the CA on record.  Raises MeshdError, and nothing has changed."""
         mesh, standing = self._record.state.nodes.mesh, self._standing
         if _public(self._files.next) == mesh.ca_key:
             self._files.promote()
-        if standing.identity.ca.der != mesh.ca_key:
-            former = tuple(FormerCa(ca.certificate, ca.link) for ca in mesh.former_cas)
+        former = tuple(FormerCa(ca.certificate, ca.link) for ca in mesh.former_cas)
+        if standing.identity.ca.der != mesh.ca_key or standing.identity.former_cas != former:
             identity = standing.identity.succeeded(mesh.ca_certificate, former)
             if identity.ca.der != mesh.ca_key or identity.mesh != standing.identity.mesh:
                 raise ProtocolError("the CA's certificate on record is not that of its key")

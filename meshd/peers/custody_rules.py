@@ -28,6 +28,10 @@ class Holding:
     """What is on its disk; None: none."""
     next: bytes | None = None
     """One that it has made to take the place of the CA's; None: none."""
+    former: tuple[bytes, ...] = ()
+    """The keys of the CAs before the one that it goes by, the latest first."""
+    certificates: tuple[bytes, ...] = ()
+    """Theirs, in DER."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +46,22 @@ class Votes:
 
 @dataclass(frozen=True, slots=True)
 class Learn:
-    """Go by the CA on record; if it is the one whose key was made here, have that as the key."""
+    """Go by the CA on record, and know of those before it; a newcomer knows only of the last.
+
+    If it is the one whose key was made here, have that as the key.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class Repeat:
+    """Put the CA that followed the one on record into its place again.
+
+    The record was put back to before that: a backup was restored, or a copy taken for the record
+    that had not heard of it.  The key of the CA on record was deleted when it was followed.
+    """
+
+    generation: int
+    """Its number now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +96,7 @@ class DropNext:
     """Delete the key that was made here: another one took the place, or this one has it already."""
 
 
-Duty = Learn | Rotate | Fetch | Declare | Drop | DropNext
+Duty = Learn | Repeat | Rotate | Fetch | Declare | Drop | DropNext
 
 
 def duty(holding: Holding, mesh: MeshRow, rows: Sequence[NodeRow], votes: Votes) -> Duty | None:
@@ -89,8 +108,11 @@ def duty(holding: Holding, mesh: MeshRow, rows: Sequence[NodeRow], votes: Votes)
     row = next((row for row in rows if row.id == holding.me), None)
     if row is None or not votes.voters:
         return None
+    if mesh.ca_key in holding.former and holding.key == holding.ca:
+        return Repeat(mesh.ca_generation + 1)
     took_over = holding.next == mesh.ca_key and holding.key != mesh.ca_key
-    if holding.ca != mesh.ca_key or took_over:
+    former = tuple(former.certificate for former in mesh.former_cas)
+    if holding.ca != mesh.ca_key or took_over or holding.certificates != former:
         return Learn()
     if holding.next is not None and (not mesh.ca_must_rotate or holding.next == mesh.ca_key):
         return DropNext()

@@ -12,7 +12,7 @@ from trio.testing import MockClock
 
 from meshd import control, limits
 from meshd.errors import Refused
-from meshd.identity import CertificateRefused
+from meshd.identity import Authority, CertificateRefused, FormerCa
 from meshd.ids import NodeId
 from meshd.peers.join_talk import JoinRefused
 from meshd.testing.world import PATHS, Machine, World, until
@@ -255,3 +255,37 @@ async def test_no_key_of_the_ca_is_in_a_log_or_in_the_record(
                     assert not any(secret in data or pem in data for data in others)
                 assert pem.decode() not in said
                 assert secret.hex() not in said
+
+
+async def test_a_record_of_before_two_changes_of_the_ca_is_brought_up_to_them_by_who_has_the_key(
+    autojump_clock: MockClock,
+) -> None:
+    async with World.open() as world:
+        a = await world.start("a")
+        await until(lambda: has_key(a), within_s=10.0)
+        standing = a.running.mesh.standing
+        identity, authority = standing.identity, standing.identity.authority
+        assert authority is not None
+        a.kill()
+        await a.until_over()
+        # What its disk has is later than its record, as after a backup was restored.
+        for name in ("second", "third"):
+            key = make_key(name)
+            made = authority.hand_over(
+                key, serials=(bytes(16), bytes(16)), now_unix_s=a.clock.wall()
+            )
+            former = FormerCa(authority.certificate_der, made.link_der)
+            identity = identity.succeeded(made.certificate_der, (former, *identity.former_cas))
+            authority = Authority(key, made.certificate_der)
+        standing.store.save_cas(identity)
+        standing.store.ca_keys(identity.mesh).keep(authority.key)
+        await a.start()
+        ledger = a.running.record.ledger
+        await until(lambda: ledger.state.nodes.is_founded, within_s=10.0)
+        await until(lambda: ledger.state.nodes.mesh.ca_generation == 3, within_s=30.0)
+        await until(lambda: has_key(a), within_s=30.0)
+        assert ledger.state.nodes.mesh.ca_key == make_key("third").public.der
+        assert ca_of(a) == make_key("third").public.id
+        b = await world.start("b")
+        await world.settled()
+        await until(lambda: b.running.mesh.standing.identity.former_cas == identity.former_cas)

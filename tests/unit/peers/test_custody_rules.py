@@ -19,13 +19,14 @@ from meshd.peers.custody_rules import (
     Fetch,
     Holding,
     Learn,
+    Repeat,
     Rotate,
     Votes,
     duty,
     may_have,
     trouble,
 )
-from meshd.record.node_rows import MeshRow, NodeRow
+from meshd.record.node_rows import FormerCa, MeshRow, NodeRow
 from tests.joins import make_key
 
 OLD, CA, NEXT = (make_key(name).public.der for name in ("ca", "next ca", "third ca"))
@@ -133,6 +134,33 @@ def test_a_change_of_the_ca_is_gone_through_with_from_wherever_it_was_cut(
 ) -> None:
     holding = Holding(IDS["a"], ca, key, made)
     assert duty(holding, mesh, rows("ab", "ab"), votes("ab", "a")) == wanted
+
+
+@pytest.mark.parametrize(
+    ("ca", "key", "former", "wanted"),
+    [
+        # the record names CA, as number 2
+        (NEXT, NEXT, (CA, OLD), Repeat(3)),
+        (NEXT, None, (CA, OLD), Learn()),  # who has no key goes back, until one who has repeats it
+        (NEXT, CA, (CA, OLD), Learn()),
+        (OLD, OLD, (), Learn()),
+        (CA, CA, (OLD,), None),
+        (CA, CA, (), None),
+    ],
+)
+def test_a_record_that_was_put_back_to_a_former_ca_gets_the_next_one_again(
+    ca: bytes, key: bytes | None, former: tuple[bytes, ...], wanted: Duty | None
+) -> None:
+    holding = Holding(IDS["a"], ca, key, former=former)
+    assert duty(holding, MESH, rows("a", "a"), votes("a", "a")) == wanted
+
+
+def test_who_came_after_a_change_of_the_ca_learns_of_the_cas_before() -> None:
+    mesh = replace(MESH, former_cas=(FormerCa(certificate=b"the first", link=b"a link"),))
+    newcomer = Holding(IDS["a"], CA, None)
+    assert duty(newcomer, mesh, rows("ab", "b"), votes("b", "b")) == Learn()
+    knows = Holding(IDS["a"], CA, None, certificates=(b"the first",))
+    assert duty(knows, mesh, rows("ab", "b"), votes("b", "b")) is None
 
 
 def test_a_node_that_is_no_member_does_nothing() -> None:
