@@ -128,7 +128,10 @@ def show_nodes(paper: Paper, nodes: Sequence[NodeRow]) -> None:
             "gets no requests. To take it out of the mesh: meshd remove NAME",
             "warn",
         )
-    if admitting := [node.name for node in nodes if node.admits]:
+    if labelled := [f"{n.name} ({', '.join(n.labels)})" for n in ordered(nodes) if n.labels]:
+        paper.line()
+        paper.line(f"Labels: {', '.join(labelled)}", "dim")
+    if admitting := sorted(node.name for node in nodes if node.admits):
         paper.line()
         paper.line(f"{listed(admitting)} can let newcomers in.", "dim")
 

@@ -24,7 +24,7 @@ from meshd.paths import Paths
 from meshd.peers.addresses import AddressBook, Source
 from meshd.peers.admission import AdmissionDesk
 from meshd.peers.door import PeerDoor
-from meshd.peers.entering import Standing
+from meshd.peers.entering import TO_COME_BACK, Standing
 from meshd.peers.join_server import JoinServer, Waiting
 from meshd.peers.keys import MeshKeys
 from meshd.peers.links import SLEPT, ControlLinks
@@ -64,10 +64,6 @@ class Callbacks:
 
 _AWAY_IN_ORDER = {"left": "was stopped", "asleep": "is asleep"}
 """States of members that said goodbye, and remain members ("left" is gossip's word for it)."""
-
-_TO_COME_BACK = (
-    "To let this machine in again, start it with a fresh data directory (--data-dir) and --join."
-)
 
 
 class MeshSide:
@@ -254,7 +250,7 @@ class MeshSide:
         found = self.neighbours.agent.problems()
         if self._sent_away_by:
             who = ", ".join(sorted(map(self.name_of, self._sent_away_by)))
-            found.append(f"{self._removed()} says {who}. {_TO_COME_BACK}")
+            found.append(f"{self._removed()}, says {who}. {TO_COME_BACK}")
         if self._config.mdns and self.mdns.failure is not None:
             found.append(f"mDNS does not work here: {self.mdns.failure}")
         return found
@@ -310,7 +306,7 @@ class MeshSide:
         self._callbacks.members()
         self.links.want(others)
         if self.registry.is_removed(self.id) and not self.office.leaving:
-            self._screen.warning(f"{self._removed()}; it stops. {_TO_COME_BACK}")
+            self._screen.warning(f"{self._removed()}; it stops. {TO_COME_BACK}")
             self._stop()
 
     def _members_changed(self, change: RegistryChange) -> None:
@@ -332,10 +328,11 @@ class MeshSide:
             self.addresses.reached(node, address)
 
     def _was_sent_away(self, node: NodeId) -> None:
+        if self.registry.get(node) is None or self.registry.is_removed(self.id):
+            return  # it knows, and stops
         if not self._sent_away_by:
-            self._screen.warning(f"{self._removed()} says {self.name_of(node)}. {_TO_COME_BACK}")
-        if self.registry.get(node) is not None:
-            self._sent_away_by.add(node)
+            self._screen.warning(f"{self._removed()}, says {self.name_of(node)}. {TO_COME_BACK}")
+        self._sent_away_by.add(node)
 
     def _removed(self) -> str:
         return f"this node was removed from mesh {self.registry.mesh_name}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
+from typing import Final
 
 from meshd import limits
 from meshd.errors import DialFailed, ProtocolError, Refused
@@ -35,6 +36,10 @@ from meshd.peers.join_client import (
 from meshd.ports import Ports
 from meshd.record import MemberRegistry, SignedMembers, clean_name, first_list, sign
 from meshd.screen import Screen, SightedMesh
+
+TO_COME_BACK: Final = (
+    "To let this machine in again, start it with a fresh data directory (--data-dir) and --join."
+)
 
 Browse = Callable[[], Awaitable[Sequence[SightedMesh]]]
 """Look around by mDNS for a few seconds."""
@@ -235,10 +240,13 @@ class Entrance:
     def _standing(self, key: PrivateKey, reached: Reached | None) -> Standing:
         identity = self._store.load_mesh(key)
         assert identity is not None, "whoever entered is in a mesh"
+        registry = self._registry(identity)
+        if registry.is_removed(key.public.node):
+            raise Refused(f"this node was removed from mesh {identity.mesh_name}. {TO_COME_BACK}")
         return Standing(
             key=key,
             identity=identity,
-            registry=self._registry(identity),
+            registry=registry,
             generation=self._store.next_generation(self._ports.clock.wall()),
             store=self._store,
             reached=reached,

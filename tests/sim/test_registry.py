@@ -158,6 +158,10 @@ async def test_the_leader_can_be_removed(autojump_clock: MockClock) -> None:
         assert said is not None
         assert "this node was removed from mesh" in str(said["sentence"])
         assert "fresh data directory" in str(said["sentence"])
+        with pytest.raises(ExceptionGroup) as caught:
+            await a.start()
+        (refused,) = caught.value.exceptions
+        assert "this node was removed from mesh a. To let this machine in again" in str(refused)
 
 
 async def test_a_node_that_was_cut_off_learns_on_its_return_that_it_was_removed(

@@ -46,7 +46,7 @@ NODES = [
         seen_s=4000.0,
         addresses=["[fd7a:115c:a1e0:ab12:4843:cd96:625a:1]:11436"],
     ),
-    node("studio", state="self", founder=True, admits=True, seen_s=None),
+    node("studio", state="self", founder=True, admits=True, seen_s=None, labels=["gpu"]),
     node("box", state="failed", drained=True, seen_s=200_000.0, queued=12),
 ]
 

@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 def token_row(token_id: str, *used_by: str, good: bool = True) -> TokenRow:
-    return TokenRow(token_id, 2, list(used_by), SystemClock().wall() + 7200, good)
+    return TokenRow(token_id, 2, list(used_by), SystemClock().wall() + 9000, good)
 
 
 def told(daemon: FakeDaemon, kind: type[T]) -> list[tuple[str, T]]:

@@ -113,6 +113,7 @@ def test_an_answer_that_is_not_understood_is_no_traceback(
 def test_nodes_and_models_are_listed(daemon: FakeDaemon, type_in: Typed) -> None:
     nodes = type_in("nodes").stdout
     assert "studio can let newcomers in" in nodes
+    assert "Labels: studio (gpu)" in nodes
     assert "meshd remove NAME" in nodes, "box does not answer"
     assert len(json.loads(type_in("nodes", "--json").stdout)) == len(NODES)
     models = type_in("models").stdout
