@@ -156,11 +156,14 @@ class ClientApi:
         cors: list[HeaderPair],
         traces: Traces | None,
     ) -> None:
+        model = ""
         try:
             call, key = self._decoded(match, request, request_id)
+            model = call.request.model
+            self._check_model(request.path, call, key)
         except DialectError as e:
             if traces is not None:
-                traces.add(_refused_at_once(request_id, request, e.status))
+                traces.add(_refused_at_once(request_id, request, model, e.status))
             raise
         headers = [(b"x-request-id", request_id.encode()), *cors]
         if is_retry(request) and await self._told_again(request, responder, call, headers):
@@ -203,7 +206,7 @@ class ClientApi:
     def _decoded(
         self, match: Match, request: ServerRequest, request_id: RequestId
     ) -> tuple[Call, Key | None]:
-        """What is asked for, and with which key.  Raises DialectError, also if nobody has that."""
+        """What is asked for, and with which key.  Raises DialectError."""
         decode = openai.decode if match.dialect is Dialect.OPENAI else ollama.decode
         call: Call = decode(
             request.path,
@@ -218,12 +221,15 @@ class ClientApi:
             call = _patient(call, None)  # a run does not end with its client
         elif request.header(RETRY_HEADER) is not None:
             call = _patient(call, deadline_s(call.deadline_s))
+        return call, key
+
+    def _check_model(self, path: str, call: Call, key: Key | None) -> None:
+        """Raise DialectError if no node has it."""
         # What a key stands for is told also when nobody has the model any more.
         known = key is not None and self._keyed.knows(key)
         if not known and not self._catalogue.holders(call.request.model):
             self.counters["unknown_model"] += 1
-            raise _refused(request.path, self._unknown(call.request.model))
-        return call, key
+            raise _refused(path, self._unknown(call.request.model))
 
     async def _told_again(
         self,
@@ -342,11 +348,13 @@ def _ended(request_id: RequestId, request: ServerRequest, call: Call, answered: 
     )
 
 
-def _refused_at_once(request_id: RequestId, request: ServerRequest, status: int) -> Ended:
+def _refused_at_once(
+    request_id: RequestId, request: ServerRequest, model: str, status: int
+) -> Ended:
     """For the traces, of a request that nobody was asked to answer."""
     now = trio.current_time()
     kind = FailureKind.NOT_FOUND if status == 404 else FailureKind.BAD_REQUEST
-    return Ended(request_id, request.path, "", request.caller, False, now, now, status, kind)
+    return Ended(request_id, request.path, model, request.caller, False, now, now, status, kind)
 
 
 def _refused(path: str, failure: Failure) -> DialectError:

@@ -7,7 +7,7 @@ from functools import partial
 import msgspec
 import trio
 
-from meshd import limits
+from meshd import limits, logs
 from meshd.errors import MeshdError
 from meshd.jobs.blob_plan import is_blob
 from meshd.jobs.contents import Content, body_of, store
@@ -17,7 +17,9 @@ from meshd.jobs.service import JobService, id_named
 from meshd.jobs.views import JobView, as_json, pack, view_of
 from meshd.ledger.ledger import Ledger
 from meshd.record import commands_jobs as commands
-from meshd.record.job_rows import JobRow
+from meshd.record.job_rows import JobRow, job_name
+
+log = logs.get("jobs")
 
 AWAY_S = 5.0
 """Until a job whose payload cannot be had is offered again."""
@@ -52,7 +54,8 @@ class Workers:
                     )
                 )
                 rows = [self._ledger.state.jobs.live.get(job) for job in claimed["jobs"]]
-                given = [await self._give(row, order.lease_s) for row in rows if row is not None]
+                give_by = trio.current_time() + order.lease_s / 2
+                given = [await self._give(row, give_by) for row in rows if row is not None]
                 found = [view for view in given if view is not None]
                 if found:
                     return found
@@ -61,17 +64,22 @@ class Workers:
             if scope.cancelled_caught:
                 return []
 
-    async def _give(self, row: JobRow, lease_s: float) -> JobView | None:
+    async def _give(self, row: JobRow, give_by: float) -> JobView | None:
         """A job as its worker gets it; None if it was given back, since its payload is away."""
         body: bytes | None = None
-        with trio.move_on_after(lease_s / 2):
+        with trio.move_on_at(give_by):
             body = await body_of(row.request, self._bodies)
         if body is not None:
             view = view_of(row, self._jobs.name_of)
             return msgspec.structs.replace(view, request=as_json(body))
         assert row.claim is not None
-        back = commands.Release(job=row.id, fence=row.claim.fence, pause_ms=int(AWAY_S * 1000))
-        await self._ledger.execute(back)
+        pause_ms = int(AWAY_S * 1000)
+        back = commands.Release(job=row.id, fence=row.claim.fence, pause_ms=pause_ms)
+        try:
+            await self._ledger.execute(back)
+        except MeshdError as error:
+            # Other jobs of this claim may be whole; of this one the lease ends.
+            log.info("a job was not given back", job=job_name(row.id), why=str(error))
         return None
 
     async def renew(self, held: Held) -> None:

@@ -211,6 +211,7 @@ class Node:
             counters=[
                 api_counters,
                 data.forwarder.counters,
+                self.jobs.finishing.counters,
                 mesh.door.counters,
                 mesh.join_server.counters,
                 mesh.switchboard.counters,

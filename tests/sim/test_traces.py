@@ -43,6 +43,7 @@ async def test_a_request_is_known_at_every_node_with_how_it_went(
             rows = await listed(machine)
             refused = next(row for row in rows if row["entry"] == "c")
             assert (refused["state"], refused["status"]) == ("failed", 404)
+            assert refused["model"] == "large:latest"
             whole, streamed = (row for row in rows if row["entry"] == "a")
             for row in (whole, streamed):
                 assert (row["state"], row["status"], row["node"]) == ("done", 200, "b")
