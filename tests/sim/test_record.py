@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import trio
 from trio.testing import MockClock
 
 from meshd.control import RecordReport
@@ -91,3 +92,25 @@ async def test_a_leap_of_the_clocks_is_held_until_a_person_confirms_it(
         await b.running.record.confirm_clock()
         await until(lambda: record.problems() == [], within_s=10.0)
         assert record.ledger.state.clock.now_unix_ms - before_ms > 86_000_000
+
+
+@pytest.mark.parametrize("ahead_s", [365 * 86_400.0, -365 * 86_400.0])
+@pytest.mark.parametrize("who", ["leader", "follower"])
+async def test_one_clock_that_is_a_year_off_moves_nothing(
+    autojump_clock: MockClock, who: str, ahead_s: float
+) -> None:
+    """The record clock follows the median of the clocks, wherever the wrong one is."""
+    async with World.open() as world:
+        machines = await three(world)
+        leads = next(m for m in machines if report(m).leader == m.name)
+        wrong = leads if who == "leader" else next(m for m in machines if m is not leads)
+        record = leads.running.record
+        await record.ledger.execute(SetAlias(alias="x", model="m"))
+        before_ms, began_s = record.ledger.state.clock.now_unix_ms, trio.current_time()
+        wrong.clock.jump_wall(ahead_s)
+        for n in range(12):
+            await trio.sleep(10.0)
+            await wrong.running.record.ledger.execute(SetAlias(alias="x", model=f"m{n}"))
+        moved_s = (record.ledger.state.clock.now_unix_ms - before_ms) / 1000
+        assert 0 <= moved_s <= trio.current_time() - began_s + 30.0
+        assert [m.running.record.problems() for m in machines] == [[], [], []]

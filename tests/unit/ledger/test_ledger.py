@@ -13,6 +13,13 @@ from meshd import limits
 from meshd.consensus.driver import ProposalRefused
 from meshd.consensus.interface import CommandTooLarge, Settings
 from meshd.consensus.journal import open_journal, set_aside
+from meshd.consensus.messages import (
+    MESSAGE_BYTES,
+    AppendAnswer,
+    AppendEntries,
+    SnapshotAnswer,
+    encode,
+)
 from meshd.errors import DiskFailed, Refused
 from meshd.ledger.backup import Backup, read_backup
 from meshd.ledger.live_backup import back_up
@@ -366,6 +373,40 @@ async def test_what_is_no_command_of_a_job_is_refused_where_it_is_made(
         with pytest.raises(Malformed, match="queue"):
             await mesh["a"].runs.execute(Submit(queue="q" * 10_240, request=request))
         assert mesh["a"].state.digest() == before
+
+
+async def test_nonsense_from_a_follower_is_refused_and_nothing_changes(
+    autojump_clock: MockClock,
+) -> None:
+    async with ledgers("abc") as mesh:
+        await settled(mesh)
+        await mesh["a"].runs.execute(SetAlias(alias="x", model="m"))
+        await agree(mesh)
+        leader = mesh.leader()
+        assert leader is not None
+        assert leader.runs.driver is not None
+        other = next(node for node in mesh.nodes.values() if node is not leader)
+        status, digest = leader.runs.driver.status(), leader.state.digest()
+        nonsense = (
+            b"",
+            b"\xff" * 100,
+            bytes(MESSAGE_BYTES + 1),
+            encode(SnapshotAnswer(term=status.term, round=1, index=1, held=2**40)),
+            encode(AppendAnswer(status.term, 10**9, ok=True, index=10**9, rejected=0)),
+            encode(
+                AppendEntries(
+                    term=status.term, round=1, prev_index=0, prev_term=0, commit=9, entries=()
+                )
+            ),
+        )
+        for data in nonsense:
+            leader.runs.received(other.id, data)
+        refused = leader.runs.driver.counters["record_refused"]
+        assert refused >= len(nonsense) - 1  # an answer about no snapshot concerns nobody
+        assert leader.state.digest() == digest
+        assert leader.runs.driver.status().term == status.term
+        await mesh["b"].runs.execute(SetAlias(alias="y", model="m"))
+        await agree(mesh)
 
 
 def patient(node: LedgerNode) -> Patient:
