@@ -168,6 +168,7 @@ def _try_to_add(world: World, node: Node, life: int, new: NodeId) -> None:
 
 
 def fault(world: World) -> None:
+    world.faults += 1
     chance = world.chance
     victim = chance.choice(world.ids)
     leader = world.leader()

@@ -59,7 +59,7 @@ class World:
         """What happened, for a person, if anybody wants to know."""
         self.messages = self.steps = self.proposed = self.asked = self.crashes = self.snapshots = 0
         self.installed = 0
-        self.set_aside = 0
+        self.set_aside = self.faults = 0
         self._events: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
         self._number = 0
         self._connection = 0

@@ -131,6 +131,7 @@ def _repeat(world: RecordWorld, rate: float, what: Callable[[], object], end: fl
 
 
 def disk_fault(world: RecordWorld) -> None:
+    world.faults += 1
     chance = world.chance
     node = world.nodes[chance.choice(world.ids)]
     match chance.randrange(3):
@@ -146,6 +147,7 @@ def disk_fault(world: RecordWorld) -> None:
 
 
 def clock_fault(world: RecordWorld) -> None:
+    world.faults += 1
     node = world.nodes[world.chance.choice(world.ids)]
     node.wall_ahead_s = world.chance.choice([0.0, 7_200.0, -7_200.0, YEAR_S, -YEAR_S])
     world.say(f"the clock of {short(node.id)} is off by {node.wall_ahead_s} s")
@@ -172,28 +174,20 @@ def _peace(world: RecordWorld, work: Work) -> Report:
     if world.judge.violations:
         return Report()
     work.close()
-    leader = world.leader()
-    assert isinstance(leader, RecordNode)
-    views = {n.name: world.judge.view(n.state, work.keys) for n in _same(world, leader)}
+    views = {n.name: world.judge.view(n.state, work.keys) for n in world.nodes.values()}
     return world.judge.histories(work.history, views)
-
-
-def _same(world: RecordWorld, leader: RecordNode) -> list[RecordNode]:
-    """The voters: others need not have got the end of the log."""
-    assert leader.kernel is not None
-    return [world.nodes[voter] for voter in leader.kernel.status().voters]
 
 
 def _is_done(world: RecordWorld, work: Work) -> bool:
     leader = world.leader()
     if not isinstance(leader, RecordNode) or not leader.state.nodes.is_founded:
         return False
-    same = _same(world, leader)
+    nodes = world.nodes.values()
     return (
-        all(node.kernel is not None for node in same)
+        all(node.kernel is not None for node in nodes)
         and not live_jobs(leader.state)
-        and len({node.state.index for node in same}) == 1
-        and all(not node.open for node in same)
+        and len({node.state.index for node in nodes}) == 1
+        and all(not node.open for node in nodes)
     )
 
 
@@ -204,10 +198,10 @@ def _judge_the_end(world: RecordWorld, work: Work) -> None:
     elif left := work.what_lives(leader):
         judge.violation("what was accepted did not end", left[:5], len(left))
     elif not _is_done(world, work):
-        indexes = {node.name: node.state.index for node in _same(world, leader)}
+        indexes = {node.name: node.state.index for node in world.nodes.values()}
         judge.violation("the nodes did not converge", indexes)
     else:
-        for node in _same(world, leader):
+        for node in world.nodes.values():
             judge.same_state(node.id, node.state)
             node.state.check()
         if work.answered < 20:

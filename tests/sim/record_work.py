@@ -275,7 +275,7 @@ class Work:
     def _tick(self, node: RecordNode) -> None:
         wall_ms = int(node.wall_unix_s(self.world.now) * 1000)
         clock = node.state.clock
-        if clock.row.held_unix_ms and self.world.chance.random() < 0.2:
+        if clock.row.held_unix_ms and self.world.chance.random() < 0.04:
             self.world.sometimes("a leap of the clock is confirmed")
             self._by_itself(node, registry.ConfirmClock(unix_ms=clock.row.held_unix_ms))
         elif (elapsed_s := node.clock(self.world.now) - node.clock_moved_at) > TICK_S:
