@@ -30,6 +30,10 @@ class StreamAborted(StreamBroken):
     """This side ended the stream on purpose (`ByteStream.abort`); the text is the reason."""
 
 
+class WentAway(StreamBroken):
+    """The other side hung up before it had shown who it is: nothing is wrong with that."""
+
+
 class DialFailed(MeshdError):
     """No connection could be made: nobody listens, no route, timeout, or a failed handshake."""
 

@@ -195,7 +195,7 @@ def _model(job: JobView) -> str:
 def _holder(job: JobView) -> str:
     if job.worker:
         return f"{job.worker} by way of {job.node}"
-    return job.node
+    return job.node or (f"for {job.to}" if job.to else "")
 
 
 def _why(job: JobView) -> str:

@@ -34,6 +34,8 @@ class JobView(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     model: str = ""
     node: str = ""
     """Who has it, or had it last."""
+    to: str = ""
+    """The only node that may take it: of a job that was put in for several."""
     worker: str = ""
     fence: int = 0
     lease_s: float = 0.0
@@ -104,6 +106,7 @@ def view_of(row: JobRow, name_of: Any, *, state: JobState | None = None) -> JobV
         queue=row.queue,
         model=row.request.model,
         node=name_of(holder) if holder else "",
+        to=name_of(row.to_node) if row.to_node else "",
         worker=claim.worker if claim is not None else "",
         fence=claim.fence if claim is not None else 0,
         lease_s=claim.lease_ms / 1000 if claim is not None else 0.0,

@@ -101,6 +101,7 @@ class Ledger:
         self._on_applied = on_applied
         self._settle = settle
         self._settings = settings
+        self._why_not = why_not
         self._driver: Driver | None = None
         self._record = RecordMachine()
         self._applied, self._seen = trio.Event(), 0
@@ -188,7 +189,13 @@ class Ledger:
         """
         if self._driver is None:
             raise MeshdError(self.problem or "the record does not run here yet")
-        return await self._driver.read_barrier(timeout_s)
+        try:
+            return await self._driver.read_barrier(timeout_s)
+        except ProposalRefused as error:
+            if why := self._why_not():
+                text = f"What was acknowledged last cannot be found out. {why}"
+                raise ProposalRefused(error.why, text) from error
+            raise
 
     async def until_applied(self) -> None:
         """Wait until something more is applied here (no deadline: the caller has one)."""

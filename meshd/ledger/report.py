@@ -68,8 +68,8 @@ def shortage(me: NodeId, status: Status, answering: Collection[NodeId], name_of:
     return (
         f"The record cannot be written: {needed} of its {len(status.voters)} voters are needed,"
         f" and {len(here)} can be reached from here. Away: {', '.join(away)}. {start}, or see what"
-        " cuts this machine off; `meshd recover` is for voters that are gone for good. Unkeyed"
-        " requests are served all the same."
+        " cuts this machine off; `meshd recover` is for voters that are gone for good."
+        " Requests without an Idempotency-Key are served all the same."
     )
 
 

@@ -12,9 +12,9 @@ from collections.abc import Callable
 
 import trio
 
-from meshd.errors import ListenFailed, NotAdmitted, StreamAborted, StreamBroken
+from meshd.errors import ListenFailed, NotAdmitted, StreamAborted, StreamBroken, WentAway
 from meshd.ids import Address
-from meshd.machine.client_hello import MAX_BYTES, NotHello, server_name
+from meshd.machine.client_hello import MAX_BYTES, server_name
 from meshd.machine.sockets import to_address, tune
 from meshd.machine.streams import AcceptedSocket, SocketStream, TlsStream, do_handshake
 from meshd.machine.tls import PeerContexts
@@ -162,7 +162,11 @@ class PeerListener(SocketListener):
         except ssl.SSLError as error:
             if error.reason == "PEER_DID_NOT_RETURN_A_CERTIFICATE":
                 raise NotAdmitted(f"{stream.remote.address} shows no certificate.") from None
+            if error.reason == "UNEXPECTED_EOF_WHILE_READING":
+                raise WentAway("the other side hung up within the TLS handshake") from None
             raise StreamBroken(f"TLS handshake failed: {error.reason or error}") from None
+        except ConnectionResetError:
+            raise WentAway("the other side hung up within the TLS handshake") from None
         except (OSError, ValueError) as error:
             raise StreamBroken(f"TLS handshake failed: {error}") from None
         finally:
@@ -213,7 +217,7 @@ async def _peek_server_name(sock: socket.socket) -> str:
         except BlockingIOError:
             continue
         if len(data) <= seen:
-            raise NotHello("the connection ended within the ClientHello")
+            raise WentAway("the other side hung up within the ClientHello")
         name = server_name(data)
         if name is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)

@@ -103,14 +103,14 @@ class NodeKeys:
         order = msgspec.json.decode(body, type=control.KeyOrder)
         key = ApiKey(order.sha256[:8], order.name, order.sha256, order.created_unix_s)
         self._keys.with_key(key)  # there is room for it, and for its name
-        await self._write(_add(key), "the key opens nothing")
+        await self._write(_add(key), "No key was made")
         return control.Done("every node of the mesh takes it from now on")
 
     async def _revoke(self, body: bytes) -> control.Done:
         order = msgspec.json.decode(body, type=control.KeyRevocation)
         key = self._keys.find(order.which)
         if key.on_record:
-            await self._write(RevokeApiKey(id=key.id), "the key still opens the mesh")
+            await self._write(RevokeApiKey(id=key.id), "Until then the key still opens the mesh")
         else:
             self._keys = self._keys.without(key)
             self._save()
@@ -129,9 +129,7 @@ class NodeKeys:
         except RecordRefused:
             raise
         except MeshdError as error:
-            raise Refused(
-                f"{_sentence(self._trouble() or str(error))} Until then {otherwise}"
-            ) from error
+            raise Refused(f"{_sentence(self._trouble() or str(error))} {otherwise}") from error
 
     # ---------------------------------------------------------------- file and record
 

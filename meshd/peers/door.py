@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Mapping
 import trio
 
 from meshd import limits, logs
-from meshd.errors import MeshdError
+from meshd.errors import MeshdError, WentAway
 from meshd.ids import NodeId
 from meshd.peers.join_limits import source_of
 from meshd.ports import Alpn, ByteStream, Listener
@@ -31,7 +31,8 @@ class PeerDoor:
         visits: Mapping[Alpn, Visit],
         on_bad: Callable[[str, str], None],
     ) -> None:
-        """`on_bad(source, why)` is told of every refused connection; it limits its own logging."""
+        """`on_bad(source, why)` is told of every connection that was refused for a reason; it
+        limits its own logging."""
         self._visits = visits
         self._on_bad = on_bad
         self.counters: Counter[str] = Counter()
@@ -90,6 +91,8 @@ class PeerDoor:
                 await self._visit_of_stranger(visit, stream)
             else:
                 await self._visit_of_member(visit, stream, stream.remote.node)
+        except WentAway:  # who dials several of our addresses hangs up on all but one: no warning
+            self.counters["peer_refused"] += 1
         except MeshdError as e:
             self._bad(stream, str(e))
         except Exception:  # a connection's task: the node goes on without it

@@ -84,7 +84,7 @@ async def test_a_node_that_starts_alone_knows_the_keys_and_says_why_it_makes_non
         await restart(b)
         assert opens(b, text) == key.id
         more, other = a_key(2)
-        with pytest.raises(Refused, match=r"2 of its 3 voters.*Away: .*the key opens nothing"):
+        with pytest.raises(Refused, match=r"2 of its 3 voters.*Away: .*No key was made"):
             await make(b, other)
         assert opens(b, more) is None
         with pytest.raises(Refused, match=r"the key still opens the mesh|is not known"):

@@ -281,6 +281,7 @@ async def test_a_broadcast_is_one_job_for_each_node(autojump_clock: MockClock) -
             claim = {"worker": machine.name, "wait_s": 5}
             _, answer = await machine.client.call("POST", "/mesh/v1/queues/pull/claim", claim)
             got |= {view["id"] for view in answer["jobs"]}
+            assert [view["to"] for view in answer["jobs"]] == [machine.name]
         assert len(got) == 3
 
 
@@ -295,6 +296,7 @@ async def test_without_a_majority_a_job_is_refused_and_says_so(autojump_clock: M
         assert await a.client.call("GET", f"{JOBS}?queue=chat") == (200, {"jobs": [], "after": ""})
         status, error = await a.client.call("GET", f"{JOBS}?read=linear")
         assert status == 503
+        assert "2 of its 3 voters are needed" in error["error"]["message"]
 
 
 class Watcher:

@@ -11,7 +11,7 @@ import trio
 import trio.lowlevel
 from cryptography import x509
 
-from meshd.errors import DialFailed, NotAdmitted, StreamAborted, StreamBroken
+from meshd.errors import DialFailed, NotAdmitted, StreamAborted, StreamBroken, WentAway
 from meshd.ids import Address
 from meshd.machine.network import RealNetwork
 from meshd.machine.sockets import connect
@@ -304,11 +304,16 @@ async def test_each_context_refuses_the_other_ones_name() -> None:
             far.do_handshake()
 
 
+def a_join() -> tuple[ssl.SSLObject, ssl.MemoryBIO, ssl.MemoryBIO]:
+    """A newcomer's side of a handshake, what it is told, and what it says."""
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    context = join_client_context()
+    return context.wrap_bio(to_client, to_server, server_hostname="join"), to_client, to_server
+
+
 async def test_a_client_hello_that_trickles_in_is_understood(tls_world: World) -> None:
     """Byte by byte: the peek must neither spin nor mistake a part for the whole."""
-    client = join_client_context()
-    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
-    near = client.wrap_bio(to_client, to_server, server_hostname="join")
+    near, to_client, to_server = a_join()
     with pytest.raises(ssl.SSLWantReadError):
         near.do_handshake()
     hello = to_server.read()
@@ -356,6 +361,28 @@ async def test_garbage_instead_of_a_handshake_ends_that_connection_alone(
         await tcp.send_all(garbage)
         await tcp.aclose()
     await tls_world.pair()
+
+
+@pytest.mark.parametrize("said", ["nothing", "a byte", "its hello"])
+async def test_who_hangs_up_before_its_handshake_is_over_went_away(
+    tls_world: World, said: str
+) -> None:
+    """So do those who dial several addresses of one node: all but one of their connections."""
+    near, _, to_server = a_join()
+    with pytest.raises(ssl.SSLWantReadError):
+        near.do_handshake()
+    hello = to_server.read()[: {"nothing": 0, "a byte": 1}.get(said)]
+    async with trio.open_nursery() as nursery:
+
+        async def accept() -> None:
+            stream = await tls_world.listener.accept()
+            with pytest.raises(WentAway):
+                await tls_world.listener.handshake(stream)
+
+        nursery.start_soon(accept)
+        tcp = await trio.open_tcp_stream("127.0.0.1", tls_world.address.port)
+        await tcp.send_all(hello)
+        await tcp.aclose()
 
 
 async def test_a_stranger_who_says_nothing_is_ended_by_an_abort(tls_world: World) -> None:

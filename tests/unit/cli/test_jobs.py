@@ -141,6 +141,14 @@ def test_lists_and_jobs_fit_into_80_columns_and_move_no_cursor() -> None:
     assert "--limit shows more" in text
 
 
+def test_a_job_for_one_node_is_shown_with_whom_it_waits_for() -> None:
+    paper = Paper(terminal=True, width=80)
+    job = view(queue="pull", to="attic")
+    show_jobs(paper, JobsPage([job], ""), "", NOW_UNIX_S)
+    show_job(paper, job, NOW_UNIX_S)
+    assert paper.text().count("for attic") == 2
+
+
 def test_a_job_is_shown_with_its_attempts_and_its_answer() -> None:
     paper = Paper(terminal=True, width=80)
     show_job(paper, RUNNING, NOW_UNIX_S)

@@ -77,7 +77,8 @@ def test_what_is_wrong_is_said_with_who_is_missing() -> None:
     assert told(status(), answering=()) == (
         "The record cannot be written: 2 of its 3 voters are needed, and 1 can be reached from "
         "here. Away: b, c. Start one of them, or see what cuts this machine off; `meshd recover` "
-        "is for voters that are gone for good. Unkeyed requests are served all the same."
+        "is for voters that are gone for good. Requests without an Idempotency-Key are served all "
+        "the same."
     )
     assert "choosing who leads" in told(status(role=Role.FOLLOWER, leader=None, ready=False))
     lost = told(status(role=Role.FOLLOWER, leader=None, ready=False, voters=(B,)))
