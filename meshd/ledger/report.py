@@ -62,6 +62,13 @@ def shortage(me: NodeId, status: Status, answering: Collection[NodeId], name_of:
     needed = len(status.voters) // 2 + 1
     if len(here) >= needed or not status.voters:
         return ""
+    if len(status.voters) == 1:
+        return (
+            f"The record cannot be written: {name_of(status.voters[0])}, which alone has a vote, "
+            "cannot be reached from here. Start it, or see what cuts this machine off; `meshd "
+            "recover` is for a voter that is gone for good. Unkeyed requests are served all the "
+            "same."
+        )
     away = [name_of(voter) for voter in status.voters if voter not in here]
     more = needed - len(here)
     start = "Start it" if len(away) == 1 else f"Start {_NUMBERS.get(more, more)} of them"

@@ -73,12 +73,16 @@ class Departure:
                 "end it for all, let the others leave first"
             )
         rest = (
-            f" {others} other{' is' if others == 1 else 's are'} still in it, and can let nobody "
-            "in and write nothing down any more: on each, type the same."
+            f" {others} other{' has' if others == 1 else 's have'} not been told: without a node "
+            "that has the CA's key and votes that are a majority, they can let nobody in and write "
+            "nothing down."
             if others
             else ""
         )
-        return Done(f"the mesh is ended here: its CA's key and its record are deleted.{rest}")
+        return Done(
+            "the mesh is ended here: what this node had of the CA's key and the record is deleted."
+            f"{rest}"
+        )
 
     # ---------------------------------------------------------------- inside
 
@@ -115,8 +119,9 @@ class Departure:
         status = self._ledger.status
         if driver is None or status is None or status.leader is None:
             raise Refused(
-                "nobody leads the record now, so this node's part in it cannot go to another: "
-                f"`meshd record status` says why. If it never comes back, {_DESTROY}"
+                "nobody leads the record now, so this node can neither hand over what it has nor "
+                "be taken off the member list: `meshd record status` says why. If that never "
+                f"changes, {_DESTROY} has this node forget the mesh"
             )
         electors = await self._ledger.electorate.electors(driver)
         if self._me not in status.voters:

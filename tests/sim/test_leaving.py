@@ -35,7 +35,7 @@ async def test_the_only_one_that_can_hold_them_stays_and_names_the_way_to_end_th
         with pytest.raises(Refused, match="--destroy-mesh"):
             await a.running.departure.leave()
         assert voters(a) == {"a"}
-        assert "can let nobody in" in (await a.running.departure.destroy()).message
+        assert "1 other has not been told" in (await a.running.departure.destroy()).message
 
 
 async def test_a_mesh_that_others_can_go_on_with_is_not_destroyed(

@@ -7,6 +7,7 @@ import random
 
 import pytest
 
+from meshd.consensus.entries import Ballot
 from meshd.consensus.kernel import Kernel
 from meshd.consensus.messages import (
     AppendEntries,
@@ -89,4 +90,23 @@ def test_it_does_not_campaign_when_the_leader_wants_it_to(vote_is_void: bool) ->
 def test_it_votes_again_once_it_may() -> None:
     it = kernel()
     it.regain_vote(10.0)
+    assert answers(it, ASK, 10.0) == [VoteAnswer(term=7, granted=True)]
+
+
+def test_a_vote_that_is_good_again_counts_as_given_in_the_present_term() -> None:
+    """It may have been given in it before, to somebody who leads by it."""
+    it = Kernel(
+        ME,
+        replay(EMPTY, (*founding_records(ids("abc")), Ballot(5))),
+        None,  # type: ignore[arg-type]
+        chance=random.Random(1),
+        now=0.0,
+        eligible=lambda node: True,
+        settings=SETTINGS,
+        vote_is_void=True,
+    )
+    it.connected(OTHER, 0.0)
+    it.regain_vote(10.0)
+    ask = AskVote(term=5, last_index=900, last_term=4, transfer=False)
+    assert answers(it, ask, 10.0) == [VoteAnswer(term=5, granted=False)]
     assert answers(it, ASK, 10.0) == [VoteAnswer(term=7, granted=True)]

@@ -80,6 +80,8 @@ def test_what_is_wrong_is_said_with_who_is_missing() -> None:
         "is for voters that are gone for good. Requests without an Idempotency-Key are served all "
         "the same."
     )
+    alone = told(status(voters=(B,), role=Role.FOLLOWER, leader=None), answering=())
+    assert "b, which alone has a vote, cannot be reached" in alone
     assert "choosing who leads" in told(status(role=Role.FOLLOWER, leader=None, ready=False))
     lost = told(status(role=Role.FOLLOWER, leader=None, ready=False, voters=(B,)))
     assert "b alone has a vote, and does not lead" in lost
