@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import datetime
 import hashlib
 import hmac
 import json
@@ -16,12 +15,10 @@ from typing import Any
 
 import httpx
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from meshd.testing.daemons import Daemon
-from tests.unit.tiny_ca import DAY, NOW, TinyCa
+from tests.unit.tiny_ca import TinyCa
 
 SECRET = b"a secret of a few characters"
 
@@ -58,30 +55,11 @@ class _Handler(BaseHTTPRequestHandler):
         """Nothing to stderr."""
 
 
-def certificate_for(host: str, ca: TinyCa) -> bytes:
-    """Key and certificate of a web server."""
-    credentials = ca.credentials()
-    own = x509.load_pem_x509_certificate(credentials.certificate_pem)
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, host)])
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(ca.certificate.subject)
-        .public_key(own.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(NOW - DAY)
-        .not_valid_after(NOW + datetime.timedelta(days=2))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(host)]), critical=False)
-        .sign(ca.key, hashes.SHA256())
-    )
-    return credentials.private_key_pem + made.public_bytes(Encoding.PEM)
-
-
 @pytest.fixture
 def receiver(tmp_path: Path) -> Iterator[Receiver]:
     ca = TinyCa.new()
     (tmp_path / "ca.pem").write_bytes(ca.certificate.public_bytes(Encoding.PEM))
-    (tmp_path / "server.pem").write_bytes(certificate_for("localhost", ca))
+    (tmp_path / "server.pem").write_bytes(ca.web_server("localhost"))
     made = Receiver(tmp_path / "server.pem")
     thread = threading.Thread(target=made.serve_forever, daemon=True)
     thread.start()

@@ -85,6 +85,23 @@ class TinyCa:
             check_peer=self.check_peer,
         )
 
+    def web_server(self, host: str) -> bytes:
+        """Key and certificate of a server of the world, which is no member of anything."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        certificate = (
+            x509.CertificateBuilder()
+            .subject_name(_name(host))
+            .issuer_name(self.certificate.subject)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(NOW - DAY)
+            .not_valid_after(NOW + 2 * DAY)
+            .add_extension(x509.SubjectAlternativeName([x509.DNSName(host)]), critical=False)
+            .sign(self.key, hashes.SHA256())
+        )
+        own = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        return own + certificate.public_bytes(Encoding.PEM)
+
     def check_peer(self, der: bytes) -> NodeId:
         certificate = x509.load_der_x509_certificate(der)
         san = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
