@@ -16,6 +16,7 @@ import trio
 
 from meshd import control, limits, logs
 from meshd.apikeys import ApiKey, ApiKeys
+from meshd.beat import beat_after
 from meshd.errors import MeshdError, Refused
 from meshd.ids import MeshId
 from meshd.ledger.ledger import Ledger
@@ -71,6 +72,7 @@ class NodeKeys:
 
     async def run(self) -> None:
         """Keep what is known, on disk and on the record, until cancelled."""
+        said = ""
         while True:
             pause_s = LOOK_S
             try:
@@ -78,9 +80,11 @@ class NodeKeys:
                 self._save()
                 await self._hand_over()
             except (MeshdError, OSError) as error:
-                log.info("API keys stay as they are for now", why=str(error))
+                if str(error) != said:  # as long as the others are away
+                    log.info("API keys stay as they are for now", why=str(error))
+                    said = str(error)
                 pause_s = RETRY_S
-            with trio.move_on_after(pause_s):
+            with trio.move_on_at(beat_after(trio.current_time(), pause_s)):
                 await self._nudge.wait()
             self._nudge = trio.Event()
 

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import trio
 
 from meshd import limits, logs
+from meshd.beat import beat_after
 from meshd.consensus.interface import Status
 from meshd.errors import MeshdError, ProtocolError, Refused
 from meshd.identity.authority import SERIAL_BYTES, Authority
@@ -129,15 +130,18 @@ class Custody:
 
     async def run(self) -> None:
         """Do what is to be done about the key, until cancelled."""
+        said = ""
         while True:
             try:
                 did_something = await self._look()
             except (MeshdError, OSError) as error:
-                log.info("the CA's key stays where it is for now", why=str(error))
+                if str(error) != said:  # it may be so for as long as the others are away
+                    log.info("the CA's key stays where it is for now", why=str(error))
+                    said = str(error)
                 await trio.sleep(RETRY_S)
                 continue
             if not did_something:
-                with trio.move_on_after(LOOK_S):
+                with trio.move_on_at(beat_after(trio.current_time(), LOOK_S)):
                     await self._nudge.wait()
                 self._nudge = trio.Event()
 

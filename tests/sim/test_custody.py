@@ -222,7 +222,7 @@ async def test_a_node_that_slept_through_the_change_of_the_ca_is_linked_and_lear
         first = ca_of(d)
         d.crash()
         await remove(a, c)
-        await until(lambda: has_key(a) and has_key(b) and ca_of(a) != first, within_s=30.0)
+        await until(lambda: ca_of(a) == ca_of(b) != first, within_s=30.0)
         await d.start()
         assert ca_of(d) == first
         await world.settled()
@@ -240,8 +240,9 @@ async def test_no_key_of_the_ca_is_in_a_log_or_in_the_record(
             assert former is not None
             await remove(a, c)
             await until(lambda: all(ca_of(m) != former.public.id for m in (a, b)), within_s=30.0)
-            await until(lambda: has_key(a) and has_key(b), within_s=30.0)
-            authority = a.running.custody.authority()
+            # Of two that are left one has a vote.
+            await until(lambda: has_key(a) or has_key(b), within_s=30.0)
+            authority = a.running.custody.authority() or b.running.custody.authority()
             assert authority is not None
             said = repr(logs)
             assert "the mesh has another CA" in said
