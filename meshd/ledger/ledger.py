@@ -45,6 +45,7 @@ from meshd.record import results
 from meshd.record.commands import Entry, encode
 from meshd.record.commands_registry import Adopt, Command, Found
 from meshd.record.events import Event, NodeChanged, NodeRemoved
+from meshd.record.frozen import StateDamaged, StateUnknown
 from meshd.record.results import Code, RecordRefused
 from meshd.record.state import RecordState
 
@@ -234,7 +235,7 @@ class Ledger:
             try:
                 if await self._one_life():
                     continue
-            except JournalUnusable as error:
+            except (JournalUnusable, StateDamaged, StateUnknown) as error:
                 self.problem = str(error)
                 log.error("the record cannot run here", why=str(error))
                 return  # it takes a person
@@ -305,7 +306,11 @@ class Ledger:
         return call() if self._ports.disk.is_quick else await trio.to_thread.run_sync(call)
 
     async def _restored(self, journal: Journal, stored: Stored) -> RecordMachine:
-        """The state of the snapshot, built a few milliseconds at a time."""
+        """The state of the snapshot, built a few milliseconds at a time.
+
+        Raises StateUnknown for that of a later meshd, StateDamaged for one that contradicts its own
+        hash though the journal's checksum is right.
+        """
         machine = RecordMachine()
         if stored.snapshot is not None:
             for _ in machine.prepare(journal.snapshots.state(stored.snapshot.point)):

@@ -11,6 +11,7 @@ from trio.testing import MockClock
 
 from meshd import limits
 from meshd.consensus.driver import ProposalRefused
+from meshd.consensus.entries import Rebase
 from meshd.consensus.interface import CommandTooLarge, Settings
 from meshd.consensus.journal import open_journal, set_aside
 from meshd.consensus.messages import (
@@ -20,6 +21,7 @@ from meshd.consensus.messages import (
     SnapshotAnswer,
     encode,
 )
+from meshd.consensus.replay import last_of
 from meshd.errors import DiskFailed, Refused
 from meshd.ledger.backup import Backup, read_backup
 from meshd.ledger.live_backup import back_up
@@ -373,6 +375,33 @@ async def test_what_is_no_command_of_a_job_is_refused_where_it_is_made(
         with pytest.raises(Malformed, match="queue"):
             await mesh["a"].runs.execute(Submit(queue="q" * 10_240, request=request))
         assert mesh["a"].state.digest() == before
+
+
+@pytest.mark.parametrize(
+    ("state", "why"),
+    [
+        ({"form": 2, "feature": 1, "index": 5, "digest": bytes(32), "rows": 1}, "later version"),
+        ({"form": 1, "feature": 1, "index": 5, "digest": bytes(32), "rows": 0}, "hash differs"),
+    ],
+)
+async def test_a_state_that_cannot_be_used_stops_the_record_here_and_says_why(
+    autojump_clock: MockClock, state: dict[str, object], why: str
+) -> None:
+    """A meshd that was put back to an earlier version, say."""
+    async with ledgers("a") as mesh:
+        await mesh["a"].runs.execute(SetAlias(alias="x", model="m"))
+        mesh["a"].kill()
+        await trio.sleep(1.0)
+        disk, place = mesh["a"].disk, mesh["a"].place
+        opened = open_journal(disk, place.folder, place.owner, SeededEntropy(1))
+        head, last = pack(state), last_of(opened.stored)
+        frozen = len(head).to_bytes(4, "big") + head
+        opened.journal.snapshots.save(last, [mesh["a"].id], [frozen])
+        opened.journal.write([Rebase(last, keep_after=True)])
+        opened.journal.close()
+        mesh["a"].start()
+        await until(lambda: why in (mesh["a"].runs.problem or ""), within_s=10.0)
+        assert mesh["a"].runs.driver is None
 
 
 async def test_nonsense_from_a_follower_is_refused_and_nothing_changes(
