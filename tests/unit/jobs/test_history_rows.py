@@ -69,6 +69,10 @@ def test_every_field_comes_back(sql: Transaction) -> None:
         result_size_bytes=limits.INLINE_BYTES,
         status=200,
         run_ms=7,
+        path="/api/chat",
+        streamed=True,
+        first_token_ms=5,
+        api_key="0a1b2c3d",
     )
     plain = FinishedJob(id="k", state="done", accepted_ms=1, finished_ms=4)
     assert history_rows.insert(sql, [(1, job), (2, plain)]) == 2
@@ -282,9 +286,21 @@ FORM_1 = (
 )
 
 
-def test_a_file_of_the_version_before_is_read_and_written_to() -> None:
+FORM_2 = (
+    *FORM_1,
+    "ALTER TABLE jobs ADD COLUMN request_size_bytes INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE jobs ADD COLUMN result BLOB NOT NULL DEFAULT x''",
+    "ALTER TABLE jobs ADD COLUMN result_size_bytes INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE jobs ADD COLUMN status INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE jobs ADD COLUMN run_ms INTEGER NOT NULL DEFAULT 0",
+    "PRAGMA user_version = 2",
+)
+
+
+@pytest.mark.parametrize("form", [FORM_1, FORM_2])
+def test_a_file_of_a_version_before_is_read_and_written_to(form: tuple[str, ...]) -> None:
     connection = sqlite3.connect(":memory:")
-    for statement in FORM_1:
+    for statement in form:
         connection.execute(statement)
     for _ in range(2):
         assert history_rows.prepare(Sql(connection)) == 1
