@@ -158,11 +158,11 @@ class AdmissionDesk:
             raise ProtocolError(
                 f"Node {short(via)} passed on a join that was made with another node."
             )
-        if self._registry.get(via) is None:
-            raise ProtocolError(f"Node {short(via)} is no member, so it can bring in nobody.")
         key = public_key(request.public_key)
         give_up_at = trio.current_time() + DECIDE_S
         await self._catch_up(give_up_at)
+        if self._record.state.nodes.get(via) is None:  # removed a moment ago, perhaps
+            raise ProtocolError(f"Node {short(via)} is no member, so it can bring in nobody.")
         if request.way == "token":
             self._check_token(request, key)
         self._check_room()

@@ -349,6 +349,19 @@ async def test_a_removed_node_does_not_come_back_under_its_key(autojump_clock: M
         assert mesh["f"].office.tokens()[0].used_by == []
 
 
+async def test_the_word_of_a_member_that_was_removed_a_moment_ago_lets_nobody_in(
+    autojump_clock: MockClock,
+) -> None:
+    async with Mesh.open("f", "b", "c") as mesh:
+        await mesh.up()
+        mesh["f"].record.reached = False  # it has not heard of the removal
+        await mesh["b"].office.remove(mesh["c"].node)
+        answer = await mesh["f"].desk.admit(request(mesh["c"]), mesh["c"].node)
+        assert isinstance(answer, JoinRefusal)
+        assert answer.known_reason is Reason.MALFORMED
+        assert "can bring in nobody" in answer.message
+
+
 async def test_a_newcomer_with_a_members_name_gets_another(autojump_clock: MockClock) -> None:
     async with Mesh.open("laptop", "b") as mesh:
         await mesh.up()
