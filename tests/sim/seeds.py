@@ -60,10 +60,13 @@ class Outcome:
     marks: Counter[str] = field(default_factory=Counter)
 
 
+def kind_of(seed: int, only: str | None) -> str:
+    return only or ("record" if seed % 10 < RECORD_OF_TEN else "raft")
+
+
 def run_seed(seed: int, only: str | None = None) -> Outcome:
     """One seed, of the log or of the record."""
-    kind = only or ("record" if seed % 10 < RECORD_OF_TEN else "raft")
-    return _record(seed) if kind == "record" else _raft(seed)
+    return _record(seed) if kind_of(seed, only) == "record" else _raft(seed)
 
 
 def _record(seed: int) -> Outcome:
@@ -111,8 +114,11 @@ def _work(asked: tuple[int, str | None]) -> Outcome:
     try:
         return run_seed(seed, only)
     except Exception as error:  # whatever it is, it is this seed's, and the others go on
-        kind = "record" if only != "raft" else "raft"
-        return Outcome(seed, kind, f"python -m tests.sim.record --seed {seed}", [repr(error)], 0.0)
+        kind = kind_of(seed, only)
+        again = f"python -m tests.sim.seeds --seeds 1 --from {seed} --jobs 1 --only {kind}"
+        if kind == "record":
+            again = f"python -m tests.sim.record --seed {seed} --story"
+        return Outcome(seed, kind, again, [repr(error)], 0.0)
     finally:
         if seed % 20 == 0:
             gc.collect()
