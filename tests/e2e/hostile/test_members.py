@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 
 import pytest
 import trio
 
 from meshd import limits
-from meshd.errors import MeshdError
+from meshd.errors import MeshdError, StreamBroken
 from meshd.ids import Address
 from meshd.ports import Alpn
 from meshd.wire import gossip
@@ -37,7 +38,8 @@ async def test_bad_frames_of_a_member_cost_it_the_link(
     async with mesh.b.stream(mesh.a, Alpn.CONTROL) as stream:
         if greeted:
             await stream.send_all(frame(encode(mesh.b.hello())))
-        await stream.send_all(FRAMES[what])
+        with suppress(StreamBroken):  # it may hang up before it has all of a large one
+            await stream.send_all(FRAMES[what])
         assert await ended(stream)
     assert count(mesh.a, "peer_refused") == before + 1
 
