@@ -1,4 +1,4 @@
-"""Jobs: the service over the record.  Here so far: the history of those that are finished."""
+"""Jobs: the service over the record, runs of them, their bodies and results, and their history."""
 
 from __future__ import annotations
 

@@ -47,6 +47,8 @@ class Recovery:
     has_vote: bool
     others: tuple[Voter, ...]
     names: dict[NodeId, str]
+    has_ca_key: bool
+    """By the record."""
 
     @property
     def last(self) -> int:
@@ -127,7 +129,7 @@ def recover(of: Patient, recovery: Recovery) -> list[str]:
         "A node that says that it knows entries of the former record stays away from this one "
         "until `meshd record repair --set-aside` was typed there.",
     ]
-    if not of.founder:
+    if not recovery.has_ca_key:
         done.append(
             "This node does not have the CA's key, so no machine can be let in until one that has "
             "it is back."
@@ -158,7 +160,10 @@ def _recovery(
         for node in voters
         if node != of.place.me
     )
-    return Recovery(stored, len(voters), of.place.me in voters, others, names)
+    me = of.place.me
+    return Recovery(
+        stored, len(voters), me in voters, others, names, me in rows and rows[me].holds_ca
+    )
 
 
 def _state(disk: Disk, place: Place, stored: Stored) -> RecordState:

@@ -305,17 +305,17 @@ async def test_each_context_refuses_the_other_ones_name() -> None:
 
 
 def a_join() -> tuple[ssl.SSLObject, ssl.MemoryBIO, ssl.MemoryBIO]:
-    """A newcomer's side of a handshake, what it is told, and what it says."""
+    """A newcomer's side of a handshake, what it is told, and what it says: its hello so far."""
     to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
-    context = join_client_context()
-    return context.wrap_bio(to_client, to_server, server_hostname="join"), to_client, to_server
+    near = join_client_context().wrap_bio(to_client, to_server, server_hostname="join")
+    with pytest.raises(ssl.SSLWantReadError):
+        near.do_handshake()
+    return near, to_client, to_server
 
 
 async def test_a_client_hello_that_trickles_in_is_understood(tls_world: World) -> None:
     """Byte by byte: the peek must neither spin nor mistake a part for the whole."""
     near, to_client, to_server = a_join()
-    with pytest.raises(ssl.SSLWantReadError):
-        near.do_handshake()
     hello = to_server.read()
     accepted: list[ByteStream] = []
 
@@ -368,10 +368,7 @@ async def test_who_hangs_up_before_its_handshake_is_over_went_away(
     tls_world: World, said: str
 ) -> None:
     """So do those who dial several addresses of one node: all but one of their connections."""
-    near, _, to_server = a_join()
-    with pytest.raises(ssl.SSLWantReadError):
-        near.do_handshake()
-    hello = to_server.read()[: {"nothing": 0, "a byte": 1}.get(said)]
+    hello = a_join()[2].read()[: {"nothing": 0, "a byte": 1}.get(said)]
     async with trio.open_nursery() as nursery:
 
         async def accept() -> None:

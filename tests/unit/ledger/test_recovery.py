@@ -62,9 +62,12 @@ def test_it_is_refused_where_it_is_not_the_remedy(kept: Kept, why: str) -> None:
 
 
 def test_who_is_without_the_cas_key_is_told_what_that_means() -> None:
-    kept = Kept().write(*HISTORY, voters=ALL)
-    told = recover(kept.patient(founder=False), plan(kept.patient(founder=False)))
-    assert "no machine can be let in" in " ".join(told)
+    def told(kept: Kept) -> str:
+        kept.write(*HISTORY, voters=ALL)
+        return " ".join(recover(kept.patient(), plan(kept.patient())))
+
+    assert "no machine can be let in" in told(Kept(node=OTHERS[0]))
+    assert "no machine can be let in" not in told(Kept())
 
 
 # ---------------------------------------------------------------- with the others
