@@ -191,7 +191,7 @@ class IdentityStore:
 
     def save_applied(self, mesh: MeshId, body: bytes) -> None:
         """Keep the member list that the record came to, which nobody has signed yet."""
-        self._disk.write(self._dir / mesh / "applied", body, private=False)
+        self._disk.write(self._dir / mesh / "applied", body, private=True)
 
     def load_applied(self, mesh: MeshId) -> bytes | None:
         """What `save_applied` kept; None: nothing."""

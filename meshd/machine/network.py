@@ -130,12 +130,7 @@ async def _dial_tls(
     address: Address, context: ssl.SSLContext, alpn: Alpn, server_name: str | None
 ) -> tuple[ssl.SSLSocket, Remote]:
     sock = await sockets.connect(address, peer=True)
-    tls = context.wrap_socket(  # takes the socket over, also if it fails
-        sock,
-        server_hostname=server_name,
-        do_handshake_on_connect=False,
-        suppress_ragged_eofs=False,
-    )
+    tls = wrap(context, sock, address, server_name)
     try:
         await _handshake(tls, address)
         if tls.selected_alpn_protocol() != alpn:
@@ -149,12 +144,7 @@ async def _dial_tls(
 
 async def _dial_web(address: Address, context: ssl.SSLContext) -> tuple[ssl.SSLSocket, Remote]:
     sock = await sockets.connect(address, peer=False)
-    tls = context.wrap_socket(  # takes the socket over, also if it fails
-        sock,
-        server_hostname=address.host,
-        do_handshake_on_connect=False,
-        suppress_ragged_eofs=False,
-    )
+    tls = wrap(context, sock, address, address.host)
     try:
         await do_handshake(tls)
     except ssl.SSLCertVerificationError as error:
@@ -170,6 +160,25 @@ async def _dial_web(address: Address, context: ssl.SSLContext) -> tuple[ssl.SSLS
         tls.close()
         raise
     return tls, Remote(address=address)
+
+
+def wrap(
+    context: ssl.SSLContext, sock: socket.socket, address: Address, server_name: str | None
+) -> ssl.SSLSocket:
+    """The socket as the client's end of TLS, no handshake done; it is taken over also on failure.
+
+    Raises HandshakeFailed if the connection was reset meanwhile: `ssl` looks whether it is there.
+    """
+    try:
+        return context.wrap_socket(
+            sock,
+            server_hostname=server_name,
+            do_handshake_on_connect=False,
+            suppress_ragged_eofs=False,
+        )
+    except OSError as error:
+        sock.close()
+        raise HandshakeFailed(f"{address} hung up: {error}.") from None
 
 
 async def _handshake(tls: ssl.SSLSocket, address: Address) -> None:
