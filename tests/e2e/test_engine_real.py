@@ -89,7 +89,9 @@ async def test_kill_is_reported_as_the_signal(gguf: Path) -> None:
 async def test_a_file_that_is_no_model_is_refused_with_the_engines_words(tmp_path: Path) -> None:
     wrong = tmp_path / "wrong.gguf"
     wrong.write_bytes(b"GGUF" + b"x" * 64)
-    with pytest.raises(Refused, match=r"does not serve .*wrong\.gguf: .*(gguf_init|failed to load model)"):
+    with pytest.raises(
+        Refused, match=r"does not serve .*wrong\.gguf: .*(gguf_init|failed to load model)"
+    ):
         await spawn(wrong)
 
 

@@ -89,7 +89,9 @@ def test_a_founder_that_comes_back_is_found_by_the_others(
 
     b.wait_until(lambda _: makes_tokens(), "the record is there")
     a.kill()
-    with pytest.raises(DaemonFailed, match="a, which alone has a vote"):  # of two nodes it has the vote
+    with pytest.raises(
+        DaemonFailed, match="a, which alone has a vote"
+    ):  # of two nodes it has the vote
         b.create_token()
     port = a.peer_address.rpartition(":")[2]
     a.flags = ["--port", port]
