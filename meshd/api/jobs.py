@@ -133,6 +133,10 @@ class JobsApi:
     async def _submit(
         self, request: ServerRequest, responder: Responder, headers: list[HeaderPair]
     ) -> None:
+        if request.header(b"idempotency-key") is not None:
+            # Passed over, it would be believed, and a repeat would be another job.
+            text = "Idempotency-Key is for requests to models; a job's is dedupe_key, in the body"
+            raise _problem(400, text, "bad_request")
         made = await self._jobs.submit(_read(request.body, Order))
         status = 201 if made["new"] else 200
         where = (b"location", f"{PREFIX}jobs/{made['id']}".encode())

@@ -387,6 +387,11 @@ async def test_bad_requests_are_refused_with_what_is_wrong(
             got = await refused("POST", JOBS, order)
             assert got[0] == status, (order, got)
             assert words in got[1], (order, got)
+        keyed = [(b"content-type", b"application/json"), (b"idempotency-key", b"k")]
+        order = msgspec.json.encode({"queue": "chat", "payload": 1})
+        answer = await a.client._http.request("POST", JOBS, keyed, order)
+        assert answer.status == 400
+        assert b"dedupe_key" in await answer.read(limits.MIB)
         assert (await refused("GET", f"{JOBS}/j1"))[0] == 404
         assert (await refused("GET", f"{JOBS}/nonsense"))[0] == 404
         assert (await refused("PUT", JOBS))[0] == 405
