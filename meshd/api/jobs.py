@@ -18,6 +18,7 @@ old that may be: what was acknowledged before then, anywhere, is in it.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, Final, TypeVar
 from urllib.parse import parse_qs, unquote
 
@@ -29,6 +30,7 @@ from meshd.api.dialect import DialectError, HeaderPair
 from meshd.errors import MeshdError, Refused, StreamBroken
 from meshd.http import Responder, ServerRequest
 from meshd.jobs.contents import TooLarge
+from meshd.jobs.keyed import key_of
 from meshd.jobs.orders import ClaimOrder, Held, Order
 from meshd.jobs.requests import NoSuchRequest, Requests
 from meshd.jobs.service import JobService, NoSuchJob
@@ -59,6 +61,7 @@ _STATUS: Final = {
 """Of the record's refusals; all others are conflicts (409)."""
 
 T = TypeVar("T")
+Handler = Callable[[ServerRequest, Responder, list[HeaderPair]], Awaitable[None]]
 
 
 class JobsApi:
@@ -84,11 +87,19 @@ class JobsApi:
             raise _problem(415, "content-type must be application/json", "unsupported_media_type")
 
     async def handle(
-        self, request: ServerRequest, responder: Responder, headers: list[HeaderPair]
+        self,
+        request: ServerRequest,
+        responder: Responder,
+        headers: list[HeaderPair],
+        scope: str = "",
     ) -> None:
-        """Answer one request; `headers` go with every answer."""
+        """Answer one request; `headers` go with every answer.
+
+        `scope` says whose idempotency keys the request's are: an API key's id; "": everybody's.
+        """
         try:
-            await self._find(request.method, request.path)(request, responder, headers)
+            handler = self._find(request.method, request.path, scope)
+            await handler(request, responder, headers)
         except StreamBroken:
             raise
         except MeshdError as error:
@@ -98,12 +109,11 @@ class JobsApi:
 
     # ---------------------------------------------------------------- what there is
 
-    def _find(
-        self, method: str, path: str
-    ) -> Callable[[ServerRequest, Responder, list[HeaderPair]], Awaitable[None]]:
+    def _find(self, method: str, path: str, scope: str = "") -> Handler:
         match [unquote(part) for part in path.removeprefix(PREFIX).split("/")]:
             case ["jobs"]:
-                return self._by(method, path, {"POST": self._submit, "GET": self._page})
+                submit: Handler = partial(self._submit, scope)
+                return self._by(method, path, {"POST": submit, "GET": self._page})
             case ["jobs", _]:
                 return self._by(method, path, {"GET": self._get, "DELETE": self._cancel})
             case ["jobs", _, "events"]:
@@ -131,13 +141,17 @@ class JobsApi:
         return found
 
     async def _submit(
-        self, request: ServerRequest, responder: Responder, headers: list[HeaderPair]
+        self,
+        scope: str,
+        request: ServerRequest,
+        responder: Responder,
+        headers: list[HeaderPair],
     ) -> None:
-        if request.header(b"idempotency-key") is not None:
-            # Passed over, it would be believed, and a repeat would be another job.
-            text = "Idempotency-Key is for requests to models; a job's is dedupe_key, in the body"
-            raise _problem(400, text, "bad_request")
-        made = await self._jobs.submit(_read(request.body, Order))
+        key, text = None, request.header(b"idempotency-key")
+        if text is not None:
+            named = key_of(scope or "local", text, request.method, request.path, request.body)
+            key = named.fields()
+        made = await self._jobs.submit(_read(request.body, Order), key)
         status = 201 if made["new"] else 200
         where = (b"location", f"{PREFIX}jobs/{made['id']}".encode())
         await self._send(responder, made, [*headers, where], status=status)

@@ -125,7 +125,9 @@ class ClientApi:
         if request.path.startswith(JOBS):
             self.counters["jobs"] += 1
             node = (b"x-meshd-node", self._name)
-            await self._jobs.handle(request, responder, [id_header, node, *cors])
+            await self._jobs.handle(
+                request, responder, [id_header, node, *cors], self._scope(request)
+            )
             return
         try:
             match = find(request.method, request.path)

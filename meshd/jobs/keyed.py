@@ -46,6 +46,10 @@ class Key(msgspec.Struct, frozen=True):
     fingerprint: bytes
     """SHA-256 of method, path and body."""
 
+    def fields(self) -> commands.KeyFields:
+        """The same, in a command."""
+        return commands.KeyFields(scope=self.scope, key=self.text, fingerprint=self.fingerprint)
+
 
 class Stored(msgspec.Struct, frozen=True):
     """The answer that this key has, for good."""
@@ -128,7 +132,7 @@ class KeyedRequests:
         """
         pair = (key.scope, key.text)
         command = commands.Accept(
-            key=commands.KeyFields(scope=key.scope, key=key.text, fingerprint=key.fingerprint),
+            key=key.fields(),
             request=commands.RequestFields(
                 digest=key.fingerprint, size_bytes=size_bytes, path=path, model=model
             ),

@@ -247,8 +247,10 @@ class JobService:
 
     # ---------------------------------------------------------------- putting in
 
-    async def submit(self, order: Order) -> dict[str, Any]:
+    async def submit(self, order: Order, key: commands.KeyFields | None = None) -> dict[str, Any]:
         """Put a job into its queue; `id`, `jobs` (how many), `state`, and whether it is `new`.
+
+        With a key that is known, nothing is put in: it is told what was, and what became of it.
 
         Raises Refused, RecordRefused, TooLarge, BlobNotStored, NotWritten, MaybeWritten.
         """
@@ -279,13 +281,15 @@ class JobService:
                 to_label=order.to.label,
                 to_node=order.to.node,
                 webhook=order.webhook,
+                key=key,
             ),
             timeout_s=WRITE_S,
         )
         return {
             "id": job_name(result["job"]),
             "jobs": result["jobs"],
-            "state": JobState(result["state"]).name.lower(),
+            # A key that stands for several jobs does not say what became of each.
+            "state": JobState(result["state"] or JobState.QUEUED).name.lower(),
             "new": result["new"],
         }
 

@@ -359,6 +359,27 @@ async def test_events_of_a_job_that_is_forgotten_meanwhile_end_with_why(
         assert watcher.over
 
 
+async def test_a_job_with_an_idempotency_key_is_put_in_once_at_any_node_also_when_it_is_over(
+    autojump_clock: MockClock,
+) -> None:
+    async with World.open() as world:
+        a, b, _ = await three(world)
+
+        async def put(machine: Machine, payload: int, key: bytes = b"k") -> tuple[int, Any]:
+            headers = [(b"content-type", b"application/json"), (b"idempotency-key", key)]
+            body = msgspec.json.encode({"queue": "pull", "payload": payload})
+            answer = await machine.client._http.request("POST", JOBS, headers, body)
+            return answer.status, msgspec.json.decode(await answer.read(limits.MIB))
+
+        status, made = await put(a, 1)
+        assert (status, made["new"]) == (201, True)
+        assert await put(b, 1) == (200, {**made, "new": False})
+        assert (await put(b, 2))[0] == 422
+        assert (await put(b, 1, b"\x01"))[0] == 400
+        await a.client.call("DELETE", f"{JOBS}/{made['id']}")
+        assert await put(b, 1) == (200, {**made, "state": "cancelled", "new": False})
+
+
 async def test_bad_requests_are_refused_with_what_is_wrong(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -387,11 +408,6 @@ async def test_bad_requests_are_refused_with_what_is_wrong(
             got = await refused("POST", JOBS, order)
             assert got[0] == status, (order, got)
             assert words in got[1], (order, got)
-        keyed = [(b"content-type", b"application/json"), (b"idempotency-key", b"k")]
-        order = msgspec.json.encode({"queue": "chat", "payload": 1})
-        answer = await a.client._http.request("POST", JOBS, keyed, order)
-        assert answer.status == 400
-        assert b"dedupe_key" in await answer.read(limits.MIB)
         assert (await refused("GET", f"{JOBS}/j1"))[0] == 404
         assert (await refused("GET", f"{JOBS}/nonsense"))[0] == 404
         assert (await refused("PUT", JOBS))[0] == 405
