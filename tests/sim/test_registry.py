@@ -242,12 +242,13 @@ async def test_the_list_of_an_earlier_meshd_s_founder_is_taken_over(
 ) -> None:
     async with World.open() as world:
         a, b, c = await three(world)
-        for machine in (a, b, c):
-            machine.kill()
-            await machine.until_over()
         assert b.id is not None
         assert c.id is not None
         b_id, c_id = b.id, c.id
+        await until(lambda: a.running.record.ledger.state.nodes.member(c_id).holds_ca)
+        for machine in (a, b, c):
+            machine.kill()
+            await machine.until_over()
         later = rewrite_list(a, lambda known: remove(set_drained(known, b_id, True), c_id, 1.0))
         for machine in (a, b):
             await machine.start()
@@ -256,7 +257,7 @@ async def test_the_list_of_an_earlier_meshd_s_founder_is_taken_over(
         assert a.running.record.ledger.state.nodes.is_removed(c_id)
         assert a.running.record.ledger.state.nodes.member(b_id).drained
         # c had the CA's key: another one is made, and with it all tokens are revoked.
-        mesh = a.running.record.ledger.state.nodes
-        await until(lambda: mesh.mesh.ca_generation == 2, within_s=60.0)
+        ledger = a.running.record.ledger
+        await until(lambda: ledger.state.nodes.mesh.ca_generation == 2, within_s=60.0)
         d = await world.start("d")
         await until(lambda: names(b) == names(d) == {"a", "b", "d"}, within_s=60.0)
