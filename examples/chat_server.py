@@ -7,8 +7,8 @@
     GET  /messages                                      all that was said
 
 What a person says goes into the mesh's queue `chat`, and copies of the bot take it from there.
-The dedupe key there is the message's own id: however often the job is put in (the mesh may have
-taken it, and its answer may have been lost), it is one job.
+With it goes the message's own id as Idempotency-Key: however often the job is put in (the mesh may
+have taken it, and its answer may have been lost), it is one job, also when that is done already.
 
 What makes the bot's post happen once is the few lines of `Chat.post`: the key is looked up and
 noted in one step, in the same place as the message itself.  Many real chat servers have the same
@@ -33,8 +33,8 @@ QUEUE = "chat"
 class Chat:
     """Everything that was said, in memory."""
 
-    def __init__(self, mesh: str) -> None:
-        self._mesh = httpx.Client(base_url=mesh, timeout=10.0)
+    def __init__(self, mesh: httpx.Client) -> None:
+        self._mesh = mesh
         self._lock = threading.Lock()
         self._messages: list[dict[str, Any]] = []
         self._keys: dict[str, str] = {}
@@ -57,10 +57,11 @@ class Chat:
 
     def ask_the_bot(self, message: dict[str, Any]) -> None:
         """Put it into the queue; tries until the mesh says that it has it."""
-        order = {"queue": QUEUE, "payload": message, "dedupe_key": message["id"]}
+        order = {"queue": QUEUE, "payload": message}
+        key = {"Idempotency-Key": message["id"]}
         while True:
             try:
-                answer = self._mesh.post("/mesh/v1/jobs", json=order)
+                answer = self._mesh.post("/mesh/v1/jobs", json=order, headers=key)
                 if answer.is_success:
                     return
                 print(f"not queued yet: {answer.status_code} {answer.text}", flush=True)
@@ -113,7 +114,7 @@ def main() -> None:
     parser.add_argument("--mesh", default="http://127.0.0.1:11435", help="any node of the mesh")
     parser.add_argument("--port", type=int, default=8000, help="0: any free one")
     given = parser.parse_args()
-    Handler.chat = Chat(given.mesh)
+    Handler.chat = Chat(httpx.Client(base_url=given.mesh, timeout=10.0))
     with ThreadingHTTPServer(("127.0.0.1", given.port), Handler) as server:
         print(f"http://127.0.0.1:{server.server_port}", flush=True)
         try:

@@ -13,6 +13,7 @@ from typing import IO, Any
 import httpx
 import pytest
 
+from examples.chat_server import Chat
 from meshd.testing.daemons import Daemon, Gguf
 
 TOKENS = 800
@@ -97,6 +98,38 @@ def test_each_message_is_answered_once_though_a_copy_is_killed_at_its_work(stage
     assert [attempt["ended"] for attempt in views[held]["attempts"]] == ["expired"]
     assert views[names[3]]["result"] == {"posted": 409}
     assert two.poll() is None
+
+
+def test_a_message_whose_job_is_done_before_it_is_put_in_again_makes_no_second_one(
+    stage: Stage,
+) -> None:
+    way = AnswerLost(stage)
+    with httpx.Client(base_url=stage.mesh, transport=way) as mesh:
+        Chat(mesh).ask_the_bot({"id": "m1", "text": "Question?"})
+    assert way.lost == 1
+    assert [
+        job["state"] for state in ("queued", "done") for job in stage.jobs(f"state={state}")
+    ] == ["done"]
+
+
+class AnswerLost(httpx.HTTPTransport):
+    """The way to a mesh whose first answer is lost; when that shows, the job is done."""
+
+    def __init__(self, stage: Stage) -> None:
+        super().__init__()
+        self._stage = stage
+        self.lost = 0
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        answer = super().handle_request(request)
+        if self.lost:
+            return answer
+        self.lost += 1
+        queue = f"{self._stage.mesh}/mesh/v1/queues/chat"
+        [job] = httpx.post(f"{queue}/claim", json={"wait_s": 20}, timeout=30).json()["jobs"]
+        held = {"job": job["id"], "fence": job["fence"], "result": "answered"}
+        httpx.post(f"{queue}/complete", json=held, timeout=30).raise_for_status()
+        raise httpx.ReadError("the connection is gone", request=request)
 
 
 def caught(stage: Stage, bot: subprocess.Popen[bytes]) -> str:
