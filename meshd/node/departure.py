@@ -98,20 +98,34 @@ class Departure:
         if await self._is_free():
             return
         await self._require_heirs()
-        row = self._ledger.state.nodes.get(self._me)
+        row, had = self._ledger.state.nodes.get(self._me), self._parts()
         await self._ledger.execute(ChangeNode(node=self._me, vote=Wish.NEVER.value))
         with trio.move_on_after(MOVE_S):
             while True:
                 if await self._is_free():
                     return
                 await trio.sleep(LOOK_S)  # others do it, at several places: nothing tells of all
-        await self._ledger.execute(
-            ChangeNode(node=self._me, vote=row.vote if row is not None else Wish.AUTO.value)
-        )
+        missing, gone = self._what_is_missing(), had - self._parts()
+        order = Wish(row.vote) if row is not None else Wish.AUTO
         raise Refused(
-            f"within {MOVE_S:.0f} s nobody had taken over {self._what_is_missing()}; this node "
-            "stays. `meshd voters` shows who follows: try again when the others have caught up"
+            f"within {MOVE_S:.0f} s nobody had taken over {missing or 'all that it has'}. This "
+            f"node is a member still{_but_gone(gone)}. {await self._take_back(order)} Try again "
+            "when the others have caught up (`meshd voters` shows who follows)"
         )
+
+    async def _take_back(self, order: Wish) -> str:
+        """Have what was decided about its vote be as before; a sentence of what that means."""
+        name = self._name_of(self._me)
+        try:
+            await self._ledger.execute(ChangeNode(node=self._me, vote=order.value))
+        except MeshdError as error:
+            return (
+                f"That it is to have no vote stays on record ({str(error).rstrip('.')}); "
+                f"`meshd voters auto {name}` takes that back."
+            )
+        if order is Wish.NEVER:
+            return "That it is to have no vote was decided before."
+        return f"It may get a vote again by itself; `meshd voters promote {name}` gives it one."
 
     async def _require_heirs(self) -> None:
         """Raise Refused unless the vote and the CA's key can go to others now."""
@@ -145,13 +159,31 @@ class Departure:
             return False
         return not self._what_is_missing()
 
+    def _parts(self) -> set[str]:
+        """What this node has in the record, as it knows."""
+        status = self._ledger.status
+        if status is None:
+            return set()
+        leads = {"the lead"} if status.leader == self._me else set()
+        return leads | ({"its vote"} if self._me in status.voters else set())
+
     def _what_is_missing(self) -> str:
         """What others do not have yet and this node has."""
         status = self._ledger.status
         missing = []
         if status is None or not status.voters or self._me in status.voters:
             missing.append("its vote")
-        holders = [row.id for row in self._ledger.state.nodes.rows() if row.holds_ca]
-        if holders in ([], [self._me]):
+        if self._holders() in ([], [self._me]):
             missing.append("the CA's key")
         return " and ".join(missing)
+
+    def _holders(self) -> list[NodeId]:
+        """Who has the CA's key, by the record."""
+        return [NodeId(row.id) for row in self._ledger.state.nodes.rows() if row.holds_ca]
+
+
+def _but_gone(gone: set[str]) -> str:
+    """What has moved all the same."""
+    if not gone:
+        return ""
+    return f"; {' and '.join(sorted(gone))} went to others already"

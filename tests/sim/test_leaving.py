@@ -38,6 +38,24 @@ async def test_the_only_one_that_can_hold_them_stays_and_names_the_way_to_end_th
         assert "1 other has not been told" in (await a.running.departure.destroy()).message
 
 
+async def test_who_could_not_leave_in_time_hears_what_has_moved_and_what_to_do(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its vote and the lead go; the CA's key, by the record, stays with it alone."""
+    async with World.open() as world:
+        a, b, _ = await three(world)
+        departure = a.running.departure
+        monkeypatch.setattr(departure, "_holders", lambda: [a.running.mesh.id])
+        with pytest.raises(Refused) as refused:
+            await departure.leave()
+        said = str(refused.value)
+        assert "taken over the CA's key. This node is a member still; " in said
+        assert "its vote and the lead went to others already" in said
+        assert "`meshd voters promote a`" in said
+        assert "a" not in voters(a)
+        assert {row.vote for row in b.running.record.ledger.state.nodes.rows()} == {"auto"}
+
+
 async def test_a_mesh_that_others_can_go_on_with_is_not_destroyed(
     autojump_clock: MockClock,
 ) -> None:
