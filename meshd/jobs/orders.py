@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from msgspec import Meta
@@ -10,6 +10,9 @@ from msgspec import Meta
 from meshd import limits
 from meshd.errors import Refused
 from meshd.record.fields import DedupeKey, LabelOrNone, NodeOrNone, QueueName, ShortLine, Small
+
+RUN_QUEUE: Final = "mesh"
+"""The queue of inference requests whose sender named none; nodes alone work on what is in it."""
 
 Seconds = Annotated[float, Meta(ge=0, le=limits.LEASE_MAX_S)]
 
@@ -68,6 +71,16 @@ class Held(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     reason: str = ""
     final: bool = False
     pause_s: Seconds = 0.0
+
+
+def check_workers_queue(name: str) -> None:
+    """Raises Refused for what can be no name of a queue for workers outside."""
+    check_queue(name)
+    if name == RUN_QUEUE:
+        raise Refused(
+            f"the queue {RUN_QUEUE!r} is the mesh's own, of requests to models, which its nodes "
+            "run: workers and their jobs need a queue of another name"
+        )
 
 
 def check_queue(name: str) -> None:

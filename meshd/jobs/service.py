@@ -26,7 +26,7 @@ from meshd.jobs.finishing import ENDED
 from meshd.jobs.history import History
 from meshd.jobs.history_rows import Filter
 from meshd.jobs.holding import Bodies
-from meshd.jobs.orders import Order, check_queue
+from meshd.jobs.orders import RUN_QUEUE, Order, check_queue, check_workers_queue
 from meshd.jobs.views import (
     OVER,
     Attempt,
@@ -44,9 +44,6 @@ from meshd.modelnames import normalise
 from meshd.record import commands_jobs as commands
 from meshd.record.events import Event, JobFinished
 from meshd.record.job_rows import JobRow, JobState, job_name, parse_job_name
-
-RUN_QUEUE = "mesh"
-"""The queue of inference requests whose sender named none."""
 
 
 class NoSuchJob(Refused):
@@ -326,6 +323,7 @@ def _asked(order: Order) -> tuple[str, str, bytes]:
     if order.request is None:
         if not order.queue:
             raise Refused("a job for workers needs a queue")
+        check_workers_queue(order.queue)
         return "", "", pack(order.payload)
     model = order.request.body.get("model")
     if not isinstance(model, str) or not model:

@@ -12,7 +12,7 @@ from meshd.errors import MeshdError
 from meshd.jobs.blob_plan import is_blob
 from meshd.jobs.contents import Content, body_of, store
 from meshd.jobs.holding import LEASE_MS, Bodies, keep_lease
-from meshd.jobs.orders import ClaimOrder, Held, check_queue
+from meshd.jobs.orders import ClaimOrder, Held, check_workers_queue
 from meshd.jobs.service import JobService, id_named
 from meshd.jobs.views import JobView, as_json, pack, view_of
 from meshd.ledger.ledger import Ledger
@@ -39,7 +39,7 @@ class Workers:
         Nothing is written while there is nothing to claim.  Raises Refused, RecordRefused,
         NotWritten, MaybeWritten.
         """
-        check_queue(queue)
+        check_workers_queue(queue)
         give_up_at = trio.current_time() + order.wait_s
         lanes = [(queue, "", ""), (queue, "", self._ledger.me)]
         while True:

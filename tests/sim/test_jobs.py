@@ -224,6 +224,21 @@ async def test_what_cannot_be_done_is_dead_after_its_attempts_and_can_be_retried
         assert (status, view["state"]) == (200, "queued")
 
 
+async def test_the_queue_of_requests_to_models_is_not_for_workers(
+    autojump_clock: MockClock,
+) -> None:
+    async with World.open() as world:
+        a, _, _ = await three(world)
+        await submit(a, request=CHAT)
+        for path, order in (
+            ("/mesh/v1/queues/mesh/claim", {"worker": "bot"}),
+            (JOBS, {"queue": "mesh", "payload": 1}),
+        ):
+            status, answer = await a.client.call("POST", path, order)
+            assert status == 400
+            assert "need a queue of another name" in answer["error"]["message"]
+
+
 async def test_not_before_and_deadlines_follow_the_record_clock(autojump_clock: MockClock) -> None:
     async with World.open() as world:
         a, _, _ = await three(world)
