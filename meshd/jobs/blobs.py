@@ -323,7 +323,9 @@ class Blobs:
                 try:
                     await self._look()
                 except MeshdError as error:
-                    log.info("blobs could not be looked through", why=str(error))
+                    # Without voters the record does not run here yet: so begins every start.
+                    tell = log.info if voters else log.debug
+                    tell("blobs could not be looked through", why=str(error))
             await trio.sleep(TEND_S)
 
     async def _look(self) -> None:

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import msgspec
 
-from meshd import logs
 from meshd.consensus.entries import Append, Ballot, Entry, EntryKind, Stored
 from meshd.consensus.journal import Verdict, check, open_journal
 from meshd.consensus.replay import last_of
@@ -24,8 +23,6 @@ from meshd.ledger.place import Place
 from meshd.ledger.remedies import Patient, fresh_term
 from meshd.ports import Disk
 from meshd.record.state import RecordState
-
-log = logs.get("record")
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +119,6 @@ def recover(of: Patient, recovery: Recovery) -> list[str]:
     finally:
         opened.journal.close()
     of.disk.delete(place.void_mark)  # nothing that it promised before is of that term
-    log.warning("the record was recovered", last=recovery.last, given_up=given_up, term=term)
     done = [
         f"This node alone has a vote now; the record goes on after entry {recovery.last:,}. Start "
         "it, then the other nodes that are left: they follow by themselves.",

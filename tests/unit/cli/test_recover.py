@@ -58,6 +58,7 @@ def test_this_node_has_the_one_vote_afterwards(node: Node, type_in: Typed) -> No
     done = type_in("recover", FLAG, "--yes")
     assert done.exit_code == 0, done.stderr
     assert "This node alone has a vote now" in done.stdout
+    assert "given_up" not in done.output
     assert voters_of(read_stored(node.disk, node.place)) == (node.place.me,)
     again = type_in("recover", FLAG, "--yes")
     assert again.exit_code == 1
