@@ -106,10 +106,19 @@ class Duties:
             if status.ready:
                 if status.term != self._term:
                     self._begin(status.term)
-                await self._work(driver)
+                try:
+                    await self._work(driver)
+                except (ProposalRefused, ProposalUnknown) as error:
+                    log.debug("not written; again soon", why=str(error))
             await self._rest()
 
     async def _work(self, driver: Driver) -> None:
+        """Whatever is due.
+
+        Raises ProposalRefused and ProposalUnknown at the first command that is not known to be
+        written.  All that is still due is due in the next round too, if this node leads then: its
+        timers are not those of another leader.
+        """
         now = trio.current_time()
         for job, fence in self._leases.due(now):
             log.info("a lease is over", job=job, fence=fence)
@@ -157,18 +166,19 @@ class Duties:
         return max(0, int((self._steady_s() - self._clock_moved_at) * 1000))
 
     async def _propose(self, driver: Driver, command: Command) -> dict[str, Any]:
-        """The fields of its result; none if it was refused, or is not known to be written."""
+        """The fields of its result; none if the record refused it.
+
+        Raises ProposalRefused, ProposalUnknown.
+        """
+        outcome = await driver.propose(encode(Entry(command)))
         try:
-            outcome = await driver.propose(encode(Entry(command)))
             return results.read(outcome.result)
         except RecordRefused as refusal:
             log.debug("refused", why=str(refusal))  # an old fence: the holder was quicker
-        except (ProposalRefused, ProposalUnknown) as error:
-            log.debug("not written; again soon", why=str(error))
-        return {}
+            return {}
 
     async def _rest(self) -> None:
-        """Until a lease is over, something is applied, or a look is due."""
+        """Until a lease is due, something is applied, or a look is."""
         at = min(trio.current_time() + LOOK_S, self._leases.next_due_at() or math.inf)
         with trio.move_on_at(at):
             await self._wake.wait()

@@ -3,6 +3,8 @@
 A lease ends only by a committed `Expire`, which the leader proposes.  The record has no clock that
 could be trusted with seconds, so the leader counts from the moment at which *it* applied the claim
 or its renewal; a new leader counts each from the beginning, which can only make a lease longer.
+That an `Expire` was proposed ends nothing: it may be refused, or lost.  So a lease that is over is
+due again and again, until the record says that its claim has ended.
 Whoever holds a job stops by itself at `HOLDER_STOPS_AT` of the lease without a renewal, counted
 from when it asked for that (DESIGN.md, "Record"; Gray and Cheriton, Leases, SOSP 1989).
 """
@@ -10,13 +12,16 @@ from when it asked for that (DESIGN.md, "Record"; Gray and Cheriton, Leases, SOS
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Final
 
+from meshd import limits
 from meshd.record.events import Event, JobClaimed, JobFinished, JobReturned, LeaseRenewed
 from meshd.record.job_rows import JobRow
 
 HOLDER_STOPS_AT: Final = 0.7
+AGAIN_S: Final = limits.PROPOSE_S
+"""After this a lease whose end was proposed is due again: one proposal has its outcome by then."""
 
 
 class Leases:
@@ -24,7 +29,7 @@ class Leases:
 
     def __init__(self) -> None:
         self._ends: dict[int, tuple[int, float]] = {}
-        """By job: its fence, and when it ends."""
+        """By job: its fence, and when its end is to be proposed."""
         self._heap: list[tuple[float, int, int]] = []
         """(when, job, fence), also of those that were moved meanwhile."""
 
@@ -51,18 +56,20 @@ class Leases:
             case JobFinished(row=row):
                 self._ends.pop(row.id, None)
 
-    def due(self, now: float) -> list[tuple[int, int]]:
-        """(job, fence) of the leases that are over, each once until something new is told of it."""
-        over = []
+    def due(self, now: float) -> Iterator[tuple[int, int]]:
+        """(job, fence) of the leases that are over, the first one first.
+
+        Each is due again `AGAIN_S` after `now`, unless something new is told of it before.  What is
+        told between two of them counts: one that was renewed meanwhile is not given.
+        """
         while self._heap and self._heap[0][0] <= now:
             at, job, fence = heapq.heappop(self._heap)
             if self._ends.get(job) == (fence, at):
-                del self._ends[job]
-                over.append((job, fence))
-        return over
+                self._set(job, fence, now + AGAIN_S)
+                yield job, fence
 
     def next_due_at(self) -> float | None:
-        """When the next one is over, if nothing is told of it before."""
+        """When the next one is due, if nothing is told of it before."""
         while self._heap:
             at, job, fence = self._heap[0]
             if self._ends.get(job) == (fence, at):

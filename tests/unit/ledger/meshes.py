@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import PurePath
 
@@ -44,6 +44,8 @@ class LedgerNode:
         self.away_since = 0.0
         self.generation = 0
         self.events: list[Event] = []
+        self.listeners: list[Callable[[list[Event]], None]] = []
+        """Whoever else is told of its events."""
         self.ledger: Ledger | None = None
         self._life: trio.CancelScope | None = None
 
@@ -91,12 +93,17 @@ class LedgerNode:
             founding=lambda: mesh.founding() if self.name == mesh.founder else None,
             missing=mesh.missing,
             machine=lambda: self.machine,
-            on_events=self.events.extend,
+            on_events=self._happened,
             settings=mesh.settings,
         )
         self.standing = Standing.ALIVE
         mesh.nursery.start_soon(self._live)
         mesh.links_changed(self)
+
+    def _happened(self, events: list[Event]) -> None:
+        self.events.extend(events)
+        for tell in self.listeners:
+            tell(events)
 
     async def _live(self) -> None:
         with trio.CancelScope() as self._life:
