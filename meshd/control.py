@@ -153,6 +153,8 @@ class JobMade(msgspec.Struct, frozen=True):
     """A broadcast is one for each node; `id` is the first."""
     state: str
     new: bool
+    note: str = ""
+    """What whoever put it in should know, as a sentence."""
 
 
 class NodeOrder(msgspec.Struct, frozen=True):

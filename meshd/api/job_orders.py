@@ -22,8 +22,12 @@ WAIT_S = 30.0
 class JobOrders:
     """The same services as behind `/mesh/v1/jobs` and `/mesh/v1/requests`.  Raises as they do."""
 
-    def __init__(self, jobs: JobService, requests: Requests) -> None:
+    def __init__(
+        self, jobs: JobService, requests: Requests, unknown: Callable[[str], list[str] | None]
+    ) -> None:
+        """`unknown`: names near that of a model which no node has now; None: some node has it."""
         self._jobs = jobs
+        self._unknown = unknown
         self._requests = requests
 
     def routes(self) -> dict[tuple[str, str], Callable[[bytes], Awaitable[Any]]]:
@@ -61,8 +65,18 @@ class JobOrders:
         return await self._jobs.retry(msgspec.json.decode(body, type=control.JobQuery).id)
 
     async def _submit(self, body: bytes) -> control.JobMade:
-        made = await self._jobs.submit(msgspec.json.decode(body, type=Order))
-        return msgspec.convert(made, control.JobMade)
+        order = msgspec.json.decode(body, type=Order)
+        made = await self._jobs.submit(order)
+        return msgspec.convert({**made, "note": self._note(order)}, control.JobMade)
+
+    def _note(self, order: Order) -> str:
+        """A job may wait for a model that comes later; mostly its name is misspelt."""
+        model = order.request.body["model"] if order.request is not None else ""
+        near = self._unknown(model) if model else None
+        if near is None:
+            return ""
+        meant = f"; there is {', '.join(near)}" if near else ""
+        return f"no node of the mesh has the model {model} now, so the job waits for one{meant}"
 
     async def _requests_page(self, body: bytes) -> RequestsPage:
         query = msgspec.json.decode(body or b"{}", type=control.RequestsQuery)

@@ -128,6 +128,8 @@ def jobs_submit(
     order = _order(model, prompt, payload, queue=queue, priority=priority, webhook=webhook)
     asked = client(data_dir)
     made = asked.post("/control/jobs/submit", JobMade, order)
+    if made.note:
+        complain(made.note)
     if wait:
         complain(f"{made.id} is {made.state}; Ctrl-C ends the waiting, and the job goes on")
         _follow(asked, made.id, as_json)

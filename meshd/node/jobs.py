@@ -118,7 +118,7 @@ class JobsSide:
         )
         workers = Workers(ledger, self.service, self.blobs)
         self.api = JobsApi(self.service, workers, self.requests)
-        self.orders = JobOrders(self.service, self.requests)
+        self.orders = JobOrders(self.service, self.requests, self._unknown)
         said = SaidLinks(data.remotes.pool)
         self._keyed = KeyedRequests(ledger, self.service, self.blobs, said, room)
         self.keyed = KeyedApi(self._keyed)
@@ -152,6 +152,11 @@ class JobsSide:
     async def _run(self, path: str, body: bytes) -> tuple[int, bytes]:
         assert self._api is not None
         return await run_job(self._api, path, body)
+
+    def _unknown(self, model: str) -> list[str] | None:
+        """Names near that of a model which no node has now; None: some node has it."""
+        catalogue = self._data.placement.catalogue
+        return None if catalogue.holders(model) else catalogue.near(model)
 
     def _free(self) -> list[str]:
         """The models of this node's engines that have a slot to spare beside what runs here."""

@@ -239,6 +239,26 @@ async def test_the_queue_of_requests_to_models_is_not_for_workers(
             assert "need a queue of another name" in answer["error"]["message"]
 
 
+async def test_a_job_for_a_model_that_nobody_has_is_taken_and_its_name_remarked_on(
+    autojump_clock: MockClock,
+) -> None:
+    async with World.open() as world:
+        a, _, _ = await three(world, MemoryEngine("tiny"))
+        catalogue = a.running.data.placement.catalogue
+        await until(lambda: bool(catalogue.holders("tiny")), within_s=60.0)
+        put_in = a.running.jobs.orders.routes()["POST", "/control/jobs/submit"]
+
+        async def note(model: str) -> str:
+            request = {**CHAT, "body": {**CHAT["body"], "model": model}}  # type: ignore[dict-item]
+            made = await put_in(msgspec.json.encode({"request": request}))
+            return str(made.note)
+
+        assert await note("tiny") == ""
+        assert "has the model tyny now" in (said := await note("tyny"))
+        assert said.endswith("; there is tiny")
+        assert "there is" not in await note("qqqqqqqq")
+
+
 async def test_not_before_and_deadlines_follow_the_record_clock(autojump_clock: MockClock) -> None:
     async with World.open() as world:
         a, _, _ = await three(world)

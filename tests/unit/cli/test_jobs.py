@@ -212,6 +212,16 @@ def test_a_question_is_put_in_and_its_id_is_alone_on_stdout(
     assert (order.queue, order.priority, order.payload) == ("night", 3, msgspec.UNSET)
 
 
+def test_what_whoever_puts_a_job_in_should_know_is_no_part_of_stdout(
+    daemon: FakeDaemon, type_in: Typed
+) -> None:
+    made = JobMade("j5", 1, "queued", True, note="no node of the mesh has the model tyny now")
+    daemon.answers["POST /control/jobs/submit"] = made
+    done = type_in("jobs", "submit", "--model", "tyny", "--prompt", "Why?")
+    assert (done.exit_code, done.stdout) == (0, "j5\n")
+    assert made.note in done.stderr
+
+
 def test_a_question_and_a_payload_may_come_on_stdin(daemon: FakeDaemon, type_in: Typed) -> None:
     daemon.answers["POST /control/jobs/submit"] = JobMade("j5", 1, "queued", True)
     type_in("jobs", "submit", "--model", "tiny", "--prompt", "-", stdin="Why?\n")
