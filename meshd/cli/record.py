@@ -151,7 +151,7 @@ def record_restore(
         ),
     ] = False,
 ) -> None:
-    """Begin the record anew from a backup, at the node that founded the mesh.
+    """Begin the record anew from a backup: at one node, that was in the mesh at that time.
 
     For a daemon that is stopped, and whose record holds nothing but its founding.
     """

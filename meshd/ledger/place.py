@@ -35,7 +35,10 @@ class Place:
 
     @property
     def founded_mark(self) -> PurePath:
-        """A file that says that this node has founded the record: it never founds a second one."""
+        """A file that says that this node has begun the record, or begun it anew from a backup.
+
+        It never founds a second one, and where it has no journal it has lost one.
+        """
         return self._beside(".founded")
 
     @property

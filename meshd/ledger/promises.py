@@ -59,7 +59,7 @@ class Promises:
     async def look(self, stored: Stored) -> None:
         """Before the log runs: what the disk says of them.  Raises DiskFailed.
 
-        A founder that has no journal has lost one.
+        A node that began the record and has no journal has lost one.
         """
         mark = self._place.void_mark
         if stored == EMPTY and self._disk.size(self._place.founded_mark) is not None:

@@ -47,8 +47,14 @@ OTHERS_TOO: Final = (
 )
 
 _AT_THE_FOUNDER: Final = (
-    "Only the node that founded the mesh begins a record anew: there, set the journal aside and "
-    "restore a backup (`meshd record restore`). Start this node after that."
+    "An empty record is begun only at the node that founded the mesh. Restore a backup here "
+    "(`meshd record restore`), or at another node, and start this one after that."
+)
+
+
+_NO_CA_KEY: Final = (
+    "By the backup this node does not have the CA's key: no machine can be let in until one that "
+    "has it is back."
 )
 
 
@@ -61,7 +67,7 @@ class Patient:
     entropy: Entropy
     now_unix_s: float
     founder: bool
-    """It holds the CA's key: it alone may begin a record."""
+    """It founded the mesh: it alone may begin an empty record."""
     name_of: Callable[[NodeId], str] = short
 
 
@@ -176,13 +182,19 @@ def restore(of: Patient, backup: Backup, *, voters_are_gone: bool = False) -> li
     `backup` is of this mesh (`read_backup`).  Raises Refused with the reason, DiskFailed.
     """
     place = of.place
-    _require_founder(of)
     if backup.mesh != place.mesh:
         raise Refused(
             f"The backup is of the mesh {short(backup.mesh)}, and this is {short(place.mesh)}"
         )
     if backup.state.nodes.is_removed(place.me):
         raise Refused("By the backup this node was taken out of the mesh: it cannot begin it anew")
+    row = backup.state.nodes.get(place.me)
+    if row is None:
+        names = ", ".join(member.name for member in backup.state.nodes.rows())
+        raise Refused(
+            "This node is not in the backup: it came into the mesh later, so the record that is "
+            f"restored would not know it. Restore it at one of {names}"
+        )
     known = _require_no_history(of)
     had_votes = sorted({*backup.voters, *(known.voters or ())} - {place.me})
     if had_votes and not voters_are_gone:
@@ -205,17 +217,14 @@ def restore(of: Patient, backup: Backup, *, voters_are_gone: bool = False) -> li
         "What was written after the backup is not in it: API keys and tokens that were taken back "
         "since are good again, nodes that were taken out are in again, jobs that are done may be "
         "done again. Bodies and results that were too large for the record are not in a backup.",
+        *([] if row.holds_ca else [_NO_CA_KEY]),
         OTHERS_TOO,
+        "Restore it at this node alone: at a second one it would be a second record.",
     ]
 
 
 def _count(number: int, one: str) -> str:
     return f"{number:,} {one}{'' if number == 1 else 's'}"
-
-
-def _require_founder(of: Patient) -> None:
-    if not of.founder:
-        raise Refused("Only the node that founded the mesh begins its record anew")
 
 
 def _require_no_history(of: Patient) -> _Known:
@@ -277,8 +286,8 @@ def _begin(of: Patient, records: tuple[Record, ...], state: bytes | None = None)
 
     `state` is that of the snapshot to which the last of the records is a Rebase.
 
-    Cut anywhere, there is the old journal, or none and the mark of a founder (which then knows
-    that it lost one, and waits), or the new one.
+    Cut anywhere, there is the old journal, or none and the mark of a node that began the record
+    (which then knows that it lost one, and waits), or the new one.
     """
     disk, place = of.disk, of.place
     for name in disk.names(place.draft):

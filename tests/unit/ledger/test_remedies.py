@@ -20,6 +20,8 @@ from meshd.ledger.examination import read_stored, voters_of
 from meshd.ledger.machine import RecordMachine
 from meshd.ledger.place import erase
 from meshd.ledger.remedies import put_aside, restore, tidy
+from meshd.record.commands import Entry as CommandEntry
+from meshd.record.commands_registry import Admit, NodeFields
 from meshd.record.node_rows import RemovedRow
 from meshd.testing.disk import MemoryDisk, PowerLost
 from tests.joins import NOW_UNIX_S, make_key
@@ -127,7 +129,7 @@ def test_a_record_that_others_have_votes_in_is_not_given_up() -> None:
 def test_a_sole_voter_that_is_not_the_founder_begins_nothing_when_it_gives_the_record_up() -> None:
     kept = Kept(node=OTHERS[0]).write(found(), voters=(OTHERS[0],), founded=False)
     done = put_aside(kept.patient(founder=False), lose_the_record=True)
-    assert "Only the node that founded the mesh" in done[1]
+    assert "Restore a backup here" in done[1]
     assert verdict(kept) is Verdict.NONE
     assert kept.disk.size(kept.place.void_mark) is not None
     refused(kept, "nothing to set", put_aside, kept.patient(founder=False), lose_the_record=True)
@@ -247,10 +249,30 @@ def test_another_meshs_backup_is_refused() -> None:
     refused(kept, "of the mesh", restore, kept.patient(), backup)
 
 
-def test_only_the_founder_restores() -> None:
+def two_members() -> Kept:
+    other = NodeFields(key=OTHERS[0].der, name="b")
+    admitted = CommandEntry(Admit(node=other), client=ME.node, epoch=1, seq=3)
+    return Kept().write(*HISTORY, admitted)
+
+
+def test_another_than_the_founder_restores_when_that_is_gone() -> None:
+    backup = two_members().backup()
+    kept = Kept(node=OTHERS[0]).write(*HISTORY, voters=(ME,), founded=False)
+    refused(kept, "a history", restore, kept.patient(founder=False), backup)
+    put_aside(kept.patient(founder=False))
+    refused(kept, "--voters-are-gone", restore, kept.patient(founder=False), backup)
+    done = restore(kept.patient(founder=False), backup, voters_are_gone=True)
+    assert any("does not have the CA's key" in sentence for sentence in done)
+    assert started(kept).status().voters == (kept.place.me,)
+    assert kept.disk.size(kept.place.void_mark) is None
+    assert kept.state().digest() == backup.state.digest()
+    assert kept.disk.size(kept.place.founded_mark) is not None  # should it lose its journal now
+
+
+def test_a_node_that_came_after_the_backup_does_not_restore_it() -> None:
     backup = Kept().write(*HISTORY).backup()
-    kept = Kept()
-    refused(kept, "founded", restore, kept.patient(founder=False), backup)
+    kept = Kept(node=OTHERS[0])
+    refused(kept, "not in the backup.*at one of a$", restore, kept.patient(founder=False), backup)
 
 
 def test_where_others_had_votes_a_person_has_to_say_that_they_are_gone() -> None:
