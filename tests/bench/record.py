@@ -40,6 +40,7 @@ from meshd.record.commands_jobs import Accept, Complete, KeyFields, RequestField
 from meshd.record.commands_registry import Command, Found, Started
 from meshd.record.job_rows import job_id
 from meshd.testing.daemons import Daemon, joined
+from tests.bench.accepting import CLIENTS, accepted
 from tests.bench.keeper import UNIX_MS, Spec
 from tests.bench.keepers import Keepers, Process, keepers, write_journal
 from tests.bench.tools import free_port, python_module
@@ -202,6 +203,24 @@ def _loss(what: str, took: Sequence[float], *, p50: float | None, p99: float) ->
         high <= p99 and (p50 is None or median <= p50),
         f"{len(took)} times",
     )
+
+
+# --- over HTTP
+
+
+def acceptance(folder: Path) -> list[Row]:
+    """A job put in with a key, at real daemons: from the request to its 201."""
+    rows = []
+    for where, one, many in accepted(folder):
+        p50, p99 = one.p50_us / 1000, one.p99_us / 1000
+        note = f"{one.errors + many.errors} errors" if one.errors + many.errors else ""
+        rows.append(
+            Row(f"keyed acceptance, HTTP, {where}", "ms", p50, p99, "p50 <= 5", p50 <= 5, note)
+        )
+        rate = many.requests_per_s
+        what = f"the same, {CLIENTS} clients"
+        rows.append(Row(what, "/s", rate, None, ">= 3,000", rate >= 3000, note))
+    return rows
 
 
 # --- idle
@@ -379,6 +398,7 @@ PARTS: dict[str, Callable[[Path, int], list[Row]]] = {
     "sync": lambda folder, kills: [one_sync(folder)],
     "commits": lambda folder, kills: commits(folder),
     "losses": losses,
+    "http": lambda folder, kills: acceptance(folder),
     "idle": lambda folder, kills: idle(folder),
     "restarts": lambda folder, kills: restarts(folder),
     "stock": lambda folder, kills: stock(folder),

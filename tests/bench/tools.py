@@ -127,10 +127,10 @@ end
 """
 
 
-def wrk(url: str, *, connections: int, seconds: float, body: str) -> Load:
-    """POST that body over keep-alive connections for a while."""
+def wrk(url: str, *, connections: int, seconds: float, body: str, more: str = "") -> Load:
+    """POST that body over keep-alive connections for a while; `more`: Lua for wrk."""
     with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
-        script.write(WRK_SCRIPT % body)
+        script.write(WRK_SCRIPT % body + more)
         script.flush()
         command = [program("wrk"), "-t1", f"-c{connections}", f"-d{seconds:g}s", "-s", script.name]
         done = subprocess.run([*command, url], capture_output=True, text=True, check=True)
