@@ -25,6 +25,7 @@ from meshd.ledger.report import report, shortage
 from meshd.ledger.vote_orders import order_vote
 from meshd.membership.members import State
 from meshd.node.mesh import MeshSide
+from meshd.node.quorum import QuorumWatch
 from meshd.paths import Paths
 from meshd.ports import Ports
 from meshd.record.commands import Entry, encode
@@ -85,7 +86,14 @@ class RecordSide:
 
     async def run(self) -> None:
         """Keep the record, until cancelled."""
-        await self.ledger.run()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(QuorumWatch(self._shortage).run)
+            await self.ledger.run()
+
+    def _shortage(self) -> str:
+        """Who is missing for a majority; "" while nobody is, or the record does not run here."""
+        status, mesh = self.ledger.status, self._mesh
+        return "" if status is None else shortage(mesh.id, status, mesh.links.up(), mesh.name_of)
 
     def before_compaction(self, settle: Callable[[], Awaitable[None]]) -> None:
         """Be awaited before entries of the log go whose events were told."""
@@ -150,13 +158,13 @@ class RecordSide:
 
     def _why_not(self) -> str:
         """Why nothing can be written, where that is no matter of a moment."""
-        driver, mesh = self.ledger.driver, self._mesh
+        driver = self.ledger.driver
         if driver is not None and driver.met_other_record:
             return _OTHER_RECORD
         if driver is None:
             why = self.ledger.problem
             return f"The record does not run here: {why}" if why else ""
-        return shortage(mesh.id, driver.status(), mesh.links.up(), mesh.name_of)
+        return self._shortage()
 
     async def confirm_clock(self) -> Done:
         """Let the record's clock follow the machines' over a leap.  Raises Refused and the like."""
