@@ -207,7 +207,7 @@ class MeshSide:
         self.registry.trust(self.standing.identity.ca)
         self.introduction.ca_changed()
         self.mdns.announce(self.introduction.announcement())
-        self.roster.sign()
+        self.roster.ca_changed()
 
     # ---------------------------------------------------------------- what is asked of it
 

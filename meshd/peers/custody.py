@@ -8,6 +8,7 @@ a node does about its own copy is decided there too, on a record that is known t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -106,6 +107,8 @@ class Custody:
         self._complaints = logs.PerSource(log, trio.current_time)
         self._asked_at: dict[NodeId, float] = {}
         """When each member last asked for the key."""
+        self._answered_at: dict[NodeId, float] = {}
+        """When each member last answered, or did not, whom this node had asked."""
         self._nudge = trio.Event()
         switchboard.answer(CaKeyRequest, self._asked)
         switchboard.on_linked(lambda node: self._nudge.set())
@@ -292,8 +295,17 @@ class Custody:
         )
 
     async def _ask(self, node: NodeId) -> PrivateKey:
-        """Raises MeshdError; for another key than the mesh's, too."""
-        reply = await self._links.request(node, CaKeyRequest())
+        """Raises MeshdError; for another key than the mesh's, too.
+
+        Not sooner than it may be asked again: where one that had the key leaves, a new voter gets
+        the key, and the one that takes its place a moment later.
+        """
+        answered_at = self._answered_at.get(node, -math.inf)
+        await trio.sleep_until(answered_at + limits.CA_KEY_ASK_S)
+        try:
+            reply = await self._links.request(node, CaKeyRequest())
+        finally:
+            self._note(self._answered_at, node)
         if not isinstance(reply, CaKeyReply):
             raise ProtocolError(f"{type(reply).__name__} is no answer to CaKeyRequest")
         try:
@@ -331,12 +343,18 @@ class Custody:
         return key
 
     def _check_pace(self, node: NodeId) -> None:
-        now = trio.current_time()
-        for other in [n for n, at in self._asked_at.items() if now - at >= limits.CA_KEY_ASK_S]:
-            del self._asked_at[other]
-        if node in self._asked_at:
+        asked_at = self._asked_at.get(node, -math.inf)
+        if trio.current_time() - asked_at < limits.CA_KEY_ASK_S:
             raise Refused(f"the CA's key is given once in {limits.CA_KEY_ASK_S:g} s")
-        self._asked_at[node] = now
+        self._note(self._asked_at, node)
+
+    @staticmethod
+    def _note(times: dict[NodeId, float], node: NodeId) -> None:
+        """That it was now; those that do not matter any more are forgotten."""
+        now = trio.current_time()
+        for other in [n for n, at in times.items() if now - at >= limits.CA_KEY_ASK_S]:
+            del times[other]
+        times[node] = now
 
     def _check_may_have(self, node: NodeId) -> None:
         state, status = self._record.state, self._record.status

@@ -20,12 +20,15 @@ from meshd.identity import Authority
 from meshd.ids import NodeId, short
 from meshd.peers.links import ControlLinks
 from meshd.peers.switchboard import Switchboard
-from meshd.record.members import MemberList, SignedMembers
+from meshd.record.members import MemberList, OtherSigner, SignedMembers
 from meshd.record.registry import MemberRegistry, RegistryChange
 from meshd.wire.control import Done, Hello, Message
 from meshd.wire.control_mesh import MemberListPush, MemberListRequest
 
 log = logs.get("roster")
+
+NEWS_S = 60.0
+"""For the record to tell of another CA, after the first list that it may have signed."""
 
 
 class Roster:
@@ -47,6 +50,11 @@ class Roster:
         self._counters = switchboard.counters
         self._ahead, self._to_ask = trio.open_memory_channel[NodeId](math.inf)  # members, at most
         self._complaints = logs.PerSource(log, trio.current_time)
+        self._early: tuple[NodeId, MemberListPush] | None = None
+        """The last list that another signed than the CA: perhaps one that the record tells of
+        in a moment."""
+        self._early_since: float | None = None
+        """From when on there were such lists, with the CA that there is."""
         switchboard.answer(MemberListPush, self._pushed)
         switchboard.answer(MemberListRequest, self._requested)
         switchboard.on_greeted(self._greeted)
@@ -71,6 +79,16 @@ class Roster:
         self.applied(members)
         self.sign()
         return self._registry.signed
+
+    def ca_changed(self) -> None:
+        """The registry goes by another CA: it may have signed what was too early.
+
+        Raises as `sign`.
+        """
+        early, self._early, self._early_since = self._early, None, None
+        if early is not None:
+            self._take(*early)
+        self.sign()
 
     def sign(self) -> None:
         """Sign the list as it is, if this node can and nobody has, and hand it out.
@@ -115,19 +133,34 @@ class Roster:
             self._versions.pop(node, None)
 
     async def _pushed(self, node: NodeId, message: MemberListPush) -> Message | None:
+        self._take(node, message)
+        return None
+
+    def _take(self, node: NodeId, message: MemberListPush) -> None:
         try:
             newer = self._registry.accept(SignedMembers.from_bytes(message.members))
         except ProtocolError as e:
             self._counters["member_list_refused"] += 1
-            self._complaints.warning("member list refused", short(node), why=str(e))
-            return None
+            if isinstance(e, OtherSigner) and self._may_be_early(node, message):
+                log.debug("a member list by another than the CA", node=short(node))
+            else:
+                self._complaints.warning("member list refused", short(node), why=str(e))
+            return
         except MeshdError as e:  # a full disk: it is not applied, and told again with the next link
             log.error("a newer member list could not be kept", why=str(e))
-            return None
+            return
         if newer:
             log.info("member list", version=self._registry.version, told_by=short(node))
             self._links.notify_all(self._push())
-        return None
+
+    def _may_be_early(self, node: NodeId, message: MemberListPush) -> bool:
+        """Whether the record may still tell of the CA that signed it; it is kept until then."""
+        now = trio.current_time()
+        since = now if self._early_since is None else self._early_since
+        is_early = now - since < NEWS_S
+        self._early_since = since if is_early else None  # the next one may be of another change
+        self._early = node, message
+        return is_early
 
     async def _requested(self, node: NodeId, message: MemberListRequest) -> Message:
         if message.have_version >= self._registry.signed_version:

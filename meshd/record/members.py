@@ -225,8 +225,12 @@ def sign(members: MemberList, ca: PrivateKey) -> SignedMembers:
     return SignedMembers(body, ca.sign(SIGNATURE_CONTEXT, body))
 
 
+class OtherSigner(ProtocolError):
+    """A member list is signed by another than the mesh's CA, as far as is known here."""
+
+
 def verify(signed: SignedMembers, ca: PublicKey) -> MemberList:
-    """The list, if it is signed by this mesh's key.  Raises ProtocolError.
+    """The list, if it is signed by this mesh's key.  Raises OtherSigner and ProtocolError.
 
     The signature is checked before anything inside is looked at.
     """
@@ -236,7 +240,7 @@ def verify(signed: SignedMembers, ca: PublicKey) -> MemberList:
             f"{limits.MEMBER_LIST_BYTES}."
         )
     if not signed.is_by(ca):
-        raise ProtocolError("A member list is not signed by this mesh's authority.")
+        raise OtherSigner("A member list is not signed by this mesh's authority.")
     members = read_body(signed.body)
     if members.mesh != ca.mesh:
         raise ProtocolError("A member list is of another mesh than its signature.")

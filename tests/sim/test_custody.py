@@ -65,6 +65,19 @@ async def test_a_member_without_a_vote_is_refused_the_key_and_counted(
         assert not has_key(d)
 
 
+async def test_a_node_that_needs_the_key_twice_waits_until_it_may_ask_again(
+    autojump_clock: MockClock,
+) -> None:
+    """As when the CA's key is another one a moment after a new voter got it."""
+    async with World.open() as world:
+        a, b, c = await three(world)
+        await until(lambda: all(has_key(m) for m in (a, b, c)), within_s=10.0)
+        holder: NodeId = a.running.mesh.id
+        first = await b.running.custody._ask(holder)
+        assert (await b.running.custody._ask(holder)).public == first.public
+        assert count(a, "ca_key_refused") == 0
+
+
 async def test_a_voter_that_asks_again_at_once_is_refused(autojump_clock: MockClock) -> None:
     async with World.open() as world:
         a, b, c = await three(world)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from structlog.testing import capture_logs
 from trio.testing import MockClock
 
 from meshd.errors import Refused
 from meshd.record.commands_registry import SetAlias
-from meshd.testing.world import World, until
+from meshd.record.node_rows import NodeRow
+from meshd.testing.world import Machine, World, until
 from tests.sim.test_record import report, three, voters
 
 
@@ -22,6 +24,31 @@ async def test_a_leader_leaves_and_the_others_write_on_and_can_admit(
         rows = b.running.record.ledger.state.nodes.rows()
         assert {row.name for row in rows} == {"b", "c"}
         assert any(row.holds_ca for row in rows)
+
+
+async def test_when_one_that_has_the_ca_key_leaves_nothing_is_said_that_frightens_without_reason(
+    autojump_clock: MockClock,
+) -> None:
+    with capture_logs() as logs:
+        async with World.open() as world:
+            a, b, c = await three(world)
+            d = await world.start("d")
+            await world.settled()
+            await until(lambda: sum(r.holds_ca for r in rows(a)) == 3, within_s=60.0)
+            former = a.running.mesh.registry.ca
+            await a.running.departure.leave()
+            await until(lambda: {r.name for r in rows(d)} == {"b", "c", "d"}, within_s=30.0)
+            by_others = [m.running.mesh.registry for m in (b, c, d)]
+            await until(
+                lambda: all(r.ca != former and r.is_signed for r in by_others), within_s=60.0
+            )
+            await until(lambda: sum(r.holds_ca for r in rows(b)) == 3, within_s=30.0)
+    said = {line["event"] for line in logs if line["log_level"] in ("warning", "error")}
+    assert not said & {"member list refused", "the CA's key was not given"}
+
+
+def rows(machine: Machine) -> list[NodeRow]:
+    return list(machine.running.record.ledger.state.nodes.rows())
 
 
 async def test_the_only_one_that_can_hold_them_stays_and_names_the_way_to_end_the_mesh(

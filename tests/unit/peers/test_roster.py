@@ -8,6 +8,7 @@ from trio.testing import MockClock
 
 from meshd.errors import DialFailed
 from meshd.identity import PrivateKey
+from meshd.peers.roster import NEWS_S
 from meshd.ports import ByteStream
 from meshd.record import RegistryChange, SignedMembers, sign
 from meshd.record.commands_registry import ChangeNode, HoldCa
@@ -15,7 +16,7 @@ from meshd.record.members import SIGNATURE_CONTEXT
 from meshd.wire.control import Done
 from meshd.wire.control_mesh import MemberListPush, MemberListRequest
 from tests.control_link import Raw
-from tests.joins import NOW_UNIX_S, make_authority
+from tests.joins import NOW_UNIX_S, make_authority, make_key
 from tests.member_lists import remove, set_drained
 from tests.unit.peers.mesh import Member, Mesh, settle, until
 
@@ -142,6 +143,41 @@ async def test_forged_lists_are_refused_counted_and_logged_once(
         lines = capsys.readouterr().out.splitlines()
         assert len([line for line in lines if "member list refused" in line]) == 1
         assert mesh["f"].sees(mesh["b"], mesh["c"])
+
+
+async def test_a_list_by_a_ca_that_is_not_known_yet_is_taken_when_it_is(
+    autojump_clock: MockClock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with Mesh.open("f", "b") as mesh:
+        await mesh.up()
+        made = make_key("next ca").of_mesh(mesh.authority.public.mesh)
+        newer = set_drained(mesh.lists[-1], mesh["b"].node, True)
+        mesh["f"].links.notify(mesh["b"].node, MemberListPush(members=sign(newer, made).to_bytes()))
+        await settle()
+        assert mesh["b"].switchboard.counters["member_list_refused"] == 1
+        assert "member list refused" not in capsys.readouterr().out
+        mesh["b"].registry.trust(made.public)
+        mesh["b"].roster.ca_changed()
+        assert mesh["b"].registry.signed_version == newer.version
+        assert mesh["b"].registry.is_signed
+
+
+async def test_lists_by_who_does_not_become_the_ca_are_warned_about(
+    autojump_clock: MockClock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with Mesh.open("f", "b") as mesh:
+        await mesh.up()
+        newer = set_drained(mesh.lists[-1], mesh["b"].node, True)
+        other = make_key("no ca").of_mesh(mesh.authority.public.mesh)
+        push = MemberListPush(members=sign(newer, other).to_bytes())
+        for _ in range(2):
+            mesh["f"].links.notify(mesh["b"].node, push)
+            await settle()
+            assert "member list refused" not in capsys.readouterr().out
+        await trio.sleep(NEWS_S)
+        mesh["f"].links.notify(mesh["b"].node, push)
+        await settle()
+        assert "member list refused" in capsys.readouterr().out
 
 
 async def test_a_full_disk_applies_nothing_and_costs_no_link(autojump_clock: MockClock) -> None:
