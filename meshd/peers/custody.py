@@ -54,6 +54,8 @@ LOOK_S = 2.0
 """Between two looks at the record, which cost next to nothing where nothing is to be done."""
 RETRY_S = 5.0
 """After something failed: a holder that is away, a record without a majority, a full disk."""
+STUCK_S = 30.0
+"""From then on a person is told of what failed."""
 
 
 class Record(Protocol):
@@ -109,6 +111,8 @@ class Custody:
         """When each member last asked for the key."""
         self._answered_at: dict[NodeId, float] = {}
         """When each member last answered, or did not, whom this node had asked."""
+        self._failing: tuple[float, str] | None = None
+        """From when on nothing could be done, and why; None: the last step was taken."""
         self._nudge = trio.Event()
         switchboard.answer(CaKeyRequest, self._asked)
         switchboard.on_linked(lambda node: self._nudge.set())
@@ -124,6 +128,10 @@ class Custody:
             return []
         nodes = state.nodes
         found = trouble(self._holding(), nodes.mesh, nodes.rows(), votes, name_of)
+        if not found and self._failing is not None and votes.leader is not None:
+            since, why = self._failing
+            if trio.current_time() - since >= STUCK_S:
+                found = f"The key of the mesh's CA is not where it should be: {why}"
         return [found] if found else []
 
     def happened(self, events: Sequence[Event]) -> None:
@@ -133,16 +141,17 @@ class Custody:
 
     async def run(self) -> None:
         """Do what is to be done about the key, until cancelled."""
-        said = ""
         while True:
             try:
                 did_something = await self._look()
             except (MeshdError, OSError) as error:
+                since, said = self._failing or (trio.current_time(), "")
                 if str(error) != said:  # it may be so for as long as the others are away
                     log.info("the CA's key stays where it is for now", why=str(error))
-                    said = str(error)
+                self._failing = since, str(error)
                 await trio.sleep(RETRY_S)
                 continue
+            self._failing = None
             if not did_something:
                 with trio.move_on_at(beat_after(trio.current_time(), LOOK_S)):
                     await self._nudge.wait()

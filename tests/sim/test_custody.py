@@ -13,6 +13,7 @@ from trio.testing import MockClock
 from meshd import control, limits
 from meshd.errors import Refused
 from meshd.identity import Authority, CertificateRefused, FormerCa
+from meshd.identity.keys import PrivateKey
 from meshd.ids import NodeId
 from meshd.peers.join_talk import JoinRefused
 from meshd.testing.world import PATHS, Machine, World, until
@@ -76,6 +77,27 @@ async def test_a_node_that_needs_the_key_twice_waits_until_it_may_ask_again(
         first = await b.running.custody._ask(holder)
         assert (await b.running.custody._ask(holder)).public == first.public
         assert count(a, "ca_key_refused") == 0
+
+
+async def test_a_key_that_nobody_gives_is_a_problem_until_somebody_does(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with World.open() as world:
+        a, b, c = await three(world)
+        await until(lambda: all(has_key(m) for m in (a, b, c)), within_s=10.0)
+        custody = b.running.custody
+
+        async def ask(node: NodeId) -> PrivateKey:
+            raise Refused("the disk there is full")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(custody, "_ask", ask)
+            custody._files.drop()  # as if the file were gone
+            await trio.sleep(60.0)
+            [problem] = custody.problems(str)
+            assert "none of the nodes that have the CA's key gives it" in problem
+        await until(lambda: has_key(b), within_s=30.0)
+        await until(lambda: not custody.problems(str), within_s=10.0)
 
 
 async def test_a_voter_that_asks_again_at_once_is_refused(autojump_clock: MockClock) -> None:
