@@ -223,9 +223,24 @@ class _Choice:
         return voter
 
     def _worst(self, test: Callable[[NodeId], bool]) -> NodeId | None:
-        """The least steady that passes the test; of equals rather one that does not lead."""
+        """The least steady that passes the test; of those alike rather one that does not lead.
+
+        Two that were started together, or share a machine, would each find itself a moment younger
+        than the other, and hand the lead to and fro.
+        """
         found = [v for v in self._voters if test(v)]
-        return max(found, key=lambda v: (*self._rank(v), v != self._me, v), default=None)
+        worst = max(found, key=self._worst_last, default=None)
+        if worst != self._me:
+            return worst
+        alike = [v for v in found if v != worst and self._is_like_me(v)]
+        return max(alike, key=self._worst_last, default=worst)
+
+    def _worst_last(self, voter: NodeId) -> tuple[float, float, NodeId]:
+        return *self._rank(voter), voter
+
+    def _is_like_me(self, voter: NodeId) -> bool:
+        (grade, younger), (mine, me_younger) = self._rank(voter), self._rank(self._me)
+        return grade == mine and abs(younger - me_younger) < _ALIKE_S
 
     def _rank(self, voter: NodeId) -> tuple[float, float]:
         known = self._members.get(voter)
@@ -250,6 +265,8 @@ class _Choice:
 
 
 _EVEN = "an even number of votes bears no more losses than one fewer"
+_ALIKE_S = 60.0
+"""Of two uptimes: less says nothing about who is steadier, and more than any asking takes."""
 _PATIENCE_S = {
     Standing.FAILED: limits.REPLACE_VOTER_AFTER_S,
     Standing.ASLEEP: limits.REPLACE_SLEEPER_AFTER_S,

@@ -177,6 +177,17 @@ def test_of_two_machines_the_steadier_gets_the_one_vote_and_leads() -> None:
     assert mesh.voters == [B]
 
 
+def test_of_two_that_each_find_themselves_a_moment_younger_one_gets_the_one_vote() -> None:
+    """Who asks looked at its own clock first: containers of one machine, or after a power cut."""
+    electors = {node: desktop(node) for node in (A, B)}
+    steps = []
+    for leader, other in ((A, B), (B, A)):
+        mine = msgspec.structs.replace(electors[leader], uptime_s=electors[other].uptime_s - 0.02)
+        members = {**electors, leader: mine}
+        steps.append(next_step(leader, [A, B], members, since_change_s=0.0))
+    assert [(type(step), step.node) for step in steps if step] == [(Demote, B), (Demote, A)]
+
+
 def test_what_the_owner_set_counts_more_than_what_the_machine_is() -> None:
     mesh = Mesh(desktop(A), desktop(B), desktop(C), laptop(D, wish=Wish.ALWAYS), voters="abc")
     mesh.settle()
