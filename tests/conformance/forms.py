@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from meshd import limits
+from meshd.errors import ProtocolError
 from meshd.identity.keys import KEY_SEED_BYTES, PrivateKey, public_key
 from meshd.ids import Address, MeshId, NodeId
 from meshd.inference import Delta, Embedding, Failure, Load, Usage
@@ -302,7 +303,10 @@ def write_claim(decoded: Any, vector: Vector) -> bytes:
 
 def read_members(data: bytes, vector: Vector) -> Any:
     signed = members.SignedMembers.from_bytes(data)
-    read = members.verify(signed, public_key(from_json(vector["ca"])))
+    try:
+        read = members.verify(signed, public_key(from_json(vector["ca"])))
+    except members.OtherSigner as error:  # finer than what the protocol names
+        raise ProtocolError(str(error)) from error
     rows = [
         {
             "key": member.public_key.der,
