@@ -262,7 +262,7 @@ class Relay:
             self._engine_deaths += 1
             if self._engine_deaths >= limits.BACKEND_DEATHS_BEFORE_POISON:
                 return [*out, Poison(), *self._fail(failure)]
-        if self._ways and kind == FailureKind.UNSUPPORTED:
+        if self._ways[:1] == [Way.CONTINUE] and kind == FailureKind.UNSUPPORTED:
             self._unable.add(target.key)
             self.attempts -= 1  # nothing ran
         else:

@@ -194,6 +194,8 @@ class Outgoing:
         responder = self._responder
         if responder is None or responder.disconnected or responder.finished:
             return
+        if self._sent != self.writer.seq:
+            return  # a beat has the number of the last item, which this link does not have yet
         # If a write is under way the link is not silent, and False here is right.
         with suppress(StreamBroken):  # the run is told by whoever reads or writes there
             load_due = trio.current_time() >= self._load_at

@@ -459,3 +459,16 @@ def test_what_cannot_be_gone_on_with_ends_in_the_stream() -> None:
     machine = streaming(Request(Kind.CHAT, "tiny", json_mode=True))
     directives = machine.failed(failure(FailureKind.BROKEN), 1.1)
     assert directives[-1] == Fail(failure(FailureKind.BROKEN), in_stream=True)
+
+
+def test_a_holder_that_can_neither_continue_nor_repeat_is_asked_once_for_each() -> None:
+    machine = streaming()
+    machine.failed(failure(FailureKind.HOLDER_LOST), 1.1)
+    asked(machine, B)
+    machine.failed(failure(FailureKind.UNSUPPORTED, 400), 1.2)
+    machine.picked(None, 0, False, 1.2)
+    asked(machine, B)
+    (pick,) = machine.failed(failure(FailureKind.UNSUPPORTED, 400), 1.3)
+    assert pick == Pick(frozenset({A.key, B.key}), Way.REGENERATE, A)
+    (fail,) = machine.picked(None, 0, False, 1.3)
+    assert isinstance(fail, Fail)

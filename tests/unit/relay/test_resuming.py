@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from trio.testing import MockClock
 
 from meshd import limits
+from meshd.errors import StreamBroken
 from meshd.inference import Delta, Usage
 from meshd.relay.outgoing import GONE
 from meshd.relay.serving import PeerService
@@ -75,6 +76,40 @@ async def test_a_link_of_which_only_the_entry_knows_that_it_broke_is_given_up(
         assert first.broken
         assert len(first.body) == said
     assert text_of(second.body, AnswerReader(seq=3)).endswith(" 9")
+
+
+class StuckResponder(FakeResponder):
+    """A link that takes nothing more, and whose break is noticed late."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stuck = False
+        self.noticed = trio.Event()
+
+    async def write(self, data: bytes) -> None:
+        if self.stuck:
+            await self.noticed.wait()
+            raise StreamBroken("reset by the other side")
+        await super().write(data)
+
+    def write_nowait(self, data: bytes) -> bool:
+        return not self.stuck and super().write_nowait(data)
+
+
+async def test_a_new_link_hears_no_beat_before_what_it_lacks(autojump_clock: MockClock) -> None:
+    async with service(Delta(text="a"), 1.0, Delta(text="b"), 9.0, *END) as (peers, _, nursery):
+        first, reader = StuckResponder(), AnswerReader()
+        nursery.start_soon(peers.handle, request(SERVE_PATH, ask()), first)
+        await trio.sleep(0.5)
+        first.stuck = True
+        await trio.sleep(1.0)  # "b" waits to be written on the first link
+        second = await resume(peers, nursery, after=1)
+        await trio.sleep(3 * limits.BEAT_S)
+        first.noticed.set()
+        await peers.in_flight.until_none()
+    reader = AnswerReader(seq=1)
+    assert text_of(second.body, reader) == "b"
+    assert reader.complete
 
 
 async def test_the_end_waits_for_the_next_link(autojump_clock: MockClock) -> None:
