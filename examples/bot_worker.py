@@ -141,7 +141,7 @@ def main() -> None:
                 work(mesh, chat, job, given)
         except httpx.HTTPError as error:
             print(f"the mesh does not answer, or not well ({error!r}); again soon", flush=True)
-            time.sleep(1.0)  # before the next try
+            time.sleep(1.0)  # a mesh that is down is not to be flooded
 
 
 if __name__ == "__main__":

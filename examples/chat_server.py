@@ -67,7 +67,7 @@ class Chat:
                 print(f"not queued yet: {answer.status_code} {answer.text}", flush=True)
             except httpx.HTTPError as error:
                 print(f"not queued yet: {error!r}", flush=True)
-            time.sleep(1.0)  # before the next try
+            time.sleep(1.0)  # a mesh that is down is not to be flooded
 
 
 class Handler(BaseHTTPRequestHandler):

@@ -126,7 +126,7 @@ class Runner:
             with attempt.scope:
                 if row is not None:
                     end = await self._carry_out(attempt, row)
-        except Exception:
+        except Exception:  # its task: the node and other jobs go on
             log.exception("a job could not be run", job=job_name(attempt.job))
             end = self._failed(attempt, row, "internal error; that node's log says more")
         finally:

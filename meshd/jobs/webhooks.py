@@ -123,7 +123,7 @@ class Webhooks:
             why = await self._try_often(row)
             if why is not None:
                 await self._say(row, why)
-        except Exception:
+        except Exception:  # its task: the node and other webhooks go on
             log.exception("a webhook could not be told", job=job_name(row.job))
         finally:
             self._telling.discard((row.job, row.end))

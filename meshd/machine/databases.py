@@ -73,7 +73,7 @@ class _File:
                 self._writer = self._connect()
                 self._reader = self._connect()
                 self._reader.execute("PRAGMA query_only=ON")
-        except BaseException:
+        except BaseException:  # whatever it is: what is open is closed; raised again
             self._close()
             raise
 
@@ -139,7 +139,7 @@ def transact(connection: sqlite3.Connection, begin: str, work: Callable[[Transac
     try:
         result = work(Sql(connection))
         connection.execute("COMMIT")
-    except BaseException:
+    except BaseException:  # also a bug in `work`: nothing of it stays; raised again
         with suppress(sqlite3.Error):  # after some errors SQLite has done that already
             connection.execute("ROLLBACK")
         raise

@@ -128,7 +128,7 @@ class FileDisk:
                     _write_all(file.fileno(), data)
                     _sync(file.fileno())
                 os.rename(aside, path)
-            except BaseException:
+            except BaseException:  # also an interrupt: no half file stays; raised again
                 with suppress(OSError):
                     os.unlink(aside)
                 raise
@@ -205,7 +205,7 @@ class FileDisk:
                         return int(holder) if holder.isdigit() else 0
                     if os.fstat(descriptor).st_nlink:
                         break
-                except BaseException:
+                except BaseException:  # also an interrupt: it is closed; raised again
                     os.close(descriptor)
                     raise
                 os.close(descriptor)  # it was removed just now: another one is there, or none

@@ -110,7 +110,7 @@ class RealEngines:
         engine = LlamaProcess(process, _Tail(limits.ENGINE_WORDS_BYTES))
         try:
             engine.url = await _ready_url(process, engine, gguf)
-        except BaseException:
+        except BaseException:  # also a cancel: no engine stays behind; raised again
             process.kill()
             with trio.CancelScope(shield=True):
                 await engine.wait()

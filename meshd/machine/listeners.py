@@ -113,7 +113,7 @@ def listen_unix(path: str) -> ControlListener:
         raise ListenFailed(
             f"The control socket {path} cannot be made: {error.strerror or error}."
         ) from None
-    except BaseException:
+    except BaseException:  # also an interrupt: it is closed; raised again
         sock.close()
         raise
 

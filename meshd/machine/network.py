@@ -90,7 +90,7 @@ class RealNetwork:
                     raise NotAdmitted(f"{address} is another member ({found}, not {node}).")
                 await _await_verdict(tls, address)
                 return TlsStream(tls, replace(remote, node=found))
-            except BaseException:
+            except BaseException:  # also a cancel: it is closed; raised again
                 tls.close()
                 raise
 
@@ -135,7 +135,7 @@ async def _dial_tls(
         await _handshake(tls, address)
         if tls.selected_alpn_protocol() != alpn:
             raise HandshakeFailed(f"{address} does not speak {alpn.value} there.")
-    except BaseException:
+    except BaseException:  # also a cancel: it is closed; raised again
         tls.close()
         raise
     certificate = tls.getpeercert(binary_form=True) or b""
@@ -156,7 +156,7 @@ async def _dial_web(address: Address, context: ssl.SSLContext) -> tuple[ssl.SSLS
         tls.close()
         reason = getattr(error, "reason", None) or error
         raise HandshakeFailed(f"{address}: TLS failed: {reason}.") from None
-    except BaseException:
+    except BaseException:  # also a cancel: it is closed; raised again
         tls.close()
         raise
     return tls, Remote(address=address)

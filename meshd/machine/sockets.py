@@ -121,7 +121,7 @@ async def _connect_one(
             await trio.lowlevel.checkpoint()
         if code:
             raise DialFailed(f"{address} does not answer: {os.strerror(code)}.")
-    except BaseException:
+    except BaseException:  # also a cancel: it is closed; raised again
         sock.close()
         raise
     return sock
@@ -161,7 +161,7 @@ async def race(
                 nursery.start_soon(run, candidate, over)
                 with trio.move_on_after(STAGGER_S):
                     await over.wait()
-    except BaseException:
+    except BaseException:  # also a cancel: who won is let go; raised again
         for result in won:
             discard(result)
         raise
@@ -223,7 +223,7 @@ def _bound(family: int, sockaddr: SockAddr, kind: int) -> socket.socket:
         sock.bind(sockaddr)
         if kind == socket.SOCK_STREAM:
             sock.listen(_BACKLOG)
-    except BaseException:
+    except BaseException:  # whatever it is: it is closed; raised again
         sock.close()
         raise
     return sock

@@ -323,7 +323,7 @@ class AnsweringLink(_Link):
             answer = await self._handler.handle(self.node, message)
         except MeshdError as e:
             return Refusal(code=type(e).__name__, message=str(e))
-        except Exception:
+        except Exception:  # one message's task: the link and the node go on
             log.exception("a message could not be handled", message=type(message).__name__)
             return Refusal(code="internal", message="the other node failed; its log says more")
         if isinstance(message, Unknown) and answer is None:

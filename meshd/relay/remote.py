@@ -186,7 +186,7 @@ class RemoteHolders:
                     raise
                 left -= 1
                 response = await self._resume(node, run, reader, control, broken)
-            except BaseException:
+            except BaseException:  # also a cancel: the holder is told; raised again
                 if not reader.complete:  # it is this side that wants no more of it
                     self._on_abandoned(node, run)
                 raise
@@ -242,7 +242,7 @@ class RemoteHolders:
             if not reader.complete:
                 raise
             # It said how the answer ended, and went away before it had said that this was all.
-        except BaseException:
+        except BaseException:  # also a cancel: a connection half read serves nobody; raised again
             response.abort("the attempt is over")
             raise
         # The body was read to its end, so the connection goes back to the pool, also after "busy".

@@ -226,7 +226,7 @@ class Machine:
                     )
                     await self._run(ports, join, token)
                     nursery.cancel_scope.cancel()
-        except Exception as error:
+        except Exception as error:  # what ended the daemon is for the test to see
             if self.screen.last("serving") is not None:
                 raise  # it died while it served: the test must not go on as if nothing were
             self._failed = error
