@@ -16,6 +16,17 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from meshd.testing.checker.accounting import Asked, End, View, check_record, check_requests
+from meshd.testing.checker.answers import (
+    Answer,
+    Gaps,
+    How,
+    Mode,
+    Piece,
+    Seam,
+    Tally,
+    gaps_by_way,
+    judge_answers,
+)
 from meshd.testing.checker.explain import check, shrink
 from meshd.testing.checker.fences import check_fences
 from meshd.testing.checker.history import History, HistoryError, Operation, by_subject, load
@@ -53,6 +64,7 @@ from meshd.testing.checker.streams import Stream, check_stream
 __all__ = [
     "STEPS",
     "Accept",
+    "Answer",
     "Asked",
     "Cancel",
     "Claim",
@@ -61,9 +73,11 @@ __all__ = [
     "Expire",
     "Fail",
     "Found",
+    "Gaps",
     "Granted",
     "History",
     "HistoryError",
+    "How",
     "JobAction",
     "JobHistory",
     "JobModel",
@@ -73,10 +87,12 @@ __all__ = [
     "Kind",
     "Lapse",
     "LetGo",
+    "Mode",
     "Model",
     "Ok",
     "Operation",
     "Phase",
+    "Piece",
     "Read",
     "Refused",
     "RegisterHistory",
@@ -86,9 +102,11 @@ __all__ = [
     "Renew",
     "Report",
     "Retry",
+    "Seam",
     "Seen",
     "Stream",
     "Submit",
+    "Tally",
     "Verdict",
     "View",
     "Violation",
@@ -99,6 +117,8 @@ __all__ = [
     "check_record",
     "check_requests",
     "check_stream",
+    "gaps_by_way",
+    "judge_answers",
     "load",
     "search",
     "shrink",
