@@ -1,0 +1,1 @@
+"""The chaos harness: real daemons and real engines, broken on purpose, and every answer checked."""

@@ -1,0 +1,80 @@
+"""What a run leaves behind: the form that `--json` prints, the report draws and a verdict judges.
+
+All times are seconds since the run's first request was due.  Pure.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from meshd.testing.checker import Answer, Tally
+
+VERSION: Final = 1
+
+Value = str | int | float | bool
+
+
+class FaultRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """One fault as it was injected."""
+
+    name: str
+    """Of the nemesis, e.g. "kill"."""
+    parameters: dict[str, Value] = {}
+    """As the scenario asked for them."""
+    nodes: tuple[str, ...]
+    """Whom it hit; () for all links."""
+    did: str
+    """A sentence: "killed anna's daemon (-9), holder of 4 streams"."""
+    began_at_s: float
+    ended_at_s: float | None = None
+    """When it was healed; None: it is for good, or a moment."""
+
+
+class NotTested(msgspec.Struct, frozen=True, kw_only=True):
+    """A fault that was asked for and could not be injected.  It never counts as passed."""
+
+    name: str
+    why: str
+    """A sentence."""
+    at_s: float | None = None
+    """None: known before the run began."""
+
+
+class Run(msgspec.Struct, frozen=True, kw_only=True):
+    """One scenario on one mesh."""
+
+    version: int = VERSION
+    scenario: str
+    about: str
+    """The scenario's own sentence."""
+    seed: int
+    nodes: tuple[str, ...]
+    rate_per_s: float
+    duration_s: float
+    began: str
+    """The wall clock when it began, RFC 3339."""
+    machine: str
+    """E.g. "Linux 6.1, 2 cores, Python 3.11.7"."""
+    meshd: str
+    """The version of meshd."""
+    faults: tuple[FaultRecord, ...] = ()
+    not_tested: tuple[NotTested, ...] = ()
+    answers: tuple[Answer, ...] = ()
+    healed_at_s: float | None = None
+    """When all faults were over and the mesh was whole again; None: it never was."""
+    tally: Tally
+    violations: tuple[str, ...] = ()
+    """All that must not be: the tally's and those of the mesh after the heal."""
+
+    @property
+    def ok(self) -> bool:
+        return not self.violations
+
+
+class RunSet(msgspec.Struct, frozen=True, kw_only=True):
+    """What one `meshd-chaos run` came to."""
+
+    version: int = VERSION
+    runs: tuple[Run, ...]
