@@ -10,6 +10,7 @@ from typing import Any, cast
 from meshd import limits
 from meshd.config_sources import Sources, collect
 from meshd.errors import ConfigError
+from meshd.ids import Address
 from meshd.settings import LOOPBACK, webhook_key
 
 __all__ = [
@@ -83,6 +84,8 @@ class Config:
     listen: str = LOOPBACK
     api_port: int = limits.CLIENT_PORT
     port: int = limits.PEER_PORT
+    advertise: tuple[Address, ...] = ()
+    """Port 0: the one that it listens on."""
     data_dir: PurePath | None = None
     join: str = ""
     """`HOST[:PORT]`, `auto`, or empty."""

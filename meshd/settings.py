@@ -7,12 +7,14 @@ behind, and by `meshd config keys`.  `packaging/config.md` is generated from it 
 from __future__ import annotations
 
 import base64
+import ipaddress
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 from urllib.parse import urlsplit
 
 from meshd import limits
+from meshd.ids import parse_address
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
 LOG_FORMATS = ("auto", "text", "logfmt", "json")
@@ -131,17 +133,32 @@ def url() -> Kind:
 
 
 def texts(wants: str = "a list of texts") -> Kind:
+    return Kind(wants, lambda value, _: _texts(value), _split)
+
+
+def own_addresses() -> Kind:
     def check(value: object, _: Where) -> object:
-        if not isinstance(value, list) or len(value) > limits.ADDRESSES_PER_NODE:
+        # Literals only: datagrams go to what members announce, and a look-up could block.
+        found = tuple(parse_address(item, 0) for item in _texts(value))
+        hosts = [ipaddress.ip_address(address.host) for address in found]
+        if any(host.is_unspecified or host.is_multicast for host in hosts):
             raise _reject()
-        if not all(isinstance(item, str) and item and item.isprintable() for item in value):
-            raise _reject()
-        return tuple(value)
+        return found
 
-    def parse(given: str) -> object:
-        return [item.strip() for item in given.split(",") if item.strip()]
+    wants = 'a list of IP addresses, each with a port or without: "203.0.113.7:11436"'
+    return Kind(wants, check, _split)
 
-    return Kind(wants, check, parse)
+
+def _texts(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list) or len(value) > limits.ADDRESSES_PER_NODE:
+        raise _reject()
+    if not all(isinstance(item, str) and item and item.isprintable() for item in value):
+        raise _reject()
+    return tuple(value)
+
+
+def _split(given: str) -> object:
+    return [item.strip() for item in given.split(",") if item.strip()]
 
 
 def webhook_secret() -> Kind:
@@ -220,6 +237,13 @@ SETTINGS: tuple[Setting, ...] = (
         whole(0, 65535),
         limits.PEER_PORT,
         "Port for the other nodes, TCP and UDP; 0: any free one.",
+    ),
+    Setting(
+        "advertise",
+        own_addresses(),
+        (),
+        "Where the other nodes reach this one, behind a NAT, in a container or through forwarded "
+        "ports (TCP and UDP alike), in place of its own addresses. Without a port: `port`.",
     ),
     Setting("data_dir", path(), None, "Where keys, certificates and lists are kept."),
     Setting(

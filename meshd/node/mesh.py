@@ -21,7 +21,7 @@ from meshd.membership.sightings import Sighting
 from meshd.node.introduction import Introduction
 from meshd.node.kept_addresses import KeptAddresses
 from meshd.paths import Paths
-from meshd.peers.addresses import AddressBook, Source
+from meshd.peers.addresses import AddressBook, Source, advertised
 from meshd.peers.admission import AdmissionDesk
 from meshd.peers.door import PeerDoor
 from meshd.peers.entering import TO_COME_BACK, Standing
@@ -86,8 +86,8 @@ class MeshSide:
         self._screen, self._port, self._stop = screen, port, stop
         self._versions: dict[NodeId, str] = {}
         self._bad = logs.PerSource(logs.get("peers"), trio.current_time)
-        self._own_addresses: list[Address] = []
-        self._addresses_until = -math.inf
+        self._hosts: list[str] = []
+        self._hosts_until = -math.inf
         self._told_of: set[MeshId] = set()
         self._sent_away_by: set[NodeId] = set()
         """Members that say that this node was removed."""
@@ -227,12 +227,15 @@ class MeshSide:
 
     def own_addresses(self) -> list[Address]:
         """Where other members reach this node."""
+        return advertised(self._config.advertise, self.own_hosts(), self._port)
+
+    def own_hosts(self) -> list[str]:
+        """This machine's IP addresses; another list when they were looked up anew."""
         now = trio.current_time()
-        if now >= self._addresses_until:
-            hosts = self._ports.network.interface_addresses()
-            self._own_addresses = [Address(host, self._port) for host in hosts]
-            self._addresses_until = now + INTERFACES_S
-        return self._own_addresses
+        if now >= self._hosts_until:
+            self._hosts = self._ports.network.interface_addresses()
+            self._hosts_until = now + INTERFACES_S
+        return self._hosts
 
     def _hosts_for_others(self) -> list[str]:
         """This machine's addresses, none while it has nothing but loopback (no cable, no Wi-Fi)."""
@@ -258,6 +261,11 @@ class MeshSide:
     async def findings(self) -> list[control.Finding]:
         """`meshd doctor`: how each member is reached from here."""
         found = []
+        if self._config.advertise:
+            told = ", ".join(map(str, self.own_addresses()))
+            found.append(
+                control.Finding("advertise", "ok", f"the others are told to reach it at {told}")
+            )
         for member in self.registry.members():
             if member.id == self.id:
                 continue

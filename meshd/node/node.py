@@ -271,12 +271,13 @@ class Node:
 
     def _access(self) -> Access:
         """Who may use the client port, by this machine's addresses and name as they are now."""
-        addresses = self.mesh.own_addresses()
-        if addresses is not self._rules_for:  # they are looked up anew now and then
-            config, self._rules_for = self._config, addresses
+        hosts = self.mesh.own_hosts()
+        if hosts is not self._rules_for:  # they are looked up anew now and then
+            config, self._rules_for = self._config, hosts
+            advertised = (address.host for address in config.advertise)
             self._rules = Access(
                 machine_names=frozenset({self._ports.network.host_name().lower()}),
-                machine_addresses=frozenset(address.host for address in addresses),
+                machine_addresses=frozenset((*hosts, *advertised)),
                 allowed_hosts=frozenset(config.allowed_hosts),
                 allowed_origins=config.allowed_origins,
                 require_key=config.require_key,

@@ -9,10 +9,10 @@ import trio
 
 from meshd import logs
 from meshd.config import Config
-from meshd.ids import Address
 from meshd.membership.mdns import Mdns, MdnsFailed
 from meshd.node.node import Node
 from meshd.paths import Paths
+from meshd.peers.addresses import advertised
 from meshd.peers.entering import Entrance, Standing
 from meshd.ports import Listener, Ports
 from meshd.screen import Screen, SightedMesh
@@ -58,7 +58,7 @@ async def enter(
         paths.data,
         screen,
         name=config.name or ports.network.host_name(),
-        addresses=[Address(host, port) for host in ports.network.interface_addresses()],
+        addresses=advertised(config.advertise, ports.network.interface_addresses(), port),
         browse=lambda: _browse(ports, config),
     )
     return await entrance.enter(config.join, token)

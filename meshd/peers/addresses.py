@@ -16,6 +16,16 @@ from meshd import limits
 from meshd.ids import Address, NodeId
 
 
+def advertised(wished: Iterable[Address], hosts: Iterable[str], port: int) -> list[Address]:
+    """Where this node tells the others to reach it.
+
+    That is what its config says (`wished`, port 0: `port`), else all of this machine's addresses
+    (`hosts`), at the port that it listens on.
+    """
+    said = [Address(address.host, address.port or port) for address in wished]
+    return said or [Address(host, port) for host in hosts]
+
+
 class Source(IntEnum):
     """Who says so; lower is better."""
 

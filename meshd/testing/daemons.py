@@ -53,6 +53,8 @@ class Daemon:
     join: str = ""
     token: str = ""
     flags: Sequence[str] = ()
+    api_port: int = 0
+    port: int = 0
     settings: str = ""
     """More lines of its config file."""
     environment: Mapping[str, str] = field(default_factory=dict)
@@ -181,8 +183,8 @@ class Daemon:
         self.folder.mkdir(parents=True, exist_ok=True)
         lines = [
             f'name = "{self.name}"',
-            "api_port = 0",
-            "port = 0",
+            f"api_port = {self.api_port}",
+            f"port = {self.port}",
             "detect = false",
             "mdns = false",
             self.settings,

@@ -10,6 +10,7 @@ from meshd import limits
 from meshd.backends.openai_request import EngineKind
 from meshd.config import BackendConfig, Config, Sources, load, with_key_files
 from meshd.errors import ConfigError
+from meshd.ids import Address
 from meshd.routing.policies import POLICIES as ROUTING_POLICIES
 from meshd.settings import ENGINES, POLICIES, SETTINGS, engine_url
 
@@ -171,6 +172,13 @@ def test_an_unknown_key_of_the_second_engine_is_found_there() -> None:
         ('listen = ""', 'listen must be an IP address or a host name, not ""'),
         ('allowed_hosts = "a"', 'allowed_hosts must be a list of host names, not "a"'),
         ("allowed_hosts = [1]", "allowed_hosts must be a list of host names, not a list"),
+        (
+            'advertise = ["nas.example.org"]',
+            "advertise must be a list of IP addresses, each with a port or without: "
+            '"203.0.113.7:11436", not a list',
+        ),
+        ('advertise = ["0.0.0.0:1"]', "advertise must be a list of IP addresses"),
+        ('advertise = "10.0.0.1"', "advertise must be a list of IP addresses"),
         ("name = {a = 1}", "name must be a name of 1 to 64 characters, not a table"),
         ("limits = 3", "limits must be a table: [limits]"),
         ("aliases = []", "aliases must be a table: [aliases]"),
@@ -229,6 +237,13 @@ def test_a_switch_in_the_environment_takes_the_usual_words(word: str, value: boo
 
 def test_a_list_in_the_environment_is_split_at_commas() -> None:
     assert loaded(environ={"MESHD_ALLOWED_HOSTS": "a, b,"}).allowed_hosts == ("a", "b")
+
+
+def test_what_others_are_told_is_addresses_with_a_port_or_without() -> None:
+    told = (Address("203.0.113.7", 0), Address("203.0.113.7", 4000), Address("2001:db8::1", 4000))
+    text = 'advertise = ["203.0.113.7", "203.0.113.7:4000", "[2001:db8::1]:4000"]'
+    assert loaded(text).advertise == told
+    assert loaded(environ={"MESHD_ADVERTISE": "203.0.113.7"}).advertise == told[:1]
 
 
 def test_an_engines_key_is_never_shown() -> None:

@@ -6,7 +6,7 @@ import msgspec
 
 from meshd import limits
 from meshd.ids import Address
-from meshd.peers.addresses import AddressBook, Kept, Source
+from meshd.peers.addresses import AddressBook, Kept, Source, advertised
 from tests.unit.peers.rig import A, B
 
 HOME, OFFICE, TENT = (Address(f"10.0.0.{n}", 11436) for n in (1, 2, 3))
@@ -78,3 +78,13 @@ def test_what_was_kept_on_disk_is_the_weakest_word_but_for_where_it_was_reached(
     for node in (A, B):
         later.put(node, [OFFICE], Source.LISTED)
     assert (later.of(A)[0], later.of(B)[0]) == (OFFICE, TENT)
+
+
+def test_others_are_told_all_of_a_machine_unless_its_config_says_otherwise() -> None:
+    hosts = ["192.168.1.7", "fd00::7"]
+    assert advertised([], hosts, 11436) == [Address(host, 11436) for host in hosts]
+    forwarded = Address("203.0.113.7", 4000)
+    assert advertised([forwarded, Address("203.0.113.8", 0)], hosts, 11436) == [
+        forwarded,
+        Address("203.0.113.8", 11436),
+    ]
