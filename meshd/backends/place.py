@@ -164,10 +164,12 @@ class Place:
             self._not_there(str(error))
         except StreamBroken as error:
             # It listens and does not answer: perhaps it is busy loading a model.
-            if self.backend is not None and self.backend.was_heard(_MISSES * limits.PROBE_S):
+            backend = self.backend
+            mute = backend is not None and backend.is_mute
+            if backend is not None and not mute and backend.was_heard(_MISSES * limits.PROBE_S):
                 return
             self._misses += 1
-            if self.info is None or self._misses >= _MISSES:
+            if self.info is None or mute or self._misses >= _MISSES:
                 self._not_there(str(error))
         except (BackendFailed, ProtocolError) as error:
             self._not_there(str(error))
@@ -285,6 +287,8 @@ class Watched:
         self._learned = learned
         self._look_now = look_now
         self._heard_at = -math.inf
+        self.is_mute = False
+        """It fell silent in a run and did not answer when it was asked whether it lives."""
         self.id = inner.id
         self.url = inner.url
         self.engine = inner.engine
@@ -294,10 +298,15 @@ class Watched:
         return trio.current_time() - self._heard_at < within_s
 
     async def probe(self) -> BackendInfo:
-        return await self._inner.probe()
+        info = await self._inner.probe()
+        self.is_mute = False
+        return info
 
     async def lives(self) -> bool:
-        return await self._inner.lives()
+        self.is_mute = not await self._inner.lives()
+        if self.is_mute:
+            self._look_now()  # no other request is to wait for it as long as this one did
+        return not self.is_mute
 
     async def run(
         self, request: Request, model: ModelInfo, emit: Emit, control: RunControl

@@ -67,7 +67,7 @@ class EngineRun:
         now = trio.current_time()
         gap_s = dog.event(now)
         if self._first_at:
-            self._rates.observe_gap(self._lane, gap_s)
+            dog.expect(self._rates.observe_gap(self._lane, gap_s))
         else:
             self._first_at = now
         self._last_at = now

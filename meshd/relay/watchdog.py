@@ -2,9 +2,10 @@
 
 The holder watches its engine; the entry watches the holder (beats).  Silence alone says little: an
 engine may be loading, or reading a long prompt on a slow machine, or reading somebody else's
-between two tokens of this answer.  So silence comes in two lengths: after the first (scaled by what
-is predicted and was observed) the engine is asked whether it lives, and one that does not answer
-counts as hung; after the second it counts as hung whatever it says (DESIGN.md, sections 3 and 11).
+between two tokens of this answer.  So silence comes in two lengths: by the end of the first (scaled
+by what is predicted and was observed) the engine was asked whether it lives, and one that did not
+answer counts as hung; after the second it counts as hung whatever it says (DESIGN.md, sections 3
+and 11).
 """
 
 from __future__ import annotations
@@ -27,10 +28,15 @@ class Patience:
 class Silence:
     """How long an engine may say nothing."""
 
-    suspect_s: float
-    """Then it is asked whether it lives (and asked again after as long)."""
+    mute_s: float
+    """Then it is given up if it has not answered the question whether it lives."""
     hung_s: float
     """Then it is given up, living or not."""
+
+    @property
+    def ask_s(self) -> float:
+        """Then it is asked whether it lives, soon enough for an answer; and again after as long."""
+        return self.mute_s - min(limits.PROBE_TIMEOUT_S, self.mute_s / 2)
 
 
 class Watchdog:
@@ -43,8 +49,8 @@ class Watchdog:
         self.first_seen = False
         self.last_at = started_at
         """When it last said something, or was asked to."""
-        self.due_at = started_at + first.suspect_s
-        """When its silence becomes suspicious."""
+        self.due_at = started_at + first.ask_s
+        """When its silence becomes suspicious: it is to be asked whether it lives."""
         self.hung_at = started_at + first.hung_s
         """When its silence means that it is hung."""
 
@@ -58,12 +64,17 @@ class Watchdog:
     def passed_on(self, now: float) -> None:
         """What it said has reached the client, however slowly that reads: silence begins now."""
         self.last_at = now
-        self.due_at = now + self._between.suspect_s
+        self.due_at = now + self._between.ask_s
         self.hung_at = now + self._between.hung_s
+
+    def expect(self, gap_s: float) -> None:
+        """What is known of its gaps by now, those of this very run counted: the next may last a
+        multiple of that."""
+        self._between = _between(gap_s, self._between.hung_s)
 
     def lives(self, now: float) -> float:
         """It was asked and answered; returns when to ask again."""
-        again_s = (self._between if self.first_seen else self._first).suspect_s
+        again_s = (self._between if self.first_seen else self._first).ask_s
         self.due_at = min(now + again_s, self.hung_at)
         return self.due_at
 
@@ -85,7 +96,9 @@ def watchdog(predicted_first_s: float, gap_s: float, now: float, patience: Patie
     first_s = max(patience.first_token_min_s, limits.FIRST_TOKEN_FACTOR * predicted_first_s)
     living_s = limits.FIRST_TOKEN_LIVING_FACTOR * predicted_first_s
     first = Silence(first_s, max(first_s, limits.FIRST_TOKEN_LIVING_MIN_S, living_s))
-    most_s = patience.between_tokens_max_s
+    return Watchdog(first, _between(gap_s, patience.between_tokens_max_s), now)
+
+
+def _between(gap_s: float, most_s: float) -> Silence:
     between_s = limits.INTER_TOKEN_FACTOR * gap_s if gap_s else most_s
-    between_s = min(most_s, max(limits.INTER_TOKEN_MIN_S, between_s))
-    return Watchdog(first, Silence(between_s, most_s), now)
+    return Silence(min(most_s, max(limits.INTER_TOKEN_MIN_S, between_s)), most_s)

@@ -60,10 +60,11 @@ class RateBook:
         if seen.load_s > 0:
             rates.load_s = _blend(rates.load_s, seen.load_s)
 
-    def observe_gap(self, lane: tuple[str, str], gap_s: float) -> None:
-        """A pause between two events of a stream."""
+    def observe_gap(self, lane: tuple[str, str], gap_s: float) -> float:
+        """A pause between two events of a stream; returns what is known of them now."""
         rates = self.of(lane)
         rates.gap_s = gap_s if gap_s > rates.gap_s else rates.gap_s * 0.99 + gap_s * 0.01
+        return rates.gap_s
 
 
 def _blend(old: float, new: float) -> float:

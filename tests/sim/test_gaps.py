@@ -1,0 +1,88 @@
+"""How long a client waits in the middle of its stream when something fails.
+
+The goals (in virtual time, so exact): after a death that shows itself no more than the new holder's
+time to its first token; after a silent cut HOLDER_SILENT_S besides; after an engine that froze the
+watchdog's time besides.
+"""
+
+from __future__ import annotations
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from meshd import limits
+from meshd.http.sweeper import TICK_S
+from meshd.testing.memory_client import MemoryAnswer
+from meshd.testing.memory_engine import Dialect
+from meshd.testing.world import until
+from tests.sim.meshes import LATENCY_S, WHOLE, Mesh, mesh, pass_time, some_text
+from tests.sim.test_holders_that_fail import fail
+
+SOON_S = 2 * TICK_S + 10 * LATENCY_S
+PREFILL_S = 0.3
+TOKEN_S = 1 / 20
+ENGINE = {"tokens_per_s": 1 / TOKEN_S, "prefill_s": PREFILL_S, "dialect": Dialect.OLLAMA}
+
+
+def gap_s(answer: MemoryAnswer) -> float:
+    """The longest time without a word, less what the next holder needs for its first."""
+    longest_s = max(b - a for a, b in zip(answer.pieces, answer.pieces[1:], strict=False))
+    return longest_s - PREFILL_S - TOKEN_S
+
+
+async def disturbed(m: Mesh, how: str) -> MemoryAnswer:
+    """An answer in whose middle this happened, when it is over."""
+    answer = m.ask(m.a)
+    await some_text(answer)
+    holder = await m.busy()
+    if how == "engine frozen":
+        m.engine(holder).freeze()
+    else:
+        fail(m, holder, how)
+    await m.answered(answer)
+    assert (answer.how, answer.text) == ("whole", WHOLE), answer.error
+    assert m.a.count("retries") == 1
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("how", "watch_s"),
+    [
+        ("daemon killed", 0.0),
+        ("engine killed", 0.0),
+        ("cut off", limits.HOLDER_SILENT_S),
+        ("power lost", limits.HOLDER_SILENT_S),
+        ("engine frozen", limits.INTER_TOKEN_MIN_S),
+    ],
+)
+async def test_no_more_is_waited_for_than_what_shows_the_failure(
+    autojump_clock: MockClock, how: str, watch_s: float
+) -> None:
+    async with mesh(**ENGINE) as m:
+        answer = await disturbed(m, how)
+        spare_s = SOON_S if watch_s else 20 * LATENCY_S
+        assert gap_s(answer) <= watch_s + spare_s
+
+
+async def test_an_engine_found_frozen_is_offered_to_nobody_until_it_answers_again(
+    autojump_clock: MockClock,
+) -> None:
+    async with mesh(**ENGINE) as m:
+        answer = m.ask(m.a)
+        await some_text(answer)
+        frozen = await m.busy()
+        m.engine(frozen).freeze()
+        await m.answered(answer)
+        await pass_time(limits.PROBE_TIMEOUT_S + limits.PROBE_MIN_S + SOON_S)
+        other = m.other(frozen)
+        assert frozen.id is not None
+        asked_at = trio.current_time()
+        second = await m.answered(m.ask(other, max_tokens=2))
+        assert (second.how, second.holder) == ("whole", other.name)
+        assert trio.current_time() - asked_at < 1.0
+        for entry in (m.a, other):
+            holders = entry.running.data.placement.holders("tiny")
+            assert [target.node for target in holders] == [other.id]
+        m.engine(frozen).thaw()
+        await until(lambda: len(m.a.running.data.placement.holders("tiny")) == 2, within_s=10.0)
