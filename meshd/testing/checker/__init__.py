@@ -30,6 +30,7 @@ from meshd.testing.checker.answers import (
 from meshd.testing.checker.explain import check, shrink
 from meshd.testing.checker.fences import check_fences
 from meshd.testing.checker.history import History, HistoryError, Operation, by_subject, load
+from meshd.testing.checker.job_model import JobModel
 from meshd.testing.checker.jobs import (
     Accept,
     Cancel,
@@ -40,7 +41,6 @@ from meshd.testing.checker.jobs import (
     Granted,
     JobAction,
     JobHistory,
-    JobModel,
     JobOperation,
     JobResult,
     Joined,
