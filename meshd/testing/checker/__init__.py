@@ -5,6 +5,7 @@
     report = check_jobs(history.operations)                 # any order that explains it? fences?
     report += check_record(history.operations, views)       # is what was acknowledged there?
     report += check_requests(asked)                         # accepted = answered, once
+    report += check_liveness(answers, calm)                 # and all works once nothing is wrong
     report += check_stream(stream, expected_text())         # whole, in order, nothing twice
     assert report.ok, str(report)
 
@@ -57,6 +58,7 @@ from meshd.testing.checker.jobs import (
     Submit,
 )
 from meshd.testing.checker.linearizability import STEPS, Found, Model, Verdict, search
+from meshd.testing.checker.liveness import Calm, check_liveness, check_progress
 from meshd.testing.checker.registers import RegisterHistory, RegisterModel, RegisterOperation
 from meshd.testing.checker.report import Kind, Report, Violation
 from meshd.testing.checker.streams import Stream, check_stream
@@ -66,6 +68,7 @@ __all__ = [
     "Accept",
     "Answer",
     "Asked",
+    "Calm",
     "Cancel",
     "Claim",
     "Complete",
@@ -114,6 +117,8 @@ __all__ = [
     "check",
     "check_fences",
     "check_jobs",
+    "check_liveness",
+    "check_progress",
     "check_record",
     "check_requests",
     "check_stream",

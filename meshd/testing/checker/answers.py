@@ -3,8 +3,6 @@
     tally = judge_answers(answers)
     assert tally.ok, tally.violations
 
-The words are those of issue 4.
-
 accepted    the whole request was read by an entry that stays up (unkeyed), or its acceptance is
             committed (keyed)
 lost        accepted, and neither a terminal event nor an explicit error
@@ -29,7 +27,7 @@ from meshd.testing.checker.report import Kind, Report, Violation
 from meshd.testing.checker.streams import Stream, check_stream
 
 FAILED_MAX: Final = 0.01
-"""Of the plain-text requests: more explicit errors without an excuse fail the run (issue 4)."""
+"""Of the plain-text requests: more explicit errors without an excuse fail the run."""
 
 
 class Mode(StrEnum):
@@ -120,6 +118,11 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
         """It ended in an explicit error."""
         return self.how in (How.ERROR, How.REFUSED)
 
+    @property
+    def is_excused(self) -> bool:
+        """It has no answer, and the docs say that it need not have one."""
+        return bool(self.excuse) and self.how not in (How.WHOLE, How.LEFT)
+
     def __str__(self) -> str:
         key = f" (key {self.key})" if self.key else ""
         via = f"{self.mode} {self.dialect} via {self.entry}"
@@ -157,16 +160,20 @@ class Tally(msgspec.Struct, frozen=True, kw_only=True):
     recovered_by: dict[str, int]
     gaps_by: dict[str, Gaps]
     violations: list[str]
+    """And what could not be decided: that is no pass."""
 
     @property
     def ok(self) -> bool:
         return not self.violations
 
 
-def judge_answers(answers: Iterable[Answer]) -> Tally:
-    """All checks of what clients saw, and the sums."""
+def judge_answers(answers: Iterable[Answer], *others: Report) -> Tally:
+    """All checks of what clients saw, and the sums; what `others` found is told with it, such as
+    liveness after the heal, or what a record's history says."""
     answers = list(answers)
-    report = check_requests(_asked(answer) for answer in answers if not _excused(answer))
+    report = check_requests(_asked(answer) for answer in answers if not answer.is_excused)
+    for other in others:
+        report += other
     for answer in answers:
         report += _text(answer)
     report += _failures(answers)
@@ -180,13 +187,14 @@ def judge_answers(answers: Iterable[Answer]) -> Tally:
         wrong=kinds[Kind.WRONG] + kinds[Kind.UNEXPECTED],
         failed=sum(answer.failed and not answer.excuse for answer in answers),
         failed_by=Counter(a.cause or str(a.status) for a in answers if a.failed and not a.excuse),
-        excused_by=Counter(answer.excuse for answer in answers if _excused(answer)),
+        excused_by=Counter(answer.excuse for answer in answers if answer.is_excused),
         left=sum(answer.how is How.LEFT for answer in answers),
         recovered_by=Counter(
             seam.way for answer in answers if answer.how is How.WHOLE for seam in answer.seams
         ),
         gaps_by=gaps_by_way(answers),
-        violations=[str(violation) for violation in report.violations],
+        violations=[str(violation) for violation in report.violations]
+        + [f"undecided: {sentence}" for sentence in report.undecided],
     )
 
 
@@ -214,10 +222,6 @@ def _gaps(seams: Sequence[Seam]) -> Gaps:
         longest_s=max(gaps),
         p99_beyond_first_token_s=quantile(beyond, 0.99) if beyond else None,
     )
-
-
-def _excused(answer: Answer) -> bool:
-    return bool(answer.excuse) and answer.how not in (How.WHOLE, How.LEFT)
 
 
 _ENDS: Final = {

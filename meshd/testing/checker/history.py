@@ -22,7 +22,7 @@ import msgspec
 A = TypeVar("A")
 R = TypeVar("R")
 
-_NS_PER_S = 1_000_000_000
+NS_PER_S = 1_000_000_000
 
 
 class HistoryError(ValueError):
@@ -67,10 +67,10 @@ class Operation(msgspec.Struct, Generic[A, R], frozen=True, kw_only=True):
         return self.returned_ns is not None and self.returned_ns < other.called_ns
 
     def __str__(self) -> str:
-        called = f"{self.called_ns / _NS_PER_S:.6f}"
+        called = f"{self.called_ns / NS_PER_S:.6f}"
         if self.returned_ns is None:
             return f"{self.client}: {self.action} -> never answered [{called} s ...]"
-        returned = f"{self.returned_ns / _NS_PER_S:.6f}"
+        returned = f"{self.returned_ns / NS_PER_S:.6f}"
         return f"{self.client}: {self.action} -> {self.result} [{called} .. {returned} s]"
 
 
@@ -154,7 +154,7 @@ class History(Generic[A, R]):
         path.write_bytes(msgspec.json.Encoder().encode_lines(self.operations))
 
     def _tick(self) -> int:
-        self._last_ns = max(self._last_ns + 1, round(self._now_s() * _NS_PER_S))
+        self._last_ns = max(self._last_ns + 1, round(self._now_s() * NS_PER_S))
         return self._last_ns
 
 

@@ -19,6 +19,7 @@ class Kind(StrEnum):
     WRONG = "wrong"  # differs from what an undisturbed run gives
     DIVERGED = "diverged"  # two nodes that say different things about one job
     UNFINISHED = "unfinished"  # still not at its end after everything was healed
+    UNAVAILABLE = "unavailable"  # failed, refused or too slow once everything was healed
     FAILED = "failed"  # more explicit errors than a run may have
 
 
