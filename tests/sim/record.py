@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from meshd.testing.checker import Report
+from meshd.testing.checker import Calm, Report, check_progress
 from tests.sim import raft_weather
 from tests.sim.raft_nodes import short
 from tests.sim.record_judge import live_jobs
@@ -29,6 +29,8 @@ CALM_S = 4.0
 """Clients go on for so long in peace."""
 PEACE_S = 60.0
 """At most: it ends when everything is done."""
+ANSWERED_S = 2.0
+"""Whoever asks anything when everything is done is answered so soon."""
 YEAR_S = 365 * 86_400.0
 
 
@@ -173,9 +175,17 @@ def _peace(world: RecordWorld, work: Work) -> Report:
         _judge_the_end(world, work)
     if world.judge.violations:
         return Report()
+    healed_s = world.now
+    work.ask_everywhere(ANSWERED_S)
+    world.run_until(healed_s + ANSWERED_S)
     work.close()
     views = {n.name: world.judge.view(n.state, work.keys) for n in world.nodes.values()}
-    return world.judge.histories(work.history, views)
+    report = world.judge.histories(work.history, views)
+    calm = Calm(healed_s=healed_s, within_s=ANSWERED_S, until_s=world.now)
+    alive = check_progress(work.history.operations, calm)
+    if not alive.ok:
+        world.judge.violation("the record is not alive in the end", alive)
+    return report + alive
 
 
 def _is_done(world: RecordWorld, work: Work) -> bool:

@@ -322,6 +322,13 @@ class Work:
             if known is not None and known.job in waiting:
                 self.ask(node, command)
 
+    def ask_everywhere(self, timeout_s: float) -> None:
+        """Every node that is in the record asks what changes nothing, and has to be answered."""
+        for node in self.world.nodes.values():
+            if node.state.nodes.get(node.id) is not None:
+                over = jobs.Renew(job=self.known[-1], fence=1, lease_ms=LEASE_MS)
+                self.ask(node, over, timeout_s)
+
     def what_lives(self, node: RecordNode) -> list[str]:
         """What was accepted and has not come to an end."""
         return [f"{job_name(row.id)} {row.state.name}" for row in live_jobs(node.state)]
