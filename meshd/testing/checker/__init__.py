@@ -26,6 +26,7 @@ from meshd.testing.checker.answers import (
     Seam,
     Tally,
     gaps_by_way,
+    gaps_of,
     judge_answers,
 )
 from meshd.testing.checker.explain import check, shrink
@@ -123,6 +124,7 @@ __all__ = [
     "check_requests",
     "check_stream",
     "gaps_by_way",
+    "gaps_of",
     "judge_answers",
     "load",
     "search",

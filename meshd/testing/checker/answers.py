@@ -204,15 +204,11 @@ def gaps_by_way(answers: Iterable[Answer]) -> dict[str, Gaps]:
     for answer in answers:
         for seam in answer.seams:
             seams.setdefault(seam.way, []).append(seam)
-    return {way: _gaps(found) for way, found in sorted(seams.items())}
+    return {way: gaps_of(found) for way, found in sorted(seams.items())}
 
 
-def quantile(values: Sequence[float], q: float) -> float:
-    """The smallest value that a share `q` of them does not exceed (nearest rank)."""
-    return sorted(values)[max(0, math.ceil(q * len(values)) - 1)]
-
-
-def _gaps(seams: Sequence[Seam]) -> Gaps:
+def gaps_of(seams: Sequence[Seam]) -> Gaps:
+    """How long the gaps at these seams were; there is at least one."""
     gaps = [seam.gap_s for seam in seams]
     beyond = [s.gap_s - s.first_token_s for s in seams if s.first_token_s is not None]
     return Gaps(
@@ -222,6 +218,11 @@ def _gaps(seams: Sequence[Seam]) -> Gaps:
         longest_s=max(gaps),
         p99_beyond_first_token_s=quantile(beyond, 0.99) if beyond else None,
     )
+
+
+def quantile(values: Sequence[float], q: float) -> float:
+    """The smallest value that a share `q` of them does not exceed (nearest rank)."""
+    return sorted(values)[max(0, math.ceil(q * len(values)) - 1)]
 
 
 _ENDS: Final = {

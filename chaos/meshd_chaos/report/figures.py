@@ -1,0 +1,141 @@
+"""The numbers of one or many runs, for the page, the terminal and the docs.  Pure."""
+
+from __future__ import annotations
+
+import shlex
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+import msgspec
+
+from meshd.testing.checker import Gaps, Seam, Tally, gaps_by_way, gaps_of
+from meshd_chaos.records import NotTested, Run, RunSet
+
+
+class Figures(msgspec.Struct, frozen=True, kw_only=True):
+    """A row of a table: one run, or all together."""
+
+    name: str
+    faults: int
+    not_tested: int
+    tally: Tally
+    gaps: Gaps | None
+    """At all seams, whatever the way; None: there were none."""
+    ok: bool
+
+    @property
+    def recovered(self) -> int:
+        """How often an answer went on after its holder failed."""
+        return sum(self.tally.recovered_by.values())
+
+    @property
+    def excused(self) -> int:
+        return sum(self.tally.excused_by.values())
+
+
+ALL: Final = "all"
+
+
+def of_run(run: Run) -> Figures:
+    return Figures(
+        name=run.scenario,
+        faults=len(run.faults),
+        not_tested=len(run.not_tested),
+        tally=run.tally,
+        gaps=_gaps(_seams([run])),
+        ok=run.ok,
+    )
+
+
+def of_all(runs: RunSet) -> Figures:
+    """The sum of all runs."""
+    return Figures(
+        name=ALL,
+        faults=sum(len(run.faults) for run in runs.runs),
+        not_tested=sum(len(run.not_tested) for run in runs.runs),
+        tally=_sum([run.tally for run in runs.runs], runs),
+        gaps=_gaps(_seams(runs.runs)),
+        ok=all(run.ok for run in runs.runs),
+    )
+
+
+def not_tested(runs: Iterable[Run]) -> list[tuple[str, NotTested, int]]:
+    """What could not be injected, each reason once: the scenario, the first of them, how many."""
+    counts: Counter[tuple[str, str, str]] = Counter()
+    first: dict[tuple[str, str, str], NotTested] = {}
+    for run in runs:
+        for one in run.not_tested:
+            key = run.scenario, one.name, one.why
+            counts[key] += 1
+            first.setdefault(key, one)
+    return [(key[0], one, counts[key]) for key, one in first.items()]
+
+
+def verdict(runs: RunSet) -> str:
+    """What the runs came to, in a sentence; nothing that was not tested counts as held."""
+    figures = of_all(runs)
+    if not runs.runs:
+        return "Nothing was run."
+    if not figures.ok:
+        bad = sum(not run.ok for run in runs.runs)
+        found = sum(len(run.violations) for run in runs.runs)
+        things = "thing" if found == 1 else "things"
+        return f"{found:,} {things} that must not be, in {bad} of {_runs(runs.runs)}."
+    tally = figures.tally
+    if not tally.accepted:
+        return "No request was accepted, so nothing is shown."
+    if tally.failed or figures.excused:
+        errors = f"{tally.failed:,} ended in an error" if tally.failed else ""
+        excused = f"{figures.excused:,} not answered, with an excuse" if figures.excused else ""
+        but = " and ".join(filter(None, (errors, excused)))
+        return f"No accepted request was lost, doubled or wrong ({but})."
+    if not figures.faults:
+        return "Every accepted request was answered, and nothing was done to the mesh."
+    return "Every accepted request was answered: once, whole, in order."
+
+
+def command(run: Run) -> str:
+    """What to type to have this run again."""
+    words = ["meshd-chaos", "run", "--nodes", str(len(run.nodes)), "--scenario", run.scenario]
+    words += ["--duration", f"{run.duration_s:g}", "--rate", f"{run.rate_per_s:g}"]
+    return shlex.join([*words, "--seed", str(run.seed)])
+
+
+def _runs(runs: Sequence[Run]) -> str:
+    return "1 run" if len(runs) == 1 else f"{len(runs):,} runs"
+
+
+def _seams(runs: Iterable[Run]) -> list[Seam]:
+    return [seam for run in runs for answer in run.answers for seam in answer.seams]
+
+
+def _gaps(seams: Sequence[Seam]) -> Gaps | None:
+    return gaps_of(seams) if seams else None
+
+
+def _sum(tallies: Sequence[Tally], runs: RunSet) -> Tally:
+    def added(field: str) -> int:
+        return sum(getattr(tally, field) for tally in tallies)
+
+    def merged(field: str) -> dict[str, int]:
+        counts: Counter[str] = Counter()
+        for tally in tallies:
+            counts.update(getattr(tally, field))
+        return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+    return Tally(
+        sent=added("sent"),
+        accepted=added("accepted"),
+        answered=added("answered"),
+        lost=added("lost"),
+        doubled=added("doubled"),
+        wrong=added("wrong"),
+        failed=added("failed"),
+        failed_by=merged("failed_by"),
+        excused_by=merged("excused_by"),
+        left=added("left"),
+        recovered_by=merged("recovered_by"),
+        gaps_by=gaps_by_way(answer for run in runs.runs for answer in run.answers),
+        violations=[violation for tally in tallies for violation in tally.violations],
+    )

@@ -1,0 +1,361 @@
+"""The report: one HTML file that needs nothing else, and asks nobody for anything.  Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from meshd.testing.checker import Answer, Gaps
+from meshd_chaos.records import FaultRecord, NotTested, Run, RunSet
+from meshd_chaos.report import figures
+from meshd_chaos.report.fates import MEANING, WAYS, Fate, Names, counted, facts, fates, seconds
+from meshd_chaos.report.figures import Figures
+from meshd_chaos.report.gap_plot import gap_plot
+from meshd_chaos.report.markup import Markup, Node, element, join, text
+from meshd_chaos.report.style import STYLE
+from meshd_chaos.report.timeline import HOVER_MAX, bar_id, timeline
+
+VIOLATIONS_MAX: Final = 200
+"""Shown of one run; more are counted."""
+EVIDENCE_MAX: Final = 4
+"""Lines of evidence shown for each."""
+LONGEST_GAPS: Final = 8
+"""Listed for one run."""
+FAULTS_OPEN: Final = 12
+"""A longer list of faults is folded."""
+
+_POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'"
+"""The page loads nothing and runs nothing, whatever is in it."""
+
+
+def render(runs: RunSet) -> str:
+    """The whole page.  The same runs give the same page."""
+    hover = sum(len(run.answers) for run in runs.runs) <= HOVER_MAX
+    head = element(
+        "head",
+        element("meta", charset="utf-8"),
+        element("meta", http_equiv="Content-Security-Policy", content=_POLICY),
+        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        element("title", f"meshd-chaos: {figures.verdict(runs)}"),
+        element("style", Markup(STYLE)),
+    )
+    sections = (_run(run, f"run{number}", hover) for number, run in enumerate(runs.runs, 1))
+    body = element("body", element("main", _summary(runs), *sections))
+    return f"<!DOCTYPE html>\n{element('html', head, body, lang='en')}\n"
+
+
+# --- all runs
+
+
+def _summary(runs: RunSet) -> Markup:
+    everything = figures.of_all(runs)
+    state = "broken" if not everything.ok else "held" if everything.tally.accepted else "nothing"
+    parts: list[Node] = [
+        element("h1", _mark(state), figures.verdict(runs)),
+        element("p", _scope(runs, everything), class_="soft scope"),
+    ]
+    if runs.runs:
+        parts.append(_summary_table(runs, everything))
+    if len(runs.runs) > 1:
+        parts += _gap_section([answer for run in runs.runs for answer in run.answers])
+        parts += _not_tested(figures.not_tested(runs.runs), with_scenario=True)
+    return element("header", *parts)
+
+
+def _scope(runs: RunSet, everything: Figures) -> str:
+    sent, faults = everything.tally.sent, everything.faults
+    said = [
+        f"{len(runs.runs):,} {'run' if len(runs.runs) == 1 else 'runs'}",
+        f"{sent:,} {'request' if sent == 1 else 'requests'}",
+        f"{faults:,} {'fault' if faults == 1 else 'faults'}",
+    ]
+    if everything.not_tested:
+        said.append(f"{everything.not_tested:,} not tested")
+    places = dict.fromkeys(f"meshd {run.meshd} on {run.machine}" for run in runs.runs)
+    return " \N{MIDDLE DOT} ".join([*said, *places])
+
+
+def _summary_table(runs: RunSet, everything: Figures) -> Markup:
+    names = (
+        ("run", ""), ("faults", "n"), ("sent", "n"), ("answered", "n"), ("lost", "n"),
+        ("doubled", "n"), ("wrong", "n"), ("failed", "n"), ("excused", "n"),
+        ("recovered", "n"), ("gap p50", "n"), ("p99", "n"), ("longest", "n"),
+        ("not tested", "n"),
+    )  # fmt: skip
+    rows = []
+    for number, run in enumerate(runs.runs, 1):
+        link = element("a", run.scenario, href=f"#run{number}")
+        name = join([_mark(_state(run)), link])
+        rows.append(element("tr", *_summary_cells(name, figures.of_run(run))))
+    if len(runs.runs) > 1:
+        name = join([_mark("broken" if not everything.ok else "held"), "all"])
+        rows.append(element("tr", *_summary_cells(name, everything), class_="sum"))
+    return _table(names, rows)
+
+
+def _summary_cells(name: Markup, its: Figures) -> Iterator[Markup]:
+    tally, gaps = its.tally, its.gaps
+    yield element("td", name, class_="name")
+    yield from map(_number, (its.faults, tally.sent, tally.answered))
+    yield from map(_bad_number, (tally.lost, tally.doubled, tally.wrong))
+    yield from map(_number, (tally.failed, its.excused, its.recovered))
+    for gap in (gaps.p50_s, gaps.p99_s, gaps.longest_s) if gaps else ("", "", ""):
+        yield element("td", gap if isinstance(gap, str) else seconds(gap), class_="n")
+    yield element("td", its.not_tested or "", class_="n")
+
+
+def _state(run: Run) -> str:
+    return "broken" if not run.ok else "held" if run.tally.accepted else "nothing"
+
+
+def _mark(state: str) -> Markup:
+    words = {"held": "held", "broken": "broken", "nothing": "nothing shown"}
+    return element(
+        "span", class_=f"mark {state}", role="img", aria_label=words[state], title=words[state]
+    )
+
+
+# --- one run
+
+
+def _run(run: Run, anchor: str, hover: bool) -> Markup:
+    its = figures.of_run(run)
+    found = fates(run)
+    return element(
+        "section",
+        element("h2", _mark(_state(run)), run.scenario),
+        element("p", run.about, class_="soft"),
+        _numbers(its),
+        *_violations(run, anchor),
+        element("div", timeline(run, found, anchor=anchor, hover=hover), class_="scroll"),
+        _legend(run, found),
+        *(_gap_section(run.answers) if run.answers else ()),
+        *_ways(run),
+        *_longest(run, found, anchor),
+        *_causes("Ended in an error", run.tally.failed_by),
+        *_causes("Not answered, and excused", run.tally.excused_by),
+        *_faults(run.faults),
+        *_not_tested(figures.not_tested([run]), with_scenario=False),
+        *_again(run),
+        id=anchor,
+        class_="run",
+    )
+
+
+def _numbers(its: Figures) -> Markup:
+    tally = its.tally
+    pairs = (
+        ("sent", tally.sent, False),
+        ("accepted", tally.accepted, False),
+        ("answered", tally.answered, False),
+        ("recovered", its.recovered, False),
+        ("lost", tally.lost, True),
+        ("doubled", tally.doubled, True),
+        ("wrong", tally.wrong, True),
+        ("failed", tally.failed, False),
+        ("excused", its.excused, False),
+        ("client left", tally.left, False),
+    )
+    return element(
+        "dl",
+        *(
+            element(
+                "div",
+                element("dt", name),
+                element("dd", f"{count:,}", class_="bad" if bad and count else None),
+            )
+            for name, count, bad in pairs
+        ),
+        class_="numbers",
+    )
+
+
+def _violations(run: Run, anchor: str) -> Iterator[Markup]:
+    if not run.violations:
+        return
+    names = Names(run.answers)
+    yield element("h3", "What must not be")
+    shown = [_violation(one, names, anchor) for one in run.violations[:VIOLATIONS_MAX]]
+    if len(run.violations) > VIOLATIONS_MAX:
+        more = len(run.violations) - VIOLATIONS_MAX
+        shown.append(element("li", f"and {more:,} more, which the JSON of the run holds"))
+    yield element("ul", *shown, class_="violations")
+
+
+def _violation(violation: str, names: Names, anchor: str) -> Markup:
+    sentence, *evidence = violation.split("\n")
+    lines = [
+        element("div", _linked(line.strip(), names, anchor), class_="evidence")
+        for line in evidence[:EVIDENCE_MAX]
+    ]
+    if len(evidence) > EVIDENCE_MAX:
+        more = len(evidence) - EVIDENCE_MAX
+        lines.append(element("div", f"and {more:,} more lines", class_="evidence"))
+    return element("li", _linked(sentence, names, anchor), *lines)
+
+
+def _linked(sentence: str, names: Names, anchor: str) -> Markup:
+    """The sentence, with each request in it a link to its bar."""
+    parts: list[Node] = []
+    at = 0
+    for begin, end, numbers in names.spans(sentence):
+        parts.append(sentence[at:begin])
+        parts.append(_to_bar(sentence[begin:end], anchor, numbers[0]))
+        at = end
+    return join([*parts, sentence[at:]])
+
+
+def _to_bar(name: str, anchor: str, number: int) -> Markup:
+    return element("a", name, href=f"#{bar_id(anchor, number)}")
+
+
+def _legend(run: Run, found: Sequence[Fate]) -> Markup:
+    entries = [
+        element("li", element("i", class_=str(fate)), f"{MEANING[fate]} ({count:,})")
+        for fate, count in counted(found).items()
+    ]
+    if any(answer.seams for answer in run.answers):
+        entries.append(element("li", element("i", class_="gap"), "no text comes"))
+    if run.faults:
+        entries.append(element("li", element("i", class_="band"), "while a fault lasts"))
+    return element("ul", *entries, class_="legend")
+
+
+def _gap_section(answers: Sequence[Answer]) -> Iterator[Markup]:
+    plot = gap_plot(answers)
+    if plot is not None:
+        yield element("h3", "How long clients saw no text when an answer went on elsewhere")
+        yield element("div", plot, class_="scroll")
+
+
+def _ways(run: Run) -> Iterator[Markup]:
+    if not run.tally.gaps_by:
+        return
+    names = (
+        ("how it went on", ""), ("times", "n"), ("answered", "n"), ("gap p50", "n"), ("p99", "n"),
+        ("longest", "n"), ("p99 beyond the new holder's first token", "n"),
+    )  # fmt: skip
+    rows = [
+        element("tr", *_way_cells(way, gaps, run.tally.recovered_by.get(way, 0)))
+        for way, gaps in run.tally.gaps_by.items()
+    ]
+    yield _table(names, rows)
+
+
+def _way_cells(way: str, gaps: Gaps, whole: int) -> Iterator[Markup]:
+    beyond = gaps.p99_beyond_first_token_s
+    yield element("td", WAYS.get(way, way), class_="name")
+    yield _number(gaps.count)
+    yield _number(whole)
+    for gap in (gaps.p50_s, gaps.p99_s, gaps.longest_s):
+        yield element("td", seconds(gap), class_="n")
+    yield element("td", "not known" if beyond is None else seconds(beyond), class_="n")
+
+
+def _longest(run: Run, found: Sequence[Fate], anchor: str) -> Iterator[Markup]:
+    seams = [(s.gap_s, n, s) for n, answer in enumerate(run.answers) for s in answer.seams]
+    if not seams:
+        return
+    longest = sorted(seams, key=lambda item: (-item[0], item[1]))[:LONGEST_GAPS]
+    names = (("gap", "n"), ("at", "n"), ("request", ""), ("how it went on", ""), ("holders", ""))
+    rows = []
+    for gap_s, number, seam in longest:
+        answer = run.answers[number]
+        link = _to_bar(answer.request, anchor, number)
+        row = (
+            element("td", seconds(gap_s), class_="n"),
+            element("td", f"{seam.at_s:.2f} s", class_="n"),
+            element("td", link, title=facts(answer, found[number])),
+            element("td", WAYS.get(seam.way, seam.way)),
+            element("td", ", ".join(answer.holders)),
+        )
+        rows.append(element("tr", *row))
+    yield element("h3", "The longest gaps")
+    yield _table(names, rows)
+
+
+def _causes(title: str, causes: dict[str, int]) -> Iterator[Markup]:
+    if not causes:
+        return
+    ordered = sorted(causes.items(), key=lambda item: (-item[1], item[0]))
+    rows = [
+        element("tr", _number(count), element("td", cause, class_="wide"))
+        for cause, count in ordered
+    ]
+    yield element("h3", title)
+    yield _table((("times", "n"), ("why", "")), rows)
+
+
+def _faults(faults: Sequence[FaultRecord]) -> Iterator[Markup]:
+    if not faults:
+        yield element("h3", "What was done")
+        yield element("p", "Nothing: no fault was injected.", class_="soft")
+        return
+    names = (("at", "n"), ("until", "n"), ("fault", ""), ("what it did", ""), ("asked for", ""))
+    rows = [element("tr", *_fault_cells(fault)) for fault in faults]
+    yield element("h3", f"What was done ({len(faults):,})")
+    listed = _table(names, rows)
+    if len(faults) <= FAULTS_OPEN:
+        yield listed
+    else:
+        yield element("details", element("summary", "All of it, in order"), listed)
+
+
+def _fault_cells(fault: FaultRecord) -> Iterator[Markup]:
+    until = "" if fault.ended_at_s is None else f"{fault.ended_at_s:.2f} s"
+    asked = ", ".join(f"{name} = {value}" for name, value in fault.parameters.items())
+    yield element("td", f"{fault.began_at_s:.2f} s", class_="n")
+    yield element("td", until, class_="n")
+    yield element("td", fault.name, class_="name")
+    yield element("td", fault.did, class_="wide")
+    yield element("td", asked, class_="soft")
+
+
+def _not_tested(
+    found: Sequence[tuple[str, NotTested, int]], *, with_scenario: bool
+) -> Iterator[Markup]:
+    if not found:
+        return
+    items = []
+    for scenario, one, count in found:
+        where = f"{scenario}: " if with_scenario else ""
+        times = f" ({count:,} times)" if count > 1 else ""
+        badge = element("span", "not tested", class_="badge")
+        items.append(element("li", badge, element("b", where + one.name), f": {one.why}{times}"))
+    yield element("h3", "Not tested")
+    yield element("ul", *items, class_="untested")
+
+
+def _again(run: Run) -> Iterator[Markup]:
+    healed = (
+        "The mesh was not whole again by the end."
+        if run.healed_at_s is None
+        else f"All faults were over and the mesh whole at {run.healed_at_s:.1f} s."
+    )
+    nodes = ", ".join(run.nodes)
+    yield element("h3", "To run it again")
+    yield element("pre", element("code", figures.command(run)))
+    yield element(
+        "p",
+        f"Begun {run.began}; seed {run.seed}; {len(run.nodes)} nodes: {nodes};"
+        f" {run.rate_per_s:g} requests a second for {run.duration_s:g} s. {healed}",
+        class_="soft",
+        style="margin-top:8px",
+    )
+
+
+# --- cells
+
+
+def _table(names: Sequence[tuple[str, str]], rows: Sequence[Markup]) -> Markup:
+    head = element("tr", *(element("th", name, class_=kind or None) for name, kind in names))
+    whole = element("table", element("thead", head), element("tbody", *rows))
+    return element("div", whole, class_="scroll")
+
+
+def _number(count: int) -> Markup:
+    return element("td", f"{count:,}", class_="n")
+
+
+def _bad_number(count: int) -> Markup:
+    return element("td", text(f"{count:,}"), class_="n bad" if count else "n")
