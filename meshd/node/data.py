@@ -96,6 +96,7 @@ class DataSide:
             on_load=self.placement.report,
             on_abandoned=lambda node, run: mesh.links.notify(node, Cancel(request=run)),
             name_of=mesh.name_of,
+            rtt_s=self.placement.rtt_s,
         )
         self.forwarder = Forwarder(
             mesh.id,

@@ -57,6 +57,8 @@ class Attempt(msgspec.Struct, frozen=True, gc=False):
     way: Way | None = None
     request: Request | None = None
     """What to ask there; None: what the client asked."""
+    others: int = 0
+    """How many more could be asked in its stead."""
 
 
 class Avoid(msgspec.Struct, frozen=True, gc=False):
@@ -185,7 +187,7 @@ class Relay:
         self._retrying = False
         # With others to ask, "busy" is the better answer than a place in a queue.
         queue = others == 0 and not self._busy
-        return self._ask(target, queue, remote, now)
+        return self._ask(target, queue, remote, now, others)
 
     def heard(self, now: float) -> None:
         """The holder gave a sign of life (any frame)."""
@@ -340,7 +342,9 @@ class Relay:
         exclude = frozenset(self._excluded | self._busy.keys() | unable)
         return Pick(exclude, self._ways[0], self._like)
 
-    def _ask(self, target: Target, queue: bool, remote: bool, now: float) -> list[Directive]:
+    def _ask(
+        self, target: Target, queue: bool, remote: bool, now: float, others: int = 0
+    ) -> list[Directive]:
         self.state = State.ASKING
         self._said_here = False
         self._queueing = queue
@@ -362,7 +366,7 @@ class Relay:
             assert self.splice is not None
             way = self._ways[0]
             request = self.splice.begin(way)
-        return [Attempt(target, self.attempts, wait_s, self.asks, way, request)]
+        return [Attempt(target, self.attempts, wait_s, self.asks, way, request, others)]
 
     def _go_on_after_busy(self, target: Target, failure: Failure, now: float) -> list[Directive]:
         self.attempts -= 1  # nothing ran

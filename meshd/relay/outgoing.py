@@ -1,8 +1,9 @@
 """One answer's frames on their way to the entry, over one link after another (trio shell).
 
-What was said is kept for a while, so that an entry whose link broke finds this run again and has
-the rest of it: no second generation (proto/peer.md, "Resuming").  Between two links the run goes
-on; without a new one within `ORPHAN_GRACE_S` nobody is there for it any more.
+What was said is kept for a while (after its end: `kept_answers.py`), so that an entry whose link
+broke finds this run again and has the rest of it: no second generation (proto/peer.md, "Resuming").
+Between two links the run goes on; without a new one within `ORPHAN_GRACE_S` nobody is there for it
+any more.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ from meshd.backends.control import failed
 from meshd.errors import LimitExceeded, StreamBroken
 from meshd.http import Responder, Sweeper, Watch
 from meshd.inference import FailureKind, Load
+from meshd.relay.kept_answers import KeptAnswer, rest_of
 from meshd.relay.sinks import AnswerItem, SinkClosed
-from meshd.wire.answer import AnswerWriter, frames_after
+from meshd.wire.answer import AnswerWriter
 
 GONE = "the node that asked went away"
 
@@ -136,6 +138,12 @@ class Outgoing:
             if not self._over.is_set():
                 await self._linked.wait()
 
+    def ended(self) -> KeptAnswer | None:
+        """All that is kept of it, once it was sent to its end; it may not have arrived."""
+        if not self._over.is_set():
+            return None
+        return KeptAnswer(tuple(self._kept), self.writer.seq, self._last)
+
     def close(self) -> None:
         """However it ended."""
         self._over.set()
@@ -187,7 +195,7 @@ class Outgoing:
         before, data = self._kept[-1]
         if self._sent == before:
             return data
-        return b"".join(frames_after(data, before, self._sent) for before, data in self._kept)
+        return rest_of(self._kept, self._sent)
 
     def _beat(self) -> None:
         self._watch.at = trio.current_time() + limits.BEAT_S

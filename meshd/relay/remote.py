@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import msgspec
@@ -43,6 +45,10 @@ STEP_BYTES = limits.KIB
 """Of frames at a time, some eighty tokens: in a client's dialect they are twenty times as large,
 and what is written to a client in one go must be read within `limits.HTTP_SEND_STALL_S`."""
 
+_RUNS_ALREADY = 409
+_ROUND_TRIPS = 4
+"""Of a question on a new link: TCP, TLS, the answer; and one to spare."""
+
 SHOW_S = 5.0
 """A description comes from memory, or from an engine on the holder's own loopback."""
 
@@ -59,6 +65,20 @@ class RemoteSink(AnswerSink, Protocol):
         ...
 
 
+@dataclass(slots=True)
+class _Asked:
+    """One run at a holder, over however many links."""
+
+    node: NodeId
+    run: RequestId
+    body: bytes
+    sink: RemoteSink
+    control: RunControl
+    alone: bool
+    """Nobody else could be asked."""
+    reader: AnswerReader = field(default_factory=AnswerReader)
+
+
 class RemoteHolders:
     """Connections to the other holders: a pool of mTLS links to each."""
 
@@ -70,13 +90,17 @@ class RemoteHolders:
         on_load: Callable[[NodeId, Load], None],
         on_abandoned: Callable[[NodeId, RequestId], None],
         name_of: Callable[[NodeId], str] = short,
+        rtt_s: Callable[[NodeId], float] = lambda node: 0.0,
     ) -> None:
+        """`on_load` is told how busy a holder says that it is, `on_abandoned` what it need not go
+        on with; `rtt_s` is what is known of the way to it."""
         self._network = network
         self._sweeper = sweeper
         self._addresses = addresses
         self._on_load = on_load
         self._on_abandoned = on_abandoned
         self._name_of = name_of
+        self._rtt_s = rtt_s
         self._pools: dict[NodeId, HttpClient] = {}
 
     async def serve(
@@ -102,16 +126,9 @@ class RemoteHolders:
                 request=order.request,
             )
         )
+        asked = _Asked(node, run, body, sink, control, alone=not attempt.others)
         try:
-            response = await self.pool(node).request(
-                "POST",
-                SERVE_PATH,
-                HEADERS,
-                body,
-                on_stream=control.attach,
-                on_sent=lambda: sink.sent(len(body)),
-            )
-            await self._read_over_links(node, run, response, sink, control)
+            await self._read_over_links(asked, await self._ask(asked))
             control.detach()
         except BackendFailed:
             control.detach()
@@ -119,8 +136,7 @@ class RemoteHolders:
         except (DialFailed, NotAdmitted) as e:
             raise self._failed(node, FailureKind.UNREACHABLE, "cannot be reached now", e) from e
         except StreamBroken as e:
-            if control.aborted is not None:
-                self._on_abandoned(node, run)
+            self._on_abandoned(node, run)  # it may live, and its link to here too
             raise self._failed(node, FailureKind.HOLDER_LOST, "went away as it answered", e) from e
         except ProtocolError as e:
             raise self._failed(node, FailureKind.BACKEND, "gave no answer that is one", e) from e
@@ -167,51 +183,64 @@ class RemoteHolders:
         if pool := self._pools.pop(node, None):
             pool.close_all(reason)
 
-    async def _read_over_links(
-        self,
-        node: NodeId,
-        run: RequestId,
-        response: ClientResponse,
-        sink: RemoteSink,
-        control: RunControl,
-    ) -> None:
+    async def _ask(self, asked: _Asked) -> ClientResponse:
+        """The head of the answer.  The holder may have a question whose link broke before that."""
+        try:
+            response = await self.pool(asked.node).request(
+                "POST",
+                SERVE_PATH,
+                HEADERS,
+                asked.body,
+                on_stream=asked.control.attach,
+                on_sent=lambda: asked.sink.sent(len(asked.body)),
+            )
+        except StreamBroken as broken:
+            if asked.control.aborted is not None:
+                raise
+            return await self._resume(asked, broken)
+        if response.status == _RUNS_ALREADY:  # it came over a pooled link that broke under it
+            await response.aclose()
+            return await self._resume(asked, StreamBroken("it has the request, and no answer"))
+        return response
+
+    async def _read_over_links(self, asked: _Asked, response: ClientResponse) -> None:
         """Read the answer to its end; should its link break, the rest is asked for on another."""
-        reader = AnswerReader()
         left = limits.RESUMES
         while True:
             try:
-                return await self._read(node, response, sink, reader)
+                return await self._read(asked.node, response, asked.sink, asked.reader)
             except StreamBroken as broken:
-                if control.aborted is not None or not reader.seq or not left:
+                if asked.control.aborted is not None or not left:
                     raise
                 left -= 1
-                response = await self._resume(node, run, reader, control, broken)
+                response = await self._resume(asked, broken)
             except BaseException:  # also a cancel: the holder is told; raised again
-                if not reader.complete:  # it is this side that wants no more of it
-                    self._on_abandoned(node, run)
+                if not asked.reader.complete:  # it is this side that wants no more of it
+                    self._on_abandoned(asked.node, asked.run)
                 raise
 
-    async def _resume(
-        self,
-        node: NodeId,
-        run: RequestId,
-        reader: AnswerReader,
-        control: RunControl,
-        broken: StreamBroken,
-    ) -> ClientResponse:
-        """The same answer on another link.  Raises `broken` where there is none to be had."""
-        asked = encode_resume(ResumeRequest(run, reader.seq))
-        try:
-            response = await self.pool(node).request(
-                "POST", RESUME_PATH, HEADERS, asked, on_stream=control.attach
-            )
-        except (DialFailed, NotAdmitted, StreamBroken, ProtocolError):
-            raise broken from None
+    async def _resume(self, asked: _Asked, broken: StreamBroken) -> ClientResponse:
+        """The same answer on another link.  Raises `broken` where there is none to be had soon."""
+        body = encode_resume(ResumeRequest(asked.run, asked.reader.seq))
+        response = None
+        # A holder that died may leave the question unanswered (a firewall that drops what comes to
+        # closed ports): where another could be asked, the client does not wait for that.
+        within_s = limits.RESUME_HEAD_S + _ROUND_TRIPS * self._rtt_s(asked.node)
+        if asked.alone:
+            within_s += limits.DIAL_S
+        with suppress(DialFailed, NotAdmitted, StreamBroken, ProtocolError):
+            with trio.move_on_after(within_s):
+                response = await self.pool(asked.node).request(
+                    "POST", RESUME_PATH, HEADERS, body, on_stream=asked.control.attach
+                )
+        if response is None:
+            raise broken
         if response.status != 200:
             await response.aclose()
             raise broken
-        reader.on_another_link()
-        log.info("an answer goes on over another link", node=self._name_of(node), after=reader.seq)
+        asked.reader.on_another_link()
+        name, after = self._name_of(asked.node), asked.reader.seq
+        log.info("an answer goes on over another link", node=name, after=after)
         return response
 
     async def _read(

@@ -17,11 +17,12 @@ import trio
 from meshd import limits
 from meshd.backends import BackendFailed, RunControl
 from meshd.errors import ProtocolError, StreamBroken
-from meshd.http import Handler, Responder, ServerRequest, Sweeper
+from meshd.http import Handler, Responder, ServerRequest, Sweeper, Watch
 from meshd.ids import NodeId
 from meshd.inference import Failure, FailureKind
 from meshd.relay.holder import Holder, Order
 from meshd.relay.in_flight import InFlight
+from meshd.relay.kept_answers import KeptAnswer, KeptAnswers, RunKey
 from meshd.relay.outgoing import GONE, Outgoing
 from meshd.relay.sinks import SinkClosed
 from meshd.wire.serve import (
@@ -41,7 +42,6 @@ from meshd.wire.serve import (
 
 FRAMES = (b"content-type", b"application/x-meshd-frames")
 JSON = (b"content-type", b"application/json")
-RunKey = tuple[NodeId, str]
 _LATE = Failure(FailureKind.DEADLINE, "the time allowed for this request has passed", 504)
 _STOPPED = Failure(FailureKind.DRAINING, "the node was stopped and its time to finish is over", 503)
 
@@ -53,6 +53,8 @@ class PeerService:
         self._holder = holder
         self._sweeper = sweeper
         self._runs: dict[RunKey, _Run] = {}
+        self._ended = KeptAnswers()
+        self._forgetting: Watch | None = None
         self._others: dict[str, Handler] = {}
         self._stopped = False
         self.in_flight = InFlight()
@@ -134,16 +136,40 @@ class PeerService:
                 control.abort(GONE)
             finally:
                 self._sweeper.unwatch(deadline)
+                if (answer := outgoing.ended()) is not None:
+                    self._keep(key, answer)
                 outgoing.close()
                 del self._runs[key]
 
+    def _keep(self, key: RunKey, answer: KeptAnswer) -> None:
+        now = trio.current_time()
+        self._ended.keep(key, answer, now)
+        if self._forgetting is None:
+            due_at = now + limits.RESUME_WINDOW_S
+            self._forgetting = self._sweeper.watch(self._forget_ended, due_at)
+
+    def _forget_ended(self) -> None:
+        assert self._forgetting is not None
+        next_at = self._ended.forget_old(trio.current_time())
+        if next_at is not None:
+            self._forgetting.at = next_at
+        else:  # nothing is watched where there is nothing, so that an idle process sleeps
+            self._sweeper.unwatch(self._forgetting)
+            self._forgetting = None
+
     async def _resume(self, node: NodeId, asked: ResumeRequest, responder: Responder) -> None:
         """The rest of an answer whose link broke."""
-        run = self._runs.get((node, asked.request_id))
-        if run is None:
-            return await _plain(responder, 404, b"no such answer is under way here (any more)")
-        if not run.outgoing.keeps(asked.after_seq):
+        key = (node, asked.request_id)
+        run = self._runs.get(key)
+        ended = self._ended.find(key, trio.current_time()) if run is None else None
+        source = run.outgoing if run is not None else ended
+        if source is None:
+            return await _plain(responder, 404, b"no such answer is kept here (any more)")
+        if not source.keeps(asked.after_seq):
             return await _plain(responder, 410, b"that part of the answer is not kept (any more)")
+        if ended is not None:
+            return await responder.send(200, [FRAMES], ended.rest(asked.after_seq))
+        assert run is not None
         with suppress(StreamBroken, SinkClosed):  # whoever runs it is told
             await responder.start(200, [FRAMES])
             run.outgoing.attach(responder, asked.after_seq)

@@ -101,6 +101,10 @@ class Placement:
         old = self._rtt_s.get(node)
         self._rtt_s[node] = rtt_s if old is None else old + 0.25 * (rtt_s - old)
 
+    def rtt_s(self, node: NodeId) -> float:
+        """The round trip as measured; 0 before that."""
+        return self._rtt_s.get(node, 0.0)
+
     def dispatched(self, target: Target) -> Dispatch:
         """This entry sends a request there now.  It counts until a report can include it.
 
@@ -169,7 +173,7 @@ class Placement:
         return Candidate(
             target=target,
             load=load,
-            rtt_s=self._rtt_s.get(target.node, 0.0),
+            rtt_s=self.rtt_s(target.node),
             local=target.node == self._self_id,
             suspect=target.node in self._suspect,
         )

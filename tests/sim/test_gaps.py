@@ -86,3 +86,64 @@ async def test_an_engine_found_frozen_is_offered_to_nobody_until_it_answers_agai
             assert [target.node for target in holders] == [other.id]
         m.engine(frozen).thaw()
         await until(lambda: len(m.a.running.data.placement.holders("tiny")) == 2, within_s=10.0)
+
+
+async def test_a_holder_that_died_behind_a_firewall_is_not_waited_for(
+    autojump_clock: MockClock,
+) -> None:
+    async with mesh(**ENGINE) as m:
+        answer = m.ask(m.a)
+        await some_text(answer)
+        holder = await m.busy()
+        m.world.network.isolate(holder.name)  # nobody says that its port is closed
+        m.world.network.reset("a", holder.name)
+        await m.answered(answer)
+        assert (answer.how, answer.text) == ("whole", WHOLE), answer.error
+        assert gap_s(answer) <= limits.RESUME_HEAD_S + 30 * LATENCY_S
+
+
+async def test_a_link_that_breaks_before_the_first_token_costs_no_second_run(
+    autojump_clock: MockClock,
+) -> None:
+    async with mesh(**{**ENGINE, "prefill_s": 3.0}) as m:
+        answer = m.ask(m.a)
+        holder = await m.busy()
+        await pass_time(1.0)
+        m.world.network.reset("a", holder.name)
+        await m.answered(answer)
+        assert (answer.how, answer.text, answer.holder) == ("whole", WHOLE, holder.name)
+        assert not m.engine(m.other(holder)).requests
+        assert m.a.count("retries") == 0
+
+
+async def test_a_link_that_breaks_under_the_last_words_costs_no_second_run(
+    autojump_clock: MockClock,
+) -> None:
+    async with mesh(**ENGINE) as m:
+        answer = m.ask(m.a)
+        holder = await m.busy()
+        m.world.network.set_latency("a", holder.name, 0.02)
+        await until(lambda: not m.engine(holder).running)
+        assert not answer.over
+        m.world.network.reset("a", holder.name)
+        await m.answered(answer)
+        assert (answer.how, answer.text) == ("whole", WHOLE), answer.error
+        assert m.a.count("retries") == 0
+        assert not m.engine(m.other(holder)).requests
+
+
+async def test_a_question_whose_link_breaks_under_it_is_asked_once(
+    autojump_clock: MockClock,
+) -> None:
+    async with mesh(**ENGINE) as m:
+        for _ in range(2):  # so that there is a pooled link to each holder
+            await m.answered(m.ask(m.a, max_tokens=1))
+        before = [len(m.engine(holder).requests) for holder in m.holders]
+        for holder in m.holders:
+            m.world.network.set_latency("a", holder.name, 0.02)
+        answer = m.ask(m.a)
+        holder = await m.busy()  # and it has not said so yet
+        m.world.network.reset("a", holder.name)
+        await m.answered(answer)
+        assert (answer.how, answer.text) == ("whole", WHOLE), answer.error
+        assert sum(len(m.engine(h).requests) for h in m.holders) == sum(before) + 1

@@ -147,8 +147,22 @@ async def test_what_is_not_there_is_refused(autojump_clock: MockClock) -> None:
         asked = request(RESUME_PATH, encode(ResumeRequest("r.1", 1)), B)
         await peers.handle(asked, stranger)  # type: ignore[arg-type]
         await peers.in_flight.until_none()
+        await trio.sleep(limits.RESUME_WINDOW_S)
         over = await resume(peers, nursery, 1)
     assert (unknown.status, future.status, stranger.status, over.status) == (404, 410, 404, 404)
+
+
+async def test_an_answer_that_ended_can_be_had_for_a_while(autojump_clock: MockClock) -> None:
+    async with service(*SCRIPT, *END) as (peers, holder, nursery):
+        nursery.start_soon(peers.handle, request(SERVE_PATH, ask()), FakeResponder())
+        await trio.sleep(11.0)
+        assert not peers.in_flight.count
+        await trio.sleep(limits.RESUME_WINDOW_S - 2.0)
+        again = await resume(peers, nursery, after=7)
+    reader = AnswerReader(seq=7)
+    assert text_of(again.body, reader) == " 7 8 9"
+    assert reader.complete
+    assert len(holder.orders) == 1
 
 
 async def test_what_was_said_too_long_ago_is_not_kept(autojump_clock: MockClock) -> None:
