@@ -1,0 +1,139 @@
+"""After the faults: what must hold of the mesh when all is well again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import httpx
+import msgspec
+import trio
+
+from meshd.testing.checker import Tally
+from meshd_chaos.clients import Clients
+from meshd_chaos.scenario import Expect
+from meshd_chaos.stage import Stage
+
+AGREE_S = 15.0
+"""Until all nodes say the same of all jobs: each applies the log by itself."""
+IDLE_S = 15.0
+"""Until nothing runs any more: orphans and the runs of keys that were given up end by then."""
+ANSWER_S = 20.0
+_POLL_S = 0.2
+
+
+async def look_back(stage: Stage, clients: Clients) -> list[str]:
+    """All checks of the healed mesh; a sentence for each thing that is not so."""
+    found = await _all_answer(stage, clients)
+    found += await _agree(stage, clients)
+    found += await _nothing_runs(stage)
+    return found
+
+
+def must_end(expect: Expect, tally: Tally, faults: int) -> list[str]:
+    """What the scenario itself asks for: a run that tested nothing has not passed."""
+    repeated = tally.recovered_by.get("repeat", 0)
+    recovered = sum(tally.recovered_by.values()) - repeated
+    wanted = (
+        (faults, expect.faults, "faults were injected"),
+        (recovered, expect.recovered, "answers went on after their holder failed"),
+        (repeated, expect.repeated, "answers were got by repeating a key elsewhere"),
+    )
+    return [
+        f"{count} {what}, and the scenario wants {least} at least: it tested too little"
+        for count, least, what in wanted
+        if count < least
+    ]
+
+
+async def _all_answer(stage: Stage, clients: Clients) -> list[str]:
+    """A new request for each model through each entry is answered whole."""
+    found: list[str] = []
+
+    async def ask(entry: str, url: str, model: str) -> None:
+        body = {
+            "model": model,
+            "messages": [{"role": "user", "content": "Is all well again?"}],
+            "max_tokens": 5,
+            "temperature": 0,
+        }
+        wanted, _ = stage.expected(model, 5)
+        try:
+            answer = await clients.http.post(
+                url + "/v1/chat/completions", json=body, headers=stage.headers, timeout=ANSWER_S
+            )
+        except httpx.HTTPError as error:
+            found.append(f"after the heal {entry} did not answer for {model}: {error!r}")
+            return
+        if answer.status_code != 200:
+            text = answer.text[:200]
+            found.append(
+                f"after the heal {entry} answered {answer.status_code} for {model}: {text}"
+            )
+            return
+        text = answer.json()["choices"][0]["message"]["content"]
+        if wanted is not None and text != wanted:
+            found.append(f"after the heal {entry} said {text!r} for {model}, not {wanted!r}")
+
+    async with trio.open_nursery() as nursery:
+        for entry, url in stage.entries().items():
+            for model in stage.models:
+                nursery.start_soon(ask, entry, url, model)
+    return sorted(found)
+
+
+async def _agree(stage: Stage, clients: Clients) -> list[str]:
+    """Every node's record says the same of each acknowledged job, and that it is over."""
+    problems: list[str] = []
+    with trio.move_on_after(AGREE_S):
+        while True:
+            problems = await _disagreements(stage, clients)
+            if not problems:
+                break
+            await trio.sleep(_POLL_S)
+    return problems
+
+
+async def _disagreements(stage: Stage, clients: Clients) -> list[str]:
+    found: list[str] = []
+    entries = stage.entries()
+    for job in clients.jobs:
+        seen: dict[str, str] = {}
+
+        async def look(entry: str, url: str, job: str = job, seen: dict[str, str] = seen) -> None:
+            seen[entry] = await _job(clients.http, stage.headers, f"{url}/mesh/v1/jobs/{job}")
+
+        async with trio.open_nursery() as nursery:
+            for entry, url in entries.items():
+                nursery.start_soon(look, entry, url)
+        if len(set(seen.values())) > 1 or not set(seen.values()) <= {"done", "failed", "dead"}:
+            words = ", ".join(f"{entry}: {state}" for entry, state in sorted(seen.items()))
+            found.append(f"job {job} was accepted, and the nodes say of it: {words}")
+    return found
+
+
+async def _job(http: httpx.AsyncClient, headers: Mapping[str, str], url: str) -> str:
+    try:
+        answer = await http.get(url, headers=dict(headers), timeout=ANSWER_S)
+    except httpx.HTTPError as error:
+        return repr(error)
+    view: dict[str, Any] = msgspec.json.decode(answer.content)
+    return str(view.get("state") or answer.status_code)
+
+
+async def _nothing_runs(stage: Stage) -> list[str]:
+    """No node is at anything any more."""
+    found: list[str] = []
+    with trio.move_on_after(IDLE_S):
+        while True:
+            statuses = await stage.statuses()
+            found = [
+                f"{name} still runs {status.node.running} and has {status.node.queued} waiting, "
+                "though nobody waits for an answer"
+                for name, status in sorted(statuses.items())
+                if status.node.running or status.node.queued
+            ]
+            if not found:
+                break
+            await trio.sleep(_POLL_S)
+    return found

@@ -1,0 +1,83 @@
+"""Several scenarios, one after the other, each on a mesh of its own."""
+
+from __future__ import annotations
+
+import signal
+import tempfile
+from pathlib import Path
+
+import msgspec
+import trio
+
+from meshd_chaos.local_stage import local_stage
+from meshd_chaos.progress import Progress
+from meshd_chaos.records import Run
+from meshd_chaos.run import Runner
+from meshd_chaos.scenario import Scenario
+
+
+class Campaign(msgspec.Struct, frozen=True, kw_only=True):
+    """What one command asks for."""
+
+    scenarios: tuple[Scenario, ...]
+    seed: int
+    rate_per_s: float
+    duration_s: float
+    """Of each."""
+
+
+def run_all(campaign: Campaign) -> tuple[list[Run], bool]:
+    """What each came to, and whether somebody pressed Ctrl-C; then the rest was left out."""
+    runs: list[Run] = []
+    with Progress(len(campaign.scenarios), campaign.seed) as progress:
+        for scenario in campaign.scenarios:
+            done, was_interrupted = trio.run(_run, campaign, scenario, progress)
+            if done is not None:
+                runs.append(done)
+                progress.over(done)
+            if was_interrupted:
+                return runs, True
+    return runs, False
+
+
+async def _run(
+    campaign: Campaign, scenario: Scenario, progress: Progress
+) -> tuple[Run | None, bool]:
+    """One run; None: it was interrupted before it began."""
+    desk = _Desk()
+    done: Run | None = None
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(desk.watch)
+        progress.starts(scenario)
+        with desk.starting, tempfile.TemporaryDirectory(prefix="meshd-chaos-") as folder:
+            async with local_stage(scenario.mesh, Path(folder)) as stage:
+                desk.runner = runner = Runner(
+                    scenario,
+                    stage,
+                    seed=campaign.seed,
+                    rate_per_s=campaign.rate_per_s,
+                    duration_s=campaign.duration_s,
+                    say=progress.say,
+                )
+                nursery.start_soon(progress.watch, runner)
+                done = await runner.run()
+        nursery.cancel_scope.cancel()
+    return done, desk.was_interrupted
+
+
+class _Desk:
+    """Hears Ctrl-C: the first ends the run in order, the second at once."""
+
+    def __init__(self) -> None:
+        self.runner: Runner | None = None
+        self.starting = trio.CancelScope()
+        self.was_interrupted = False
+
+    async def watch(self) -> None:
+        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            async for _ in signals:
+                if self.runner is None or self.was_interrupted:
+                    self.starting.cancel()
+                else:
+                    self.runner.interrupt()
+                self.was_interrupted = True

@@ -1,0 +1,340 @@
+"""Clients that live through it: each sends one planned request and remembers what it saw.
+
+An unkeyed client asks once, the first node that lets it in.  One with a key is careful, as the docs
+tell it to be: told "try again", told nothing, or cut off, it sends the same request with the same
+key to another node, until it has an answer.  A queued one submits in the same way, then asks any
+node what became of its job.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any, Final
+
+import httpx
+import msgspec
+import trio
+
+from meshd.testing.checker import Answer, How, Mode
+from meshd_chaos.excuses import REPEATED
+from meshd_chaos.transcript import Transcript, error_of
+from meshd_chaos.workload import Planned
+
+CONNECT_S: Final = 5.0
+"""A node whose machine is there answers a knock in less."""
+PAUSES_S: Final = (0.1, 1.0)
+"""Between two tries of a careful client, by chance."""
+QUIET_S: Final = 10.0
+"""So long a careful client bears silence before it asks another node."""
+_PATIENT: Final = httpx.Timeout(None, connect=CONNECT_S)
+_CAREFUL: Final = httpx.Timeout(None, connect=CONNECT_S, read=QUIET_S)
+_POLL_S: Final = 0.25
+_AGAIN: Final = frozenset({429, 500, 502, 503, 504})
+"""Statuses after which the same request may be sent again."""
+_CAUSE_CHARS: Final = 70
+_PATHS: Final = {"openai": "/v1/chat/completions", "ollama": "/api/chat"}
+
+
+@dataclass(slots=True)
+class _Try:
+    """One request to one node."""
+
+    request: str
+    entry: str
+    sent_at_s: float
+    said: Transcript
+    how: How = How.SILENT
+    status: int = 0
+    cause: str = ""
+    ended_at_s: float | None = None
+    request_id: str = ""
+
+    @property
+    def was_not_let_in(self) -> bool:
+        """Nobody listens there."""
+        return self.how is How.REFUSED and not self.status
+
+    @property
+    def is_answered(self) -> bool:
+        """Told something that another try would be told as well."""
+        if self.how is How.REFUSED:
+            return self.status not in _AGAIN and self.status != 0
+        return self.how in (How.WHOLE, How.LEFT)
+
+
+@dataclass
+class Clients:
+    """All of a run.  `answers` fills as they end."""
+
+    http: httpx.AsyncClient
+    entries: Callable[[], Mapping[str, str]]
+    """Where to ask, by the node's name, now."""
+    expected: Callable[[str, int], tuple[str | None, str | None]]
+    """(text, finish_reason) of an undisturbed run, by model and tokens."""
+    seed: int
+    headers: Mapping[str, str] = field(default_factory=dict)
+    answers: list[Answer] = field(default_factory=list)
+    jobs: dict[str, str] = field(default_factory=dict)
+    """Acknowledged jobs, and the keys they were submitted with."""
+    request_ids: dict[str, str] = field(default_factory=dict)
+    """The mesh's names of requests, by ours."""
+    sent: int = 0
+    began_at: float = field(default_factory=trio.current_time)
+
+    def now_s(self) -> float:
+        return trio.current_time() - self.began_at
+
+    @property
+    def under_way(self) -> int:
+        return self.sent - len({answer.request.partition(".")[0] for answer in self.answers})
+
+    async def ask(self, planned: Planned) -> None:
+        """Live through one request; its answers are there when this returns, even if cancelled."""
+        self.sent += 1
+        match planned.mode:
+            case Mode.KEYED:
+                await _Keyed(self, planned).live()
+            case Mode.QUEUED:
+                await _Queued(self, planned).live()
+            case _:
+                await self._once(planned)
+
+    async def _once(self, planned: Planned) -> None:
+        chance = Random(planned.seed)
+        untried = list(self.entries())
+        chance.shuffle(untried)
+        tried = self.begin(planned, planned.name, untried.pop())
+        try:
+            await self.post(planned, tried)
+            while tried.was_not_let_in and untried:  # nothing was sent: it is another's to take
+                tried.entry, tried.cause, tried.how = untried.pop(), "", How.SILENT
+                await self.post(planned, tried)
+        finally:
+            self.note(planned, tried)
+
+    # ---------------------------------------------------------------- one try
+
+    def any_entry(self, chance: Random, but: str = "") -> str:
+        """A node to ask, by chance; another one than that, if there is another."""
+        names = list(self.entries())
+        return chance.choice([name for name in names if name != but] or names)
+
+    def begin(self, planned: Planned, request: str, entry: str) -> _Try:
+        sent_at_s = self.now_s()
+        return _Try(request, entry, sent_at_s, Transcript(planned.dialect, sent_at_s))
+
+    async def post(self, planned: Planned, tried: _Try, key: str = "") -> None:
+        """Send it and read what comes; how that ended is in `tried`."""
+        headers = {**self.headers, **({"idempotency-key": key} if key else {})}
+        url = self.entries().get(tried.entry, "") + _PATHS[planned.dialect]
+        body, patience = body_of(planned, self.seed), _CAREFUL if key else _PATIENT
+        try:
+            async with self.http.stream(
+                "POST", url, json=body, headers=headers, timeout=patience
+            ) as response:
+                await self._read(planned, tried, response)
+        except httpx.ConnectError as error:
+            tried.how, tried.cause = How.REFUSED, f"no connection: {_first_words(error)}"
+        except httpx.ConnectTimeout:
+            tried.how, tried.cause = How.REFUSED, "no connection in time"
+        except httpx.ReadTimeout:
+            tried.how, tried.cause = How.SILENT, f"nothing in {QUIET_S:.0f} s"
+        except httpx.HTTPError as error:
+            if tried.said.finish is None:
+                tried.how, tried.cause = How.BROKEN, type(error).__name__
+        tried.ended_at_s = self.now_s()
+
+    async def _read(self, planned: Planned, tried: _Try, response: httpx.Response) -> None:
+        said, headers = tried.said, response.headers
+        tried.status = response.status_code
+        tried.request_id = headers.get("x-request-id", "")
+        if response.status_code != 200:
+            tried.cause = error_of(await response.aread())[:_CAUSE_CHARS]
+            tried.how = How.REFUSED
+            return
+        said.head(headers.get("x-meshd-node"), headers.get("x-meshd-attempts"))
+        if not planned.streamed:
+            said.body(await response.aread(), self.now_s())
+        else:
+            rest = b""
+            async for data in response.aiter_raw():
+                now_s = self.now_s()
+                *lines, rest = (rest + data).split(b"\n")
+                for line in lines:
+                    said.line(line, now_s)
+                if planned.leaves_after is not None and len(said.pieces) > planned.leaves_after:
+                    tried.how = How.LEFT
+                    return
+        if said.error is not None:
+            tried.how, tried.cause = How.ERROR, said.error[:_CAUSE_CHARS]
+        else:
+            tried.how = How.WHOLE if said.finish is not None else How.CUT
+
+    # ---------------------------------------------------------------- what is remembered
+
+    def note(self, planned: Planned, tried: _Try, *, key: str = "", repeated: bool = False) -> None:
+        """One try is over.  `repeated`: its client makes another one, and that one counts."""
+        said = tried.said
+        text, finish = self.expected(planned.model, planned.tokens)
+        if tried.request_id:
+            self.request_ids[tried.request] = tried.request_id
+        self.answers.append(
+            Answer(
+                request=tried.request,
+                mode=planned.mode,
+                dialect=planned.dialect,
+                model=planned.model,
+                entry=tried.entry,
+                key=key,
+                sent_at_s=tried.sent_at_s,
+                ended_at_s=tried.ended_at_s,
+                how=tried.how,
+                accepted=tried.status == 200 or (not key and tried.how is not How.REFUSED),
+                excuse=REPEATED if repeated else "",
+                status=tried.status,
+                cause=tried.cause,
+                finish=said.finish,
+                expected=text,
+                expected_finish=finish,
+                pieces=said.pieces,
+                ids=said.ids,
+                attempts=said.attempts,
+                holders=said.holders,
+                seams=said.seams,
+                after_finish=said.after_finish,
+            )
+        )
+
+
+class _Keyed:
+    """One careful client with one key."""
+
+    def __init__(self, clients: Clients, planned: Planned) -> None:
+        self._clients, self._planned = clients, planned
+        self._chance = Random(planned.seed)
+        self._key = f"chaos-{clients.seed}-{planned.name}"
+        self._tries = 0
+        self._last_text_at_s: float | None = None
+
+    async def live(self) -> None:
+        entry = await self._until_answered(self._clients.any_entry(self._chance))
+        if self._planned.asks_again:
+            self._last_text_at_s = None
+            await self._until_answered(self._clients.any_entry(self._chance, but=entry))
+
+    async def _until_answered(self, entry: str) -> str:
+        """Ask there, and elsewhere if need be; who answered."""
+        clients, planned = self._clients, self._planned
+        while True:
+            self._tries += 1
+            name = planned.name if self._tries == 1 else f"{planned.name}.{self._tries}"
+            tried = clients.begin(planned, name, entry)
+            if self._last_text_at_s is not None:
+                tried.said.repeated(self._last_text_at_s)
+            over = False
+            try:
+                await clients.post(planned, tried, self._key)
+                over = tried.is_answered
+            except trio.Cancelled:
+                over = True
+                raise
+            finally:
+                clients.note(planned, tried, key=self._key, repeated=not over)
+            if over:
+                return entry
+            pieces = tried.said.pieces
+            if pieces or self._last_text_at_s is None:
+                self._last_text_at_s = pieces[-1].at_s if pieces else tried.sent_at_s
+            await trio.sleep(self._chance.uniform(*PAUSES_S))
+            entry = clients.any_entry(self._chance, but=entry)
+
+
+class _Queued:
+    """One client that puts a job in, and waits for what becomes of it."""
+
+    def __init__(self, clients: Clients, planned: Planned) -> None:
+        self._clients, self._planned = clients, planned
+        self._chance = Random(planned.seed)
+        self._key = f"chaos-{clients.seed}-{planned.name}"
+
+    async def live(self) -> None:
+        clients, planned = self._clients, self._planned
+        tried = clients.begin(planned, planned.name, clients.any_entry(self._chance))
+        try:
+            job = await self._submit(tried)
+            if job is not None:
+                clients.jobs[job] = self._key
+                await self._wait(job, tried)
+        finally:
+            clients.note(planned, tried, key=self._key)
+
+    async def _submit(self, tried: _Try) -> str | None:
+        """The job's id; None: it was refused for good."""
+        body = body_of(self._planned, self._clients.seed)
+        order = {"request": {"path": _PATHS[self._planned.dialect], "body": body}}
+        while True:
+            made = await self._order("POST", tried.entry, "/mesh/v1/jobs", order)
+            if made is not None and made.status_code in (200, 201):
+                tried.status = 200
+                return str(msgspec.json.decode(made.content)["id"])
+            if made is not None and made.status_code not in _AGAIN:
+                tried.how, tried.status = How.REFUSED, made.status_code
+                tried.cause = error_of(made.content)[:_CAUSE_CHARS]
+                tried.ended_at_s = self._clients.now_s()
+                return None
+            await trio.sleep(self._chance.uniform(*PAUSES_S))
+            tried.entry = self._clients.any_entry(self._chance, but=tried.entry)
+
+    async def _wait(self, job: str, tried: _Try) -> None:
+        """Until any node says that it is over."""
+        while True:
+            await trio.sleep(_POLL_S)
+            entry = self._clients.any_entry(self._chance)
+            seen = await self._order("GET", entry, f"/mesh/v1/jobs/{job}")
+            if seen is None or seen.status_code != 200:
+                continue  # that node is away, or has not heard of the job yet
+            view = msgspec.json.decode(seen.content)
+            if view["state"] in ("failed", "cancelled", "dead"):
+                tried.how, tried.cause = How.ERROR, f"{view['state']}: {view.get('reason', '')}"
+                tried.cause = tried.cause[:_CAUSE_CHARS]
+            elif view["state"] == "done" and not view.get("result_is_away"):
+                tried.said.head(view.get("node"), None)
+                tried.said.body(msgspec.json.encode(view["result"]), self._clients.now_s())
+                tried.how = How.WHOLE
+            else:
+                continue
+            tried.ended_at_s = self._clients.now_s()
+            return
+
+    async def _order(
+        self, method: str, entry: str, path: str, body: Any = None
+    ) -> httpx.Response | None:
+        """One short question; None: no answer."""
+        headers = {**self._clients.headers, "content-type": "application/json"}
+        if body is not None:
+            headers["idempotency-key"] = self._key
+        content = msgspec.json.encode(body) if body is not None else None
+        url = self._clients.entries().get(entry, "") + path
+        with suppress(httpx.HTTPError), trio.move_on_after(QUIET_S):
+            return await self._clients.http.request(method, url, content=content, headers=headers)
+        return None
+
+
+def body_of(planned: Planned, seed: int) -> dict[str, Any]:
+    """The request's body.  Every prompt is another one: none is poison for what another killed."""
+    words = f"Count, please. ({seed}, {planned.name})"
+    body: dict[str, Any] = {
+        "model": planned.model,
+        "messages": [{"role": "user", "content": words}],
+        "stream": planned.streamed,
+    }
+    if planned.dialect == "openai":
+        return body | {"max_tokens": planned.tokens, "temperature": 0}
+    return body | {"options": {"num_predict": planned.tokens, "temperature": 0}}
+
+
+def _first_words(error: Exception) -> str:
+    return (str(error) or type(error).__name__)[:_CAUSE_CHARS]

@@ -1,0 +1,50 @@
+"""The scenarios that come with the harness, and what a name on the command line means."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+
+from meshd.cli.shell import UsageError
+from meshd_chaos.local_stage import PARAMETERS
+from meshd_chaos.scenario import Scenario
+from meshd_chaos.scenario_file import BadScenario, read_scenario
+
+__all__ = ["PARAMETERS", "find", "read_file", "shipped"]
+
+
+def shipped() -> dict[str, str]:
+    """The text of each scenario that comes with the harness, by its name."""
+    folder = resources.files("meshd_chaos") / "scenarios"
+    files = [file for file in folder.iterdir() if file.name.endswith(".toml")]
+    texts = {file.name.removesuffix(".toml"): file.read_text("utf-8") for file in files}
+    return dict(sorted(texts.items()))
+
+
+def find(name: str) -> list[Scenario]:
+    """What a name, a file or "all" means.  Raises UsageError, BadScenario."""
+    texts = shipped()
+    if name == "all":
+        return [_read(text, f"{one}.toml") for one, text in texts.items()]
+    if name in texts:
+        return [_read(texts[name], f"{name}.toml")]
+    if Path(name).suffix == ".toml" or Path(name).is_file():
+        return [read_file(Path(name))]
+    raise UsageError(
+        f"there is no scenario {name!r}; there are {', '.join(texts)}, all of them as 'all', and "
+        "files of your own that end in .toml"
+    )
+
+
+def read_file(path: Path) -> Scenario:
+    """A file of the user's.  Raises UsageError, BadScenario."""
+    try:
+        return _read(path.read_text("utf-8"), str(path))
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror or error}") from None
+    except UnicodeDecodeError:
+        raise BadScenario(f"{path}: this is no text in UTF-8") from None
+
+
+def _read(text: str, file: str) -> Scenario:
+    return read_scenario(text, file=file, parameters=PARAMETERS)

@@ -1,0 +1,155 @@
+"""One scenario on one mesh: clients, faults, peace, verdict."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+import httpx
+import msgspec
+import trio
+
+from meshd import __version__
+from meshd.testing.checker import Answer, How, judge_answers
+from meshd_chaos.aftermath import look_back, must_end
+from meshd_chaos.clients import Clients
+from meshd_chaos.excuses import REPEATED, excused
+from meshd_chaos.faults import Faults
+from meshd_chaos.records import Run
+from meshd_chaos.scenario import Scenario
+from meshd_chaos.schedule import steps_of
+from meshd_chaos.stage import Stage
+from meshd_chaos.workload import Planned, plan
+
+HEAL_S = 60.0
+"""After the last fault, until all nodes have to see each other: daemons and engines start."""
+END_S = 30.0
+"""After that, until every accepted request has to have ended."""
+
+Say = Callable[[str], None]
+
+
+class Runner:
+    """One run; what it has come to so far can be looked at."""
+
+    def __init__(
+        self,
+        scenario: Scenario,
+        stage: Stage,
+        *,
+        seed: int,
+        rate_per_s: float,
+        duration_s: float,
+        say: Say = lambda sentence: None,
+    ) -> None:
+        self.scenario, self.duration_s = scenario, duration_s
+        self._stage, self._seed, self._rate_per_s, self._say = stage, seed, rate_per_s, say
+        self._stop = trio.CancelScope()
+        self._is_interrupted = False
+        self.clients: Clients | None = None
+        self.faults = Faults(stage, at_once=scenario.at_once, say=say)
+        self.phase = "starting"
+
+    @property
+    def in_force(self) -> list[str]:
+        """What is broken now, as sentences."""
+        return self.faults.in_force
+
+    def interrupt(self) -> None:
+        """Ask nothing more, break nothing more, and come to an end."""
+        self._is_interrupted = True
+        self._stop.cancel()
+
+    async def run(self) -> Run:
+        """Everything, from the first request to the verdict."""
+        scenario, stage, seed = self.scenario, self._stage, self._seed
+        began = datetime.now(UTC).isoformat(timespec="seconds")
+        places = await stage.places()
+        requests = plan(
+            scenario.workload,
+            models=stage.models,
+            seed=seed,
+            rate_per_s=self._rate_per_s,
+            duration_s=self.duration_s,
+        )
+        steps = steps_of(scenario, seed=seed, duration_s=self.duration_s)
+        pool = httpx.Limits(max_connections=None, max_keepalive_connections=200)
+        async with httpx.AsyncClient(limits=pool, verify=False, trust_env=False) as http:
+            clients = Clients(http, stage.entries, stage.expected, seed, stage.headers)
+            self.clients = clients
+            self.faults.now_s = clients.now_s
+            healed_at_s, found = None, []
+            async with trio.open_nursery() as asking:
+                self.phase = "breaking things"
+                with self._stop:
+                    async with trio.open_nursery() as nursery:
+                        nursery.start_soon(self.faults.run, steps, self.duration_s)
+                        await self._ask(requests, asking)
+                        await trio.sleep_until(clients.began_at + self.duration_s)
+                        nursery.cancel_scope.cancel()
+                self.phase = "healing"
+                await self.faults.heal_all()
+                found += await stage.whole_again(HEAL_S)
+                healed_at_s = None if found else clients.now_s()
+                self.phase = "waiting for the last answers"
+                await self._all_ended(0.0 if self._is_interrupted else END_S)
+                asking.cancel_scope.cancel()
+            if not self._is_interrupted:
+                self.phase = "looking back"
+                found += await look_back(stage, clients)
+        answers = self._answers(clients)
+        answers = excused(answers, self.faults.records, places, scenario.expect.excuses)
+        tally = judge_answers(answers)
+        if not self._is_interrupted:
+            found += must_end(scenario.expect, tally, len(self.faults.records))
+        return Run(
+            scenario=scenario.name,
+            about=scenario.about,
+            seed=seed,
+            nodes=tuple(stage.entries()),
+            rate_per_s=self._rate_per_s,
+            duration_s=self.duration_s,
+            began=began,
+            machine=_machine(),
+            meshd=__version__,
+            faults=tuple(self.faults.records),
+            not_tested=tuple(self.faults.not_tested),
+            answers=tuple(answers),
+            healed_at_s=healed_at_s,
+            tally=tally,
+            violations=(*tally.violations, *found),
+        )
+
+    async def _ask(self, requests: list[Planned], asking: trio.Nursery) -> None:
+        """Send each when it is due, whatever becomes of the others."""
+        assert self.clients is not None
+        for planned in requests:
+            await trio.sleep_until(self.clients.began_at + planned.at_s)
+            asking.start_soon(self.clients.ask, planned)
+
+    async def _all_ended(self, timeout_s: float) -> None:
+        assert self.clients is not None
+        with trio.move_on_after(timeout_s):
+            while self.clients.under_way:  # noqa: ASYNC110 - clients come and go by themselves
+                await trio.sleep(0.05)
+
+    def _answers(self, clients: Clients) -> list[Answer]:
+        """All, in the order in which they were asked."""
+        answers = sorted(clients.answers, key=lambda answer: answer.sent_at_s)
+        if self._is_interrupted:  # who was still waiting left, because we did
+            answers = [
+                msgspec.structs.replace(answer, how=How.LEFT)
+                if answer.how is How.SILENT and answer.excuse != REPEATED
+                else answer
+                for answer in answers
+            ]
+        return answers
+
+
+def _machine() -> str:
+    cores = os.cpu_count() or 0
+    release = ".".join(platform.release().split(".")[:2])
+    python = platform.python_version()
+    return f"{platform.system()} {release}, {cores} cores, Python {python}"

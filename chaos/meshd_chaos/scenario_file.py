@@ -1,0 +1,226 @@
+"""Scenarios as users write them: TOML, and what is wrong with it, by line.  Pure.
+
+name = "my-attic"
+about = "The attic's daemon dies again and again."
+
+[workload]
+modes = { streamed = 3, keyed = 1 }
+
+[[fault]]
+name = "kill"
+target = "holder"
+every_s = 10
+
+[expect]
+recovered = 1
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from typing import Any, Final, TypeVar, get_args
+
+import msgspec
+
+from meshd.errors import MeshdError
+from meshd.toml_lines import KeyPath, key_lines
+from meshd_chaos.excuses import EXCUSES
+from meshd_chaos.scenario import Expect, Fault, Layout, Line, Scenario, When
+from meshd_chaos.workload import Dialect, Mix, ModeName
+
+T = TypeVar("T", bound=msgspec.Struct)
+Parameters = Mapping[str, type[msgspec.Struct]]
+"""What each nemesis is told, by its name."""
+
+AT_ONCE_MAX: Final = 4
+_TOP: Final = ("name", "about", "at_once", "mesh", "workload", "fault", "expect")
+_CHOICES: Final = {"modes": get_args(ModeName), "dialects": get_args(Dialect)}
+_NAME: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
+_PLACE: Final = re.compile(r"^(?P<what>.*?)(?: - at (?:`key` in )?`\$(?P<path>.*)`)?$", re.DOTALL)
+_STEP: Final = re.compile(r"\.([A-Za-z0-9_-]+)|\[(\d+|\.\.\.)\]")
+_KINDS: Final = {
+    "int": "a whole number",
+    "float": "a number",
+    "str": "text",
+    "bool": "true or false",
+    "array": "a list",
+    "object": "a table",
+    "null": "nothing",
+}
+
+
+class BadScenario(MeshdError):
+    """A scenario that cannot be used; each line of the text names a place and what is allowed."""
+
+
+def read_scenario(text: str, *, file: str, parameters: Parameters) -> Scenario:
+    """Raises BadScenario with all that is wrong.  `file` is what the text calls it."""
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise BadScenario(f"{file}: this is no TOML: {error}") from None
+    reader = _Reader(file, key_lines(text), parameters)
+    scenario = reader.scenario(document)
+    if reader.problems:
+        raise BadScenario("\n".join(sentence for _, sentence in sorted(reader.problems)))
+    return scenario
+
+
+class _Reader:
+    """Collects what is wrong, and reads on."""
+
+    def __init__(self, file: str, lines: Mapping[KeyPath, int], parameters: Parameters) -> None:
+        self._file, self._lines, self._parameters = file, lines, parameters
+        self.problems: list[tuple[int, str]] = []
+
+    def scenario(self, document: dict[str, Any]) -> Scenario:
+        self._known(document, (), _TOP, "a scenario")
+        name = self._value(document, "name", Line, "")
+        if not _NAME.fullmatch(name):
+            problem = "name must be lower-case letters, digits and dashes, 40 at most"
+            self._wrong(("name",), problem)
+        at_once = document.get("at_once", 1)
+        if type(at_once) is not int or not 1 <= at_once <= AT_ONCE_MAX:
+            self._wrong(("at_once",), f"at_once must be a whole number from 1 to {AT_ONCE_MAX}")
+        mesh = self._table(document, ("mesh",), Layout)
+        if mesh.copies > mesh.nodes:
+            problem = f"copies = {mesh.copies} is more than the {mesh.nodes} nodes"
+            self._wrong(("mesh", "copies"), problem)
+        return Scenario(
+            name=name,
+            about=self._value(document, "about", Line, ""),
+            mesh=mesh,
+            workload=self._mix(document),
+            at_once=at_once,
+            faults=tuple(self._faults(document)),
+            expect=self._expect(document),
+        )
+
+    def _mix(self, document: dict[str, Any]) -> Mix:
+        mix = self._table(document, ("workload",), Mix)
+        if mix.tokens[0] > mix.tokens[1]:
+            self._wrong(("workload", "tokens"), "tokens must be [shortest, longest]")
+        for key, weights in (("modes", mix.modes), ("dialects", mix.dialects)):
+            if not sum(weights.values()):
+                self._wrong(("workload", key), f"{key} must have one weight above 0")
+        return mix
+
+    def _expect(self, document: dict[str, Any]) -> Expect:
+        expect = self._table(document, ("expect",), Expect)
+        for number, name in enumerate(expect.excuses):
+            if name not in EXCUSES:
+                problem = f"there is no excuse {name!r}; {_there_are(EXCUSES)}"
+                self._wrong(("expect", "excuses", number), problem)
+        return expect
+
+    # ---------------------------------------------------------------- faults
+
+    def _faults(self, document: dict[str, Any]) -> Iterable[Fault]:
+        tables = document.get("fault", [])
+        if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+            self._wrong(("fault",), "faults are tables, each under a line [[fault]]")
+            return
+        for number, table in enumerate(tables):
+            if (fault := self._fault(table, ("fault", number))) is not None:
+                yield fault
+
+    def _fault(self, table: dict[str, Any], path: KeyPath) -> Fault | None:
+        name = table.get("name")
+        if name is None:
+            self._wrong(path, f"a fault needs a name; {_there_are(self._parameters)}")
+            return None
+        if name not in self._parameters:
+            problem = f"there is no fault {name!r}; {_there_are(self._parameters)}"
+            self._wrong((*path, "name"), problem)
+            return None
+        kind, schedule = self._parameters[name], When.__struct_fields__
+        allowed = ("name", *schedule, *kind.__struct_fields__)
+        if not self._known(table, path, allowed, f"the fault {name!r}"):
+            return None
+        given = {key: value for key, value in table.items() if key in kind.__struct_fields__}
+        self._converted(given, path, kind)
+        when = self._converted(_spread(table, schedule), path, When)
+        chosen = [key for key in ("at_s", "every_s", "per_minute") if key in table]
+        if len(chosen) != 1:
+            problem = f"a fault has one of at_s, every_s and per_minute, {name!r} has "
+            self._wrong(path, problem + (" and ".join(chosen) or "none"))
+        if when.for_s[0] > when.for_s[1]:
+            self._wrong((*path, "for_s"), "for_s must be a number, or [shortest, longest]")
+        return Fault(name=name, when=when, parameters=given)
+
+    # ---------------------------------------------------------------- tables and values
+
+    def _table(self, document: dict[str, Any], path: KeyPath, kind: type[T]) -> T:
+        table = document.get(str(path[0]), {})
+        if not isinstance(table, dict):
+            self._wrong(path, f"{path[0]} must be a table: [{path[0]}]")
+            return kind()
+        known = self._known(table, path, kind.__struct_fields__, f"[{path[0]}]")
+        return self._converted(table, path, kind) if known else kind()
+
+    def _known(
+        self, table: dict[str, Any], path: KeyPath, allowed: Iterable[str], where: str
+    ) -> bool:
+        """Whether it has no other keys than those."""
+        unknown = [key for key in table if key not in allowed]
+        for key in unknown:
+            self._wrong((*path, key), f"{where} has no {key!r}; {_there_are(allowed)}")
+        return not unknown
+
+    def _converted(self, table: dict[str, Any], path: KeyPath, kind: type[T]) -> T:
+        try:
+            return msgspec.convert(table, kind)
+        except msgspec.ValidationError as error:
+            found = _PLACE.match(str(error))
+            assert found is not None
+            inner = tuple(
+                int(index) if index.isdigit() else key or index
+                for key, index in _STEP.findall(found["path"] or "")
+            )
+            choices = _CHOICES.get(str(inner[0])) if inner else None
+            problem = _in_words(found["what"], ".".join(map(str, inner)) or str(path[-1]))
+            if choices and "Invalid enum" in found["what"]:
+                problem = f"{inner[0]} has a word that it does not know; {_there_are(choices)}"
+            self._wrong((*path, *inner), problem)
+            return kind()
+
+    def _value(self, document: dict[str, Any], key: str, kind: Any, default: Any) -> Any:
+        if key not in document:
+            self._wrong((), f"a scenario needs {key} = ...")
+            return default
+        try:
+            return msgspec.convert(document[key], kind)
+        except msgspec.ValidationError as error:
+            self._wrong((key,), _in_words(str(error), key))
+            return default
+
+    def _wrong(self, path: KeyPath, problem: str) -> None:
+        """Say so, with the nearest line that is known."""
+        while path and path not in self._lines:
+            path = path[:-1]
+        line = self._lines.get(path, 1)
+        self.problems.append((line, f"{self._file}:{line}: {problem}"))
+
+
+def _spread(table: dict[str, Any], schedule: tuple[str, ...]) -> dict[str, Any]:
+    """The keys of the schedule; where one number may stand for a list, as a list."""
+    found = {key: value for key, value in table.items() if key in schedule}
+    if isinstance(found.get("at_s"), int | float):
+        found["at_s"] = [found["at_s"]]
+    if isinstance(found.get("for_s"), int | float):
+        found["for_s"] = [found["for_s"], found["for_s"]]
+    return found
+
+
+def _in_words(what: str, key: str) -> str:
+    """msgspec's sentence as one for the reader."""
+    for kind, words in _KINDS.items():
+        what = what.replace(f"`{kind}`", words).replace(f"`{kind} | null`", words)
+    what = what.replace("Expected ", "must be ", 1).replace(", got ", ", and is ")
+    return f"{key} {what}" if what.startswith("must be") else f"{key}: {what}"
+
+
+def _there_are(names: Iterable[str]) -> str:
+    return f"there are {', '.join(sorted(names))}"

@@ -1,0 +1,75 @@
+"""What a run needs of the mesh it runs on, whoever made that mesh.
+
+`local_stage` starts one on this machine and can break all of it; `target` is one that exists.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import msgspec
+
+from meshd.control import StatusReport
+from meshd.errors import MeshdError
+from meshd_chaos.excuses import Places
+from meshd_chaos.records import NotTested
+from meshd_chaos.schedule import Step
+
+
+class CannotInject(MeshdError):
+    """A fault cannot be had here, or not now; the text says why."""
+
+
+class Injected(msgspec.Struct, frozen=True, kw_only=True):
+    """A fault that is in force."""
+
+    nodes: tuple[str, ...]
+    did: str
+    """A sentence."""
+    is_moment: bool = False
+    """It was over at once: nothing is left to heal."""
+
+
+class Stage(Protocol):
+    """A mesh, and the ways to break it."""
+
+    @property
+    def models(self) -> tuple[str, ...]: ...
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """That every request to it needs."""
+        ...
+
+    def entries(self) -> Mapping[str, str]:
+        """The base URL of each node that clients may ask, by its name, now."""
+        ...
+
+    def expected(self, model: str, tokens: int) -> tuple[str | None, str | None]:
+        """(text, finish_reason) of an undisturbed answer; None where nobody knows."""
+        ...
+
+    async def places(self) -> Places:
+        """Who has which model, and who votes."""
+        ...
+
+    def not_tested(self, names: set[str]) -> list[NotTested]:
+        """Those of the faults that this machine or this mesh does not allow."""
+        ...
+
+    async def inject(self, step: Step) -> Injected:
+        """Raises CannotInject."""
+        ...
+
+    async def heal(self, step: Step) -> None:
+        """End what `inject` began with that step; the nodes it hit serve again on return."""
+        ...
+
+    async def whole_again(self, timeout_s: float) -> list[str]:
+        """Wait until all nodes see each other; sentences about those that do not in that time."""
+        ...
+
+    async def statuses(self) -> Mapping[str, StatusReport]:
+        """What each daemon says of itself; of a mesh that is only asked: nothing."""
+        ...

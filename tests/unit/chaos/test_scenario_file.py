@@ -1,0 +1,127 @@
+"""What a user may write in a scenario, and what a mistake is told."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+import pytest
+from msgspec import Meta
+
+from meshd_chaos.library import PARAMETERS, shipped
+from meshd_chaos.scenario_file import BadScenario, read_scenario
+
+HEAD = 'name = "mine"\nabout = "Something breaks."\n'
+
+
+class Kill(msgspec.Struct, frozen=True):
+    target: str = "holder"
+    times: Annotated[int, Meta(ge=1)] = 1
+
+
+KINDS = {"kill": Kill, "freeze": Kill}
+
+
+def read(text: str) -> object:
+    return read_scenario(HEAD + text, file="mine.toml", parameters=KINDS)
+
+
+def test_all_that_a_file_says_is_in_the_scenario() -> None:
+    scenario = read_scenario(
+        HEAD
+        + """
+at_once = 2
+[mesh]
+nodes = 3
+copies = 2
+[workload]
+modes = { streamed = 1, keyed = 2 }
+tokens = [5, 9]
+[[fault]]
+name = "kill"
+target = "entry"
+every_s = 3
+for_s = 2
+[[fault]]
+name = "freeze"
+at_s = 4.5
+[expect]
+excuses = ["entry-died"]
+recovered = 1
+""",
+        file="mine.toml",
+        parameters=KINDS,
+    )
+    assert (scenario.name, scenario.about, scenario.at_once) == ("mine", "Something breaks.", 2)
+    assert (scenario.mesh.nodes, scenario.mesh.copies) == (3, 2)
+    assert scenario.workload.modes == {"streamed": 1, "keyed": 2}
+    assert scenario.workload.tokens == (5, 9)
+    kill, freeze = scenario.faults
+    assert (kill.name, kill.parameters, kill.when.every_s) == ("kill", {"target": "entry"}, 3)
+    assert kill.when.for_s == (2, 2)
+    assert (freeze.name, freeze.when.at_s) == ("freeze", [4.5])
+    assert (scenario.expect.excuses, scenario.expect.recovered) == (["entry-died"], 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ('[[fault]]\nname = "kil"\nat_s = 1', "mine.toml:4: there is no fault 'kil'; there are "
+         "freeze, kill"),
+        ("[[fault]]\nat_s = 1", "mine.toml:3: a fault needs a name; there are freeze, kill"),
+        ('[[fault]]\nname = "kill"', "mine.toml:3: a fault has one of at_s, every_s and "
+         "per_minute, 'kill' has none"),
+        ('[[fault]]\nname = "kill"\nat_s = 1\nevery_s = 2', "'kill' has at_s and every_s"),
+        ('[[fault]]\nname = "kill"\nat_s = 1\nwhom = "me"', "mine.toml:6: the fault 'kill' has no "
+         "'whom'; there are at_s, every_s, first_s, for_s, name, per_minute, target, times"),
+        ('[[fault]]\nname = "kill"\nat_s = 1\ntimes = 0', "mine.toml:6: times must be a whole "
+         "number >= 1"),
+        ('[[fault]]\nname = "kill"\nat_s = "soon"', "mine.toml:5: at_s must be a list, and is "
+         "text"),
+        ('[[fault]]\nname = "kill"\nat_s = [1, -2]', "mine.toml:5: at_s.1 must be a number >= 0"),
+        ('[[fault]]\nname = "kill"\nevery_s = -1', "mine.toml:5: every_s must be a number > 0"),
+        ('[[fault]]\nname = "kill"\nat_s = 1\nfor_s = [3, 2]', "mine.toml:6: for_s must be"),
+        ("fault = 3", "mine.toml:3: faults are tables, each under a line [[fault]]"),
+        ("[mesh]\nnodes = 500", "mine.toml:4: nodes must be a whole number <= 16"),
+        ("[mesh]\nnodes = 3\ncopies = 4", "mine.toml:5: copies = 4 is more than the 3 nodes"),
+        ("[mesh]\nnoodles = 5", "mine.toml:4: [mesh] has no 'noodles'; there are copies, models"),
+        ("mesh = 3", "mine.toml:3: mesh must be a table: [mesh]"),
+        ("[workload]\nmodes = { streamd = 1 }", "mine.toml:4: modes has a word that it does not "
+         "know; there are keyed, queued, streamed, whole"),
+        ("[workload]\nmodes = { streamed = 0 }", "mine.toml:4: modes must have one weight above"),
+        ("[workload]\ntokens = [9, 5]", "mine.toml:4: tokens must be [shortest, longest]"),
+        ("[workload]\nleaving = 2", "mine.toml:4: leaving must be a number <= 1"),
+        ('[expect]\nexcuses = ["bad luck"]', "mine.toml:4: there is no excuse 'bad luck'; there "
+         "are attempts-spent, entry-died"),
+        ("at_once = 9", "mine.toml:3: at_once must be a whole number from 1 to 4"),
+        ("spped = 3", "mine.toml:3: a scenario has no 'spped'; there are about, at_once, expect"),
+        ("= 3", "mine.toml: this is no TOML"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_named_with_its_line_and_what_is_allowed(text: str, told: str) -> None:
+    with pytest.raises(BadScenario) as caught:
+        read(text)
+    assert told in str(caught.value)
+
+
+def test_all_mistakes_are_told_at_once_in_the_order_of_their_lines() -> None:
+    with pytest.raises(BadScenario) as caught:
+        read('[mesh]\nnodes = "five"\n[[fault]]\nname = "smite"\n[expect]\nfaults = -1')
+    assert [line.split(": ")[0] for line in str(caught.value).splitlines()] == [
+        "mine.toml:4",
+        "mine.toml:6",
+        "mine.toml:8",
+    ]
+
+
+def test_a_file_without_a_name_is_told_so() -> None:
+    with pytest.raises(BadScenario, match=r"x\.toml:1: a scenario needs name = \.\.\."):
+        read_scenario("about = 'a'", file="x.toml", parameters=KINDS)
+
+
+@pytest.mark.parametrize("name", sorted(shipped()))
+def test_each_shipped_scenario_can_be_read_and_is_called_as_its_file(name: str) -> None:
+    scenario = read_scenario(shipped()[name], file=name, parameters=PARAMETERS)
+    assert scenario.name == name
+    assert scenario.about.endswith(".")
+    assert scenario.faults
