@@ -1,0 +1,77 @@
+"""Loopback addresses for machines that share one, and who of them has which connection."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from random import Random
+from typing import Final
+
+import psutil
+import trio
+
+HOST: Final = "127.0.0.1"
+_LOW, _HIGH = 15_000, 32_000
+"""Below what systems give to whoever asks for any port (Linux from 32768, macOS from 49152): so a
+daemon that was killed finds its own port free again."""
+_TRIES: Final = 200
+
+
+def bound_pair() -> tuple[socket.socket, socket.socket]:
+    """A listening TCP socket and a UDP socket on one free port."""
+    port = free_port()
+    tcp, udp = socket.socket(), socket.socket(type=socket.SOCK_DGRAM)
+    tcp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    tcp.bind((HOST, port))
+    udp.bind((HOST, port))
+    tcp.listen(512)
+    return tcp, udp
+
+
+_chance = Random()
+_given: set[int] = set()
+
+
+def free_port() -> int:
+    """A port that nobody listens on, TCP and UDP alike, and that was not given before."""
+    for _ in range(_TRIES):
+        port = _chance.randrange(_LOW, _HIGH)
+        if port not in _given and _is_free(port):
+            _given.add(port)
+            return port
+    raise OSError(f"no free port from {_LOW} to {_HIGH} was found in {_TRIES} tries")
+
+
+def _is_free(port: int) -> bool:
+    ends = [("0.0.0.0", socket.AF_INET)]
+    ends += [("::", socket.AF_INET6)] if socket.has_dualstack_ipv6() else []
+    for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
+        for host, family in ends:
+            with socket.socket(family, kind) as sock:
+                try:
+                    sock.bind((host, port))
+                except OSError:
+                    return False
+    return True
+
+
+class Diallers:
+    """Whose a connection is, by its local port: asked of the operating system."""
+
+    def __init__(self, pids: Callable[[], Mapping[str, int]]) -> None:
+        """`pids`: the daemons that run now, by machine."""
+        self._pids = pids
+
+    async def whose(self, port: int) -> str | None:
+        """The machine whose daemon has a connection from that port; None: it is over already."""
+        return await trio.to_thread.run_sync(_find, dict(self._pids()), port)
+
+
+def _find(pids: dict[str, int], port: int) -> str | None:
+    for name, pid in pids.items():
+        with suppress(psutil.Error):
+            for connection in psutil.Process(pid).net_connections(kind="tcp"):
+                if connection.laddr and connection.laddr.port == port:
+                    return name
+    return None
