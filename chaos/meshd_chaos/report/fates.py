@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import Final
 
 from meshd.testing.checker import Answer, How, Kind
+from meshd_chaos.excuses import EXCUSES, REPEATED
 from meshd_chaos.records import Run
 
 
@@ -93,10 +94,10 @@ def _fate(answer: Answer, answered_keys: set[str]) -> Fate:
             return Fate.RECOVERED if answer.seams else Fate.WHOLE
         case How.LEFT:
             return Fate.LEFT
+        case _ if answer.excuse == REPEATED or answer.key in answered_keys:
+            return Fate.REPEATED
         case _ if answer.excuse:
             return Fate.EXCUSED
-        case _ if answer.key in answered_keys:
-            return Fate.REPEATED
         case How.ERROR | How.REFUSED:
             return Fate.FAILED
         case _ if answer.accepted and not answer.key:
@@ -123,8 +124,8 @@ def facts(answer: Answer, fate: Fate) -> str:
             f"at {seam.at_s:.2f} s: {WAYS.get(seam.way, seam.way)};"
             f" no text for {seconds(seam.gap_s)}{of_it}"
         )
-    if answer.excuse:
-        lines.append(f"excused: {answer.excuse}")
+    if answer.excuse and answer.excuse != REPEATED:
+        lines.append(f"excused: {excuse(answer.excuse)}")
     if answer.cause or answer.status not in (0, 200):
         status = f"{answer.status} " if answer.status else ""
         lines.append(f"{status}{answer.cause}".strip())
@@ -144,6 +145,11 @@ def seconds(duration_s: float) -> str:
     if duration_s < 0.9995:
         return f"{max(0.0, duration_s) * 1000:.0f} ms"
     return f"{duration_s:.2f} s" if duration_s < 9.995 else f"{duration_s:.1f} s"
+
+
+def excuse(name: str) -> str:
+    """An excuse in words."""
+    return EXCUSES[name].sentence if name in EXCUSES else name
 
 
 def counted(found: Iterable[Fate]) -> Mapping[Fate, int]:

@@ -10,7 +10,9 @@ from typing import Final
 import msgspec
 
 from meshd.testing.checker import Gaps, Seam, Tally, gaps_by_way, gaps_of
+from meshd_chaos.excuses import REPEATED
 from meshd_chaos.records import NotTested, Run, RunSet
+from meshd_chaos.report.fates import excuse
 
 
 class Figures(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,8 +32,22 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
         return sum(self.tally.recovered_by.values())
 
     @property
+    def excused_by(self) -> dict[str, int]:
+        """Without those that their client repeated: only its last try has to be answered."""
+        return {why: count for why, count in self.tally.excused_by.items() if why != REPEATED}
+
+    @property
+    def excused_in_words(self) -> dict[str, int]:
+        return {excuse(why): count for why, count in self.excused_by.items()}
+
+    @property
     def excused(self) -> int:
-        return sum(self.tally.excused_by.values())
+        return sum(self.excused_by.values())
+
+    @property
+    def repeated(self) -> int:
+        """Tries that broke off, and were made again with their key."""
+        return self.tally.excused_by.get(REPEATED, 0)
 
 
 ALL: Final = "all"

@@ -133,7 +133,7 @@ def _run(run: Run, anchor: str, hover: bool) -> Markup:
         *_ways(run),
         *_longest(run, found, anchor),
         *_causes("Ended in an error", run.tally.failed_by),
-        *_causes("Not answered, and excused", run.tally.excused_by),
+        *_causes("Not answered, and excused", its.excused_in_words),
         *_faults(run.faults),
         *_not_tested(figures.not_tested([run]), with_scenario=False),
         *_again(run),
@@ -154,6 +154,7 @@ def _numbers(its: Figures) -> Markup:
         ("wrong", tally.wrong, True),
         ("failed", tally.failed, False),
         ("excused", its.excused, False),
+        ("repeated", its.repeated, False),
         ("client left", tally.left, False),
     )
     return element(

@@ -81,10 +81,8 @@ def _gaps(everything: Figures) -> Table:
 
 
 def _causes(everything: Figures) -> list[RenderableType]:
-    tally = everything.tally
-    failed = [_item("failed", f"{count} x {why}") for why, count in tally.failed_by.items()]
-    excused = [_item("excused", f"{count} x {why}") for why, count in tally.excused_by.items()]
-    return [*failed, *excused]
+    causes = (("failed", everything.tally.failed_by), ("excused", everything.excused_in_words))
+    return [_item(mark, f"{n} x {why}") for mark, by in causes for why, n in by.items()]
 
 
 def _violations(run: Run) -> list[RenderableType]:
