@@ -9,6 +9,7 @@ from typing import Any
 import trio
 
 from meshd import limits
+from meshd.control import RecordReport
 from meshd.testing.memory_client import MemoryAnswer
 from meshd.testing.memory_engine import MemoryEngine
 from meshd.testing.models import expected_text
@@ -82,6 +83,25 @@ async def mesh(
         ]
         await world.settled()
         yield Mesh(world, a, b, c)
+
+
+async def three(world: World, *engines: MemoryEngine) -> tuple[Machine, Machine, Machine]:
+    """Three nodes whose record has three voters; `b` and `c` have an engine if given."""
+    a = await world.start("a")
+    b, c = await world.start("b", *engines[:1]), await world.start("c", *engines[1:2])
+    await world.settled()
+    await until(lambda: all(len(voters(m)) == 3 for m in (a, b, c)), within_s=60.0)
+    return a, b, c
+
+
+def report(machine: Machine) -> RecordReport:
+    """What this node tells of the record."""
+    return machine.running.record.report()
+
+
+def voters(machine: Machine) -> set[str]:
+    """Who has a vote in the record, as this node knows."""
+    return {row.name for row in report(machine).voters if row.part in ("leads", "votes")}
 
 
 async def some_text(answer: MemoryAnswer, words: int = 5) -> None:

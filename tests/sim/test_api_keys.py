@@ -13,7 +13,7 @@ from meshd import control
 from meshd.apikeys import SECRET_BYTES, ApiKey, ApiKeys, new_key
 from meshd.errors import Refused
 from meshd.testing.world import PATHS, Machine, World, until
-from tests.sim.test_record import three
+from tests.sim.meshes import three
 
 Order = Callable[[bytes], Awaitable[Any]]
 

@@ -19,7 +19,7 @@ from meshd.peers.join_talk import JoinRefused
 from meshd.testing.world import PATHS, Machine, World, until
 from meshd.wire.control_mesh import CaKeyRequest
 from tests.joins import make_key
-from tests.sim.test_record import three, voters
+from tests.sim.meshes import three, voters
 
 
 def key_file(machine: Machine) -> PurePosixPath:

@@ -8,26 +8,18 @@ import trio
 from trio.testing import MockClock
 
 from meshd.consensus.messages import decode
-from meshd.control import RecordReport
 from meshd.ids import NodeId
 from meshd.record.commands_registry import SetAlias
 from meshd.testing.world import Machine, World, until
+from tests.sim.meshes import report, voters
 
 NAMES = "abcdefghi"
 SIGN_S = 5.0
 
 
-def report(machine: Machine) -> RecordReport:
-    return machine.running.record.report()
-
-
 def followed(machine: Machine) -> str:
     """The name of the voter that it follows, empty if none."""
     return next(row.follows for row in report(machine).voters if row.state == "here")
-
-
-def voters(machine: Machine) -> set[str]:
-    return {row.name for row in report(machine).voters if row.part in ("leads", "votes")}
 
 
 def followers(machines: list[Machine]) -> list[Machine]:

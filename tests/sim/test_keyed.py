@@ -12,8 +12,7 @@ from meshd import limits
 from meshd.testing.memory_client import MemoryAnswer
 from meshd.testing.memory_engine import Dialect, MemoryEngine
 from meshd.testing.world import Machine, World, until
-from tests.sim.meshes import some_text
-from tests.sim.test_jobs import three
+from tests.sim.meshes import some_text, three
 
 SHORT = {"max_tokens": 8}
 

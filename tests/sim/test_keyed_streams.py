@@ -15,8 +15,8 @@ from meshd.testing.memory_client import MemoryAnswer
 from meshd.testing.memory_engine import MemoryEngine
 from meshd.testing.models import expected_text
 from meshd.testing.world import Machine, World, until
-from tests.sim.meshes import WHOLE, pass_time, some_text
-from tests.sim.test_jobs import JOBS, three
+from tests.sim.job_orders import JOBS
+from tests.sim.meshes import WHOLE, pass_time, some_text, three
 
 SOON_S = 0.2
 TOKENS_PER_S = 20.0

@@ -12,7 +12,7 @@ from meshd.testing.memory_client import MemoryAnswer
 from meshd.testing.memory_engine import MemoryEngine
 from meshd.testing.models import expected_text
 from meshd.testing.world import Machine, World, until
-from tests.sim.test_jobs import three
+from tests.sim.meshes import three
 from tests.sim.test_keyed_streams import over, said
 
 TOKENS = 40

@@ -10,7 +10,7 @@ from meshd.errors import Refused
 from meshd.record.commands_registry import SetAlias
 from meshd.record.node_rows import NodeRow
 from meshd.testing.world import Machine, World, until
-from tests.sim.test_record import report, three, voters
+from tests.sim.meshes import report, three, voters
 
 
 async def test_a_leader_leaves_and_the_others_write_on_and_can_admit(

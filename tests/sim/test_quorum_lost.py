@@ -7,7 +7,7 @@ from structlog.testing import capture_logs
 from trio.testing import MockClock
 
 from meshd.testing.world import World, until
-from tests.sim.test_record import report, three
+from tests.sim.meshes import report, three
 
 LOST, BACK = "the record cannot be written from here", "the record can be written again"
 

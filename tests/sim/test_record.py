@@ -6,28 +6,10 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from meshd.control import RecordReport
 from meshd.ledger.session import MaybeWritten, NotWritten
 from meshd.record.commands_registry import SetAlias
-from meshd.testing.world import Machine, World, until
-
-VOTES = ("leads", "votes")
-
-
-def report(machine: Machine) -> RecordReport:
-    return machine.running.record.report()
-
-
-def voters(machine: Machine) -> set[str]:
-    return {row.name for row in report(machine).voters if row.part in VOTES}
-
-
-async def three(world: World) -> tuple[Machine, Machine, Machine]:
-    """Three nodes whose record has three voters."""
-    a, b, c = await world.start("a"), await world.start("b"), await world.start("c")
-    await world.settled()
-    await until(lambda: all(len(voters(m)) == 3 for m in (a, b, c)), within_s=60.0)
-    return a, b, c
+from meshd.testing.world import World, until
+from tests.sim.meshes import report, three
 
 
 async def test_the_third_node_makes_three_voters_and_all_have_the_same_record(

@@ -16,7 +16,7 @@ from meshd.record import MemberList, SignedMembers, sign, verify
 from meshd.testing.world import Machine, World, until
 from meshd.wire.join import Reason
 from tests.member_lists import remove, set_drained
-from tests.sim.test_record import report, three, voters
+from tests.sim.meshes import report, three, voters
 
 
 def names(machine: Machine) -> set[str]:

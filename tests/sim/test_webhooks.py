@@ -14,11 +14,13 @@ from trio.testing import MockClock
 from meshd import limits
 from meshd.http import HttpServer, Responder, ServerOptions, ServerRequest, Sweeper
 from meshd.testing.world import Machine, World, until
+from tests.sim import job_orders
+from tests.sim.job_orders import JOBS
+from tests.sim.meshes import voters
 
 SECRET = "sixteen characters and more"
 ADDRESS = "10.9.9.9"
 URL = f"http://{ADDRESS}:80/done"
-JOBS = "/mesh/v1/jobs"
 SETTINGS = {"webhook_hosts": (ADDRESS,), "webhook_secret": SECRET}
 
 
@@ -53,20 +55,14 @@ async def meshes(names: str, **settings: Any) -> AsyncIterator[tuple[Receiver, l
         world.nursery.start_soon(server.serve, listener)
         machines = [await world.start(name, **SETTINGS | settings) for name in names]
         await world.settled()
-        await until(lambda: all(len(votes(m)) == len(names) for m in machines), within_s=60.0)
+        await until(lambda: all(len(voters(m)) == len(names) for m in machines), within_s=60.0)
         yield receiver, machines
 
 
-def votes(machine: Machine) -> list[str]:
-    rows = machine.running.record.report().voters
-    return [row.name for row in rows if row.part in ("leads", "votes")]
-
-
 async def submit(machine: Machine, **order: Any) -> str:
-    order = {"queue": "chat", "payload": 1, "webhook": URL} | order
-    status, made = await machine.client.call("POST", JOBS, order)
-    assert status == 201, made
-    return str(made["id"])
+    return await job_orders.submit(
+        machine, **{"queue": "chat", "payload": 1, "webhook": URL} | order
+    )
 
 
 async def finish(machine: Machine, job: str) -> None:
