@@ -112,7 +112,13 @@ class Request(msgspec.Struct, frozen=True, omit_defaults=True):
     """What was said of this very answer before it broke off: the engine is to go on after it, and
     one that cannot refuses."""
     partial_reasoning: str = ""
-    """What was thought before that; never without `partial`."""
+    """What was thought before that; without `partial`: it broke off in the middle of a thought."""
+    partial_tokens: int = 0
+    """So many tokens both were counted as: `max_tokens` is what is left without them."""
+
+    def goes_on(self) -> bool:
+        """Whether a part of the answer was said already."""
+        return bool(self.partial or self.partial_reasoning)
 
 
 class TokenLogprob(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -230,7 +236,7 @@ class BackendInfo(msgspec.Struct, frozen=True, omit_defaults=True):
     id: str
     """Stable within the node: e.g. "ollama-11434"."""
     engine: str
-    """ollama | llama.cpp | lmstudio | vllm | mlx | openai."""
+    """ollama | llama.cpp | lmstudio | vllm | sglang | mlx | openai."""
     version: str = ""
     slots: int = 1
     """Requests it runs at once."""

@@ -20,7 +20,7 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
 LOG_FORMATS = ("auto", "text", "logfmt", "json")
 VOTER_WISHES = ("auto", "always", "never")
 POLICIES = ("predicted", "least_busy", "round_robin", "random")
-ENGINES = ("ollama", "llama.cpp", "lmstudio", "vllm", "mlx", "openai")
+ENGINES = ("ollama", "llama.cpp", "lmstudio", "vllm", "sglang", "mlx", "openai")
 
 
 @dataclass(frozen=True, slots=True)
@@ -360,7 +360,7 @@ SETTINGS: tuple[Setting, ...] = (
         switch(),
         False,
         "Whether an answer that broke off may be gone on with by a model of the same name, where "
-        "engines tell no digest (llama.cpp, vLLM, LM Studio, MLX).",
+        "engines tell no digest (llama.cpp, vLLM, SGLang, LM Studio, MLX).",
     ),
 )
 

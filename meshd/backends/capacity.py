@@ -15,8 +15,8 @@ GAIN: Final = 1.10
 RUNS: Final = 3
 """So many runs with all slots in use are a measurement."""
 MOST: Final = 64
-PRIORS: Final = {"vllm": 16}
-"""vLLM batches by design (its own default is 256 sequences)."""
+PRIORS: Final = {"vllm": 16, "sglang": 16}
+"""They batch by design (vLLM's own default is 256 sequences)."""
 
 
 class LearnedSlots:

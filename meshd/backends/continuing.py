@@ -1,176 +1,107 @@
-"""Whether an engine goes on after what another one said, found out by asking it (trio shell).
+"""Engines that go on after what another one said (trio shell).
 
-A trailing assistant message is continued by some engines and templates and begins a new turn with
-others, so names and versions prove nothing.  What does:
-
-llama.cpp        shows the prompt that it would make (`/apply-template`): it has to end with what
-                 was said.
-Ollama           the same (`_debug_render_only`) from 0.11.5 on.  Before that a prompt's tokens are
-                 counted: a turn that stays open has as many more as the text has, a closed one has
-                 the end of the turn and the beginning of the next as well.
-vLLM             is told (`continue_final_message`), and shows the prompt's tokens (`/tokenize`).
-all              a raw prompt is just longer: nothing to find out.
-
-Asked once for each model, and again when the engine is another one.
+`Continuing` knows of one engine's models whether and how they are told what was said; how that is
+found out is in `ways.py`.  It is asked once for each model, and again when the engine is another.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final
 
 import msgspec
 
-from meshd.backends import listing
-from meshd.backends.exchange import Answer, EngineHttp
-from meshd.backends.openai_request import EngineKind
-from meshd.inference import ModelInfo, Request
-
-RENDERS_SINCE: Final = (0, 11, 5)
-"""The first Ollama that shows the prompt of a chat instead of answering it; older ones answer."""
-
-_SAID: Final = " one two three four"
-"""Begins with a space, like a token does, so that twice the text has twice the tokens."""
-_THOUGHT: Final = "five six seven"
-_ASK: Final = {"role": "user", "content": "Count."}
-_json: Final = msgspec.json.Encoder().encode
+from meshd.backends.control import Emit, RunControl
+from meshd.backends.exchange import EngineHttp
+from meshd.backends.openai_request import cannot_continue
+from meshd.backends.seam import MoreTokens, Seam, ThoughtsFirst, WithoutEdge
+from meshd.backends.ways import Asking, Form, NotSaid, Point, Ways
+from meshd.inference import Delta, ModelInfo, Request, Usage
 
 
 class Continuing:
-    """What is known of one engine's models."""
+    """What is known of one engine's models, and what follows from it for a request."""
 
-    def __init__(self, http: EngineHttp, ways: Ways) -> None:
+    def __init__(self, engine: str, http: EngineHttp, ways: Ways) -> None:
+        self._engine = engine
         self._http = http
         self._ways = ways
-        self._known: dict[tuple[str, str, bool], bool] = {}
+        self._known: dict[tuple[str, str, Point], Form | None] = {}
 
     def known(self, model: ModelInfo) -> bool | None:
-        """What was found out about plain text so far."""
-        return self._known.get((model.name, model.digest, False))
+        """Whether it goes on after plain text, if that was found out already."""
+        key = (model.name, model.digest, Point.IN_TEXT)
+        return self._known[key] is not None if key in self._known else None
 
-    async def can(self, request: Request, model: ModelInfo) -> bool:
-        """Whether the engine goes on after this request's `partial`.  Raises as `EngineHttp.ask`.
+    async def find_out(
+        self, model: ModelInfo, point: Point = Point.IN_TEXT, control: RunControl | None = None
+    ) -> Form | None:
+        """How it is told, None if it cannot be; asked for unless it is known.
 
-        One that does not answer the question cannot, this time.
+        `control` is that of the run that needs to know.  Raises NotSaid if the engine does not
+        answer that, and as `EngineHttp.ask`.
         """
-        if request.raw:
-            return not request.partial_reasoning
-        return await self.find_out(model, thought=bool(request.partial_reasoning)) or False
-
-    async def find_out(self, model: ModelInfo, *, thought: bool = False) -> bool | None:
-        """Ask, unless it is known; `thought`: with thoughts before the text."""
-        key = (model.name, model.digest, thought)
+        key = (model.name, model.digest, point)
         if key not in self._known:
-            found = await self._ways.find(self._http, model.name, thought=thought)
-            if found is None:
-                return None
-            self._known[key] = found
+            ask = Asking(self._http, model.name, control)
+            self._known[key] = await self._ways.find(ask, point)
         return self._known[key]
 
+    async def begin(
+        self, request: Request, model: ModelInfo, emit: Emit, control: RunControl
+    ) -> tuple[Request, Emit]:
+        """What to ask the engine so that it goes on, and where to emit what it says.
 
-class Ways:
-    """How one kind of engine is asked."""
+        A request whose `max_tokens` are used up comes back with 0 of them.  Raises BackendFailed
+        (UNSUPPORTED) if the engine cannot go on, and as `EngineHttp.ask`.
+        """
+        point, ask = Point.of(request), Asking(self._http, model.name, control)
+        form = await self._form(request, model, point, control)
+        seams: list[Seam] = []
+        if form.raw and point is Point.IN_THOUGHTS:
+            seams.append(ThoughtsFirst(form.closing))
+        if form.trims and (edge := _edge(request, point)):
+            seams.append(WithoutEdge(edge, in_thoughts=point is Point.IN_THOUGHTS))
+        limit = request.sampling.max_tokens
+        if limit is not None:
+            count = await self._ways.count(ask, request.partial_reasoning + request.partial)
+            if (more := count - request.partial_tokens) > 0:
+                seams.append(MoreTokens(more))
+                left = msgspec.structs.replace(request.sampling, max_tokens=max(0, limit - more))
+                request = msgspec.structs.replace(request, sampling=left)
+        if form.raw:
+            request = await self._ways.raw(ask, request, form)
+        return request, _through(seams, emit)
 
-    async def find(self, http: EngineHttp, model: str, *, thought: bool) -> bool | None:
-        """Whether it goes on, after thoughts if `thought`; None: it did not say."""
-        return False
-
-
-class LlamaWays(Ways):
-    """llama.cpp."""
-
-    async def find(self, http: EngineHttp, model: str, *, thought: bool) -> bool | None:
-        body = {"model": model, "messages": [_ASK, _said(thought, "reasoning_content")]}
-        answer = await http.ask("POST", "/apply-template", _json(body))
-        return _ends_well(answer, _field(answer, "prompt"), thought)
-
-
-class VllmWays(Ways):
-    """vLLM; others that take its flags have no way to show what they would do."""
-
-    async def find(self, http: EngineHttp, model: str, *, thought: bool) -> bool | None:
-        if thought:
-            return False
-        body = {
-            "model": model,
-            "messages": [_ASK, _said(False, "")],
-            "add_generation_prompt": False,
-            "continue_final_message": True,
-            "return_token_strs": True,
-        }
-        answer = await http.ask("POST", "/tokenize", _json(body))
-        strings = listing.json_object(answer.body).get("token_strs") if answer.ok else None
-        if not isinstance(strings, list):
-            return None if answer.status >= 500 else False
-        return bool(strings) and str(strings[-1]).strip("Ġ▁ ") == _SAID.rsplit(" ", 1)[-1]
-
-
-class OllamaWays(Ways):
-    """Ollama; `version` is what it was when it was last looked at."""
-
-    def __init__(self) -> None:
-        self.version: tuple[int, ...] = ()
-
-    async def find(self, http: EngineHttp, model: str, *, thought: bool) -> bool | None:
-        if self.version >= RENDERS_SINCE:
-            body = {
-                "model": model,
-                "messages": [_ASK, _said(thought, "thinking")],
-                "stream": False,
-                "_debug_render_only": True,
-            }
-            answer = await http.ask("POST", "/api/chat", _json(body))
-            shown = listing.table(_object(answer), "_debug_info")
-            return _ends_well(answer, listing.text(shown, "rendered_template", 1 << 20), thought)
-        return False if thought else await self._by_counting(http, model)
-
-    async def _by_counting(self, http: EngineHttp, model: str) -> bool | None:
-        asked = await _prompt_tokens(http, "/api/chat", model, {"messages": [_ASK]})
-        begun = await _prompt_tokens(
-            http, "/api/chat", model, {"messages": [_ASK, _said(False, "")]}
-        )
-        once = await _prompt_tokens(http, "/api/generate", model, {"raw": True, "prompt": _SAID})
-        twice = await _prompt_tokens(
-            http, "/api/generate", model, {"raw": True, "prompt": _SAID * 2}
-        )
-        if not (asked and begun and once and twice):
-            return None
-        return 0 < begun - asked <= twice - once
+    async def _form(
+        self, request: Request, model: ModelInfo, point: Point, control: RunControl
+    ) -> Form:
+        form: Form | None = None
+        try:
+            if not request.raw:
+                form = await self.find_out(model, point, control)
+            elif point is Point.IN_TEXT:
+                form = Form()  # a raw prompt is just longer: nothing to find out
+        except NotSaid:
+            pass  # it may say next time
+        if form is None or (form.raw and (request.images or request.template)):
+            raise cannot_continue(self._engine)
+        return form
 
 
-async def _prompt_tokens(http: EngineHttp, path: str, model: str, what: dict[str, Any]) -> int:
-    """How long a prompt is, by the engine's own count; 0 if it does not tell."""
-    body = {"model": model, "stream": False, "options": {"num_predict": 1}, **what}
-    answer = await http.ask("POST", path, _json(body))
-    return listing.count(_object(answer), "prompt_eval_count")
+def _edge(request: Request, point: Point) -> str:
+    """The white space that what was said ends with."""
+    said = request.partial_reasoning if point is Point.IN_THOUGHTS else request.partial
+    return said[len(said.rstrip()) :]
 
 
-def _said(thought: bool, field: str) -> dict[str, str]:
-    return {"role": "assistant", "content": _SAID, **({field: _THOUGHT} if thought else {})}
+def _through(seams: Sequence[Seam], emit: Emit) -> Emit:
+    if not seams:
+        return emit
 
+    async def emit_rest(items: Sequence[Delta | Usage]) -> None:
+        for seam in seams:
+            items = seam(items)
+        if items:
+            await emit(items)
 
-def _ends_well(answer: Answer, prompt: str, thought: bool) -> bool | None:
-    if not answer.ok:
-        return None if answer.status >= 500 else False
-    return prompt.endswith(_SAID) and (not thought or _THOUGHT in prompt)
-
-
-def _field(answer: Answer, name: str) -> str:
-    return listing.text(_object(answer), name, 1 << 20)
-
-
-def _object(answer: Answer) -> dict[str, Any]:
-    try:
-        return listing.json_object(answer.body) if answer.ok else {}
-    except listing.Unreadable:
-        return {}
-
-
-def ways_of(kind: EngineKind) -> Ways:
-    """How that kind is asked."""
-    if kind is EngineKind.LLAMA_CPP:
-        return LlamaWays()
-    return VllmWays() if kind is EngineKind.VLLM else Ways()
-
-
-__all__: Sequence[str] = ["Continuing", "OllamaWays", "Ways", "ways_of"]
+    return emit_rest

@@ -166,21 +166,27 @@ class EngineHttp:
             if response is not None:
                 await response.aclose()
 
-    async def ask(self, method: str, path: str, body: bytes = b"") -> Answer:
-        """A small request about the engine itself, with a deadline of its own.
+    async def ask(
+        self, method: str, path: str, body: bytes = b"", control: RunControl | None = None
+    ) -> Answer:
+        """A small request about the engine itself.
+
+        It has `limits.PROBE_TIMEOUT_S`; or, with the `control` of a run that needs to know, as long
+        as that run has: the engine may have to load the model first.
 
         Raises StreamBroken (also when it takes too long), DialFailed, ProtocolError.
         """
-        control = RunControl()
-        watch = self._sweeper.watch(
-            lambda: control.abort(f"no answer within {limits.PROBE_TIMEOUT_S:.0f} s"),
-            trio.current_time() + limits.PROBE_TIMEOUT_S,
-        )
+        own, watch = control or RunControl(), None
+        if control is None:
+            watch = self._sweeper.watch(
+                lambda: own.abort(f"no answer within {limits.PROBE_TIMEOUT_S:.0f} s"),
+                trio.current_time() + limits.PROBE_TIMEOUT_S,
+            )
         response: ClientResponse | None = None
         try:
             headers = self._posting if method == "POST" else self._headers
             response = await self.client.request(
-                method, self._prefix + path, headers, body, on_stream=control.attach
+                method, self._prefix + path, headers, body, on_stream=own.attach
             )
             return Answer(
                 response.status,
@@ -188,8 +194,9 @@ class EngineHttp:
                 response.header(b"x-meshd-node"),
             )
         finally:
-            control.detach()
-            self._sweeper.unwatch(watch)
+            own.detach()
+            if watch is not None:
+                self._sweeper.unwatch(watch)
             if response is not None:
                 await response.aclose()
 

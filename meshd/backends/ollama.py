@@ -10,13 +10,13 @@ import msgspec
 
 from meshd import limits
 from meshd.backends import listing, vectors
-from meshd.backends.continuing import Continuing, OllamaWays
+from meshd.backends.continuing import Continuing
 from meshd.backends.control import Emit, RunControl
 from meshd.backends.exchange import EngineHttp
 from meshd.backends.ollama_request import encode, encode_embedding
 from meshd.backends.ollama_stream import OllamaStream
-from meshd.backends.openai_request import cannot_continue
 from meshd.backends.probing import Known, read_object, refuse_meshd
+from meshd.backends.ways import OllamaWays
 from meshd.inference import BackendInfo, Embedding, ModelInfo, Request
 
 ENGINE: Final = "ollama"
@@ -37,7 +37,7 @@ class OllamaBackend:
         self._http = http
         self._known = known
         self._ways = OllamaWays()
-        self._continuing = Continuing(http, self._ways)
+        self._continuing = Continuing(ENGINE, http, self._ways)
         self._version: tuple[int, ...] = ()
         self._shown: dict[str, dict[str, Any]] = {}
         """Digest -> the lasting facts of /api/show, asked once for each."""
@@ -78,8 +78,8 @@ class OllamaBackend:
         self, request: Request, model: ModelInfo, emit: Emit, control: RunControl
     ) -> None:
         """See `Backend`."""
-        if request.partial and not await self._continuing.can(request, model):
-            raise cannot_continue(self.engine)
+        if request.goes_on():
+            request, emit = await self._continuing.begin(request, model, emit, control)
         asked = encode(request, model, self._version)
         await self._http.stream(asked.path, asked.body, OllamaStream(), emit, control)
 

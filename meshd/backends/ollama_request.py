@@ -46,11 +46,11 @@ def encode(request: Request, model: ModelInfo, version: tuple[int, ...]) -> Http
         if request.extra.get(name):
             raise unsupported(f"Ollama has no {name}")
     body: dict[str, Any] = {"model": model.name, "stream": True}
-    if request.kind is Kind.CHAT or (request.partial and not request.raw):
+    if request.kind is Kind.CHAT or (request.goes_on() and not request.raw):
         if request.template:
             raise unsupported("an answer under the client's own template cannot be gone on with")
         path = CHAT_PATH
-        body["messages"] = [_message(message) for message in as_messages(request)]
+        body["messages"] = [message_of(message) for message in as_messages(request)]
         if tools := _tools(request):
             body["tools"] = tools
     else:
@@ -95,7 +95,8 @@ def _common(request: Request, model: ModelInfo) -> dict[str, Any]:
     return body
 
 
-def _message(message: Message) -> dict[str, Any]:
+def message_of(message: Message) -> dict[str, Any]:
+    """A message as Ollama takes it."""
     role = "system" if message.role == "developer" else message.role  # templates know no developer
     out: dict[str, Any] = {"role": role, "content": message.text}
     if message.reasoning:

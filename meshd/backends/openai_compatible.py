@@ -1,14 +1,15 @@
-"""llama.cpp, LM Studio, vLLM, mlx-lm and others that speak OpenAI's dialect (trio shell)."""
+"""llama.cpp, LM Studio, vLLM, SGLang, mlx-lm, others that speak OpenAI's dialect (trio shell)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import msgspec
 
 from meshd.backends import listing, vectors
-from meshd.backends.continuing import Continuing, ways_of
+from meshd.backends.continuing import Continuing
 from meshd.backends.control import BackendFailed, Emit, RunControl
 from meshd.backends.exchange import Answer, EngineHttp
 from meshd.backends.failures import failure_of
@@ -17,13 +18,13 @@ from meshd.backends.openai_request import (
     UNLOAD,
     EngineKind,
     asks_to_load,
-    cannot_continue,
     encode,
     encode_embedding,
     unsupported,
 )
 from meshd.backends.openai_stream import OpenAIStream
 from meshd.backends.probing import Known, read_object, refuse_meshd
+from meshd.backends.ways import NotSaid, ways_of
 from meshd.inference import BackendInfo, Delta, Embedding, ModelInfo, Request, Usage
 
 
@@ -47,7 +48,7 @@ class OpenAIBackend:
         self._http = http
         self._version = version
         self._known = known
-        self._continuing = Continuing(http, ways_of(kind))
+        self._continuing = Continuing(self.engine, http, ways_of(kind))
         self._embeds: bool | None = None
         self._template = ""
 
@@ -68,7 +69,8 @@ class OpenAIBackend:
         if known.digest:
             models = [msgspec.structs.replace(model, digest=known.digest) for model in models]
         if self._kind is EngineKind.LLAMA_CPP and len(models) == 1:
-            await self._continuing.find_out(models[0])  # costs nothing: the model is loaded
+            with suppress(NotSaid):  # it may say next time
+                await self._continuing.find_out(models[0])  # costs nothing: the model is loaded
         models = [
             msgspec.structs.replace(model, continues=self._continuing.known(model))
             for model in models
@@ -103,8 +105,10 @@ class OpenAIBackend:
         """See `Backend`."""
         if asks_to_load(request):
             return await self._load(request, model, emit)
-        if request.partial and not await self._continuing.can(request, model):
-            raise cannot_continue(self.engine)
+        if request.goes_on():
+            request, emit = await self._continuing.begin(request, model, emit, control)
+            if request.sampling.max_tokens == 0:
+                return await emit([Delta(finish_reason="length"), Usage()])
         asked = encode(request, model, self._kind)
         decoder = OpenAIStream(top_logprobs=request.top_logprobs)
         return await self._http.stream(asked.path, asked.body, decoder, emit, control)
@@ -151,6 +155,9 @@ async def identify(http: EngineHttp) -> tuple[EngineKind, str] | None:
     owners = {str(row.get("owned_by", "")) for row in found if isinstance(row, dict)}
     if owners & {"llamacpp"}:
         return EngineKind.LLAMA_CPP, ""
+    if owners & {"sglang"}:
+        told = await http.ask("GET", "/get_server_info")
+        return EngineKind.SGLANG, listing.text(_object(told), "version")
     if owners & {"vllm"}:
         version = await http.ask("GET", "/version")
         return EngineKind.VLLM, listing.text(_object(version), "version")

@@ -1,8 +1,8 @@
 """From a `Request` to the body of an OpenAI-compatible engine.  Pure.
 
-llama.cpp, LM Studio, vLLM, mlx-lm and whatever else speaks the dialect; `EngineKind` says where
-they differ.  What an engine would silently leave out, though it changes the answer, is refused as
-UNSUPPORTED: another holder may be able to do it.
+llama.cpp, LM Studio, vLLM, SGLang, mlx-lm and whatever else speaks the dialect; `EngineKind` says
+where they differ.  What an engine would silently leave out, though it changes the answer, is
+refused as UNSUPPORTED: another holder may be able to do it.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ class EngineKind(StrEnum):
     LLAMA_CPP = "llama.cpp"
     LM_STUDIO = "lmstudio"
     VLLM = "vllm"
+    SGLANG = "sglang"
     MLX = "mlx"
     OTHER = "openai"
 
@@ -30,11 +31,15 @@ class EngineKind(StrEnum):
 CHAT_PATH: Final = "/v1/chat/completions"
 COMPLETION_PATH: Final = "/v1/completions"
 EMBED_PATH: Final = "/v1/embeddings"
+CONTINUE: Final[dict[str, Any]] = {"continue_final_message": True, "add_generation_prompt": False}
+"""What vLLM and SGLang are told so that they go on after a trailing assistant message."""
 
 UNLOAD: Final = (0, "0", "0s", "0m", "0h")
 """Values of `keep_alive` that unload a model."""
 
 _json: Final = msgspec.json.Encoder().encode
+_TOLD_TO_CONTINUE: Final = (EngineKind.VLLM, EngineKind.SGLANG, EngineKind.OTHER)
+"""Unknown ones too: that they go on was found out with the flags.  llama.cpp does by itself."""
 _UINT32: Final = 2**32
 
 # Ollama's options by what becomes of them here.  Those that say how Ollama loads a model, or that
@@ -129,7 +134,7 @@ def as_messages(request: Request) -> list[Message]:
     if request.kind is not Kind.CHAT:
         system = [Message("system", request.system)] if request.system else []
         messages = [*system, Message("user", request.prompt, images=request.images)]
-    if not request.partial:
+    if not request.goes_on():
         return messages
     if messages and messages[-1].role == "assistant":  # the client began the answer itself
         begun = messages[-1]
@@ -151,8 +156,8 @@ def _chat_body(request: Request, messages: list[Message], engine: EngineKind) ->
         body["top_logprobs"] = max(1, request.top_logprobs)
     if (form := _response_format(request, engine)) is not None:
         body["response_format"] = form
-    if request.partial and engine is EngineKind.VLLM:  # llama.cpp does so by itself
-        body |= {"continue_final_message": True, "add_generation_prompt": False}
+    if request.goes_on() and engine in _TOLD_TO_CONTINUE:
+        body |= CONTINUE
     return body | _thinking(request.think, engine)
 
 
@@ -208,7 +213,7 @@ def _thinking(think: bool | str | None, engine: EngineKind) -> dict[str, Any]:
     """Local engines switch it in the chat template; others have OpenAI's effort."""
     if think is None:
         return {}
-    if engine in (EngineKind.LLAMA_CPP, EngineKind.VLLM, EngineKind.MLX):
+    if engine in (EngineKind.LLAMA_CPP, EngineKind.VLLM, EngineKind.SGLANG, EngineKind.MLX):
         settings: dict[str, Any] = {"enable_thinking": bool(think)}
         if isinstance(think, str):
             settings["reasoning_effort"] = think
@@ -246,7 +251,7 @@ def _sampling(request: Request, engine: EngineKind) -> dict[str, Any]:
         if (value := getattr(sampling, name)) is not None:
             body[name] = value
     if sampling.repeat_penalty is not None:
-        multiplied = engine in (EngineKind.VLLM, EngineKind.MLX)
+        multiplied = engine in (EngineKind.VLLM, EngineKind.SGLANG, EngineKind.MLX)
         body["repetition_penalty" if multiplied else "repeat_penalty"] = sampling.repeat_penalty
     if sampling.stop:
         body["stop"] = sampling.stop

@@ -36,7 +36,12 @@ from meshd.ports import Disk, Network
 
 _LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
 _TROUBLE: Final = (FailureKind.BROKEN, FailureKind.NOT_FOUND)
-_SILENT: Final = (EngineKind.VLLM.value, EngineKind.MLX.value, EngineKind.OTHER.value)
+_SILENT: Final = (
+    EngineKind.VLLM.value,
+    EngineKind.SGLANG.value,
+    EngineKind.MLX.value,
+    EngineKind.OTHER.value,
+)
 """Engines that do not tell how many requests they take at once."""
 _RATE_TOKENS: Final = 8
 """A shorter answer says nothing of an engine's speed."""

@@ -8,10 +8,10 @@ CONTINUE    an engine is told what was said and goes on after it.  For plain tex
 REGENERATE  a deterministic request is run again from its start; what comes is held against what
             was delivered, and what follows that is passed on.  If it differs nothing more is.
 
-The seam.  An engine that is told "... the " and one that is told "... the" go on differently: the
-space belongs to the next token ("the" + " fox").  So trailing white space is not told but expected:
-what of it the next run says again is left out.  Characters are whole on both sides, since engines
-keep back halves of them.
+The seam.  All that was delivered is told, to the last space, and what comes is passed on as it is:
+text that ends where a token did becomes the same tokens again.  Characters are whole on both sides,
+and no stop string stands half there, since engines keep back halves of both.  An engine that would
+trim what it is told is the business of its holder (`backends/continuing.py`).
 
 Counts.  Nobody told how many tokens the lost run had made; engines send one delta a token, so
 deltas are counted, the rest of `max_tokens` and the usage of the whole follow from that.
@@ -60,7 +60,6 @@ class Splice:
     __slots__ = (
         "_again",
         "_calls",
-        "_edge",
         "_reasoning",
         "_reasoning_again",
         "_request",
@@ -78,8 +77,6 @@ class Splice:
         self._size = 0
         self._calls = False
         self._tokens = self._tokens_before = 0
-        self._edge = ""
-        """White space that the client has and the engine was not told of."""
         self._again = self._reasoning_again = ""
         """What is still to be said again, before something new may be."""
         self.way: Way | None = None
@@ -118,19 +115,10 @@ class Splice:
         for item in items:
             if type(item) is Usage:
                 item = self._summed(item)
-            elif type(item) is Delta and self._edge and item.text:
-                text = self._without_edge(item.text)
-                if not text and item.finish_reason is None:
-                    continue
-                item = msgspec.structs.replace(item, text=text)
+            elif type(item) is Delta and item.reasoning and self._text.tell():
+                raise DoesNotFit("the run that went on with it began to think anew")
             out.append(item)
         return out
-
-    def _without_edge(self, text: str) -> str:
-        shared = _shared(self._edge, text)
-        # Once it says something else, what is left of the white space was the lost run's alone.
-        self._edge = self._edge[shared:] if shared == len(text) else ""
-        return text[shared:]
 
     def _summed(self, usage: Usage) -> Usage:
         before = self._tokens_before
@@ -186,14 +174,16 @@ class Splice:
             self._again, self._reasoning_again = text, reasoning
             return self._request
         self._tokens_before = self._tokens
-        told = text.rstrip()
-        self._edge = text[len(told) :]
         sampling = self._request.sampling
         if sampling.max_tokens is not None and sampling.max_tokens > 0:
             left = max(1, sampling.max_tokens - self._tokens)
             sampling = msgspec.structs.replace(sampling, max_tokens=left)
         return msgspec.structs.replace(
-            self._request, partial=told, partial_reasoning=reasoning, sampling=sampling
+            self._request,
+            partial=text,
+            partial_reasoning=reasoning,
+            partial_tokens=self._tokens,
+            sampling=sampling,
         )
 
     def _is_plain(self) -> bool:
@@ -204,8 +194,9 @@ class Splice:
             return False
         if any(request.extra.get(name) for name in _SHAPED_BY):
             return False
-        # In the middle of its thoughts: no engine is known to be told so by everybody's template.
-        return bool(self._text.tell() or not self._reasoning.tell())
+        # What the client itself began has no thoughts in front of it.
+        begun = bool(request.messages) and request.messages[-1].role == "assistant"
+        return not (begun and self._reasoning.tell())
 
 
 def _is_deterministic(request: Request) -> bool:

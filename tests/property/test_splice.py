@@ -139,16 +139,34 @@ def test_which_answers_can_be_gone_on_with(request_: Request, ways: list[Way]) -
     assert splice.ways() == ways
 
 
-def test_an_answer_in_the_middle_of_a_call_or_of_thoughts_cannot() -> None:
-    calling, thinking = Splice(chat(sampling=GREEDY)), Splice(PLAIN)
+def test_an_answer_in_the_middle_of_a_call_cannot() -> None:
+    calling = Splice(chat(sampling=GREEDY))
     calling.take([Delta(tool_calls=[ToolCall(name="weather", arguments='{"ci')])])
-    thinking.take([Delta(reasoning="let me")])
     assert calling.ways() == []
-    assert thinking.ways() == []
-    thinking.take([Delta(text="So")])
-    assert thinking.ways() == [Way.CONTINUE]
+
+
+def test_an_answer_goes_on_in_its_thoughts_and_after_them() -> None:
+    thinking = Splice(PLAIN)
+    thinking.take([Delta(reasoning="let me")])
     asked = thinking.begin(Way.CONTINUE)
-    assert (asked.partial, asked.partial_reasoning) == ("So", "let me")
+    assert (asked.partial, asked.partial_reasoning, asked.partial_tokens) == ("", "let me", 1)
+    more = [Delta(reasoning=" see"), Delta(text="So ")]
+    assert list(thinking.take(more)) == more
+    asked = thinking.begin(Way.CONTINUE)
+    assert (asked.partial, asked.partial_reasoning) == ("So ", "let me see")
+    with pytest.raises(DoesNotFit, match="think anew"):
+        thinking.take([Delta(reasoning="hm")])
+
+
+def test_thoughts_do_not_go_on_where_the_client_began_the_answer() -> None:
+    begun = Request(
+        Kind.CHAT, "tiny", messages=[Message("user", "hello"), Message("assistant", "So")]
+    )
+    splice = Splice(begun)
+    splice.take([Delta(text=" it")])
+    assert splice.ways() == [Way.CONTINUE]
+    splice.take([Delta(reasoning="let me")])
+    assert splice.ways() == []
 
 
 def test_a_very_long_answer_is_not_kept() -> None:

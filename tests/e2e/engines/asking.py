@@ -40,6 +40,37 @@ THINKING = Recipe(
 HALVES = Recipe(
     kind=ModelKind.SCRIPT, script=(b" caf", b"\xc3", b"\xa9 ", b"\xf0\x9f", b"\x98\x80", b" end")
 )
+WHITE = Recipe(
+    kind=ModelKind.SCRIPT,
+    script=(
+        *(b"One", b".\n\n", b" two", b" \n", b" caf", b"\xc3", b"\xa9", b" =", b"   ", b" x"),
+        *(b":\n", b"\xf0\x9f\x98", b"\x80", b" ok", b"\n\n\n", b"end", b"  "),
+    ),
+)
+"""White space at both ends of tokens and by itself, and characters in halves.
+
+Each piece is cut off as a token wherever the text ends behind it (llama-bpe's own rules).
+"""
+PONDERING = Recipe(
+    kind=ModelKind.SCRIPT,
+    script=(
+        *(
+            b"<think>",
+            b" let",
+            b" me",
+            b".\n\n",
+            b" see",
+            b" \n",
+            b"</think>",
+            b" so",
+            b":",
+            b" the",
+        ),
+        *(b" answer", b" is", b"...\n", b" forty"),
+    ),
+    think_template=True,
+)
+"""The same with thoughts."""
 SLOW = Recipe(dim=128, layers=4, words=2000)
 Start = Callable[..., RealLlama]
 

@@ -19,7 +19,7 @@ from meshd.testing.engines import (
     why_no_ollama,
 )
 from meshd.testing.models import Recipe, build
-from tests.e2e.engines.asking import COUNTER, HALVES, SLOW, THINKING, Start, serving
+from tests.e2e.engines.asking import COUNTER, HALVES, SLOW, THINKING, WHITE, Start, serving
 from tests.e2e.weather import CALLING
 
 
@@ -66,6 +66,7 @@ def ollama(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealOllama]:
         engine.load("closed", build(COUNTER), template=CLOSED)
         engine.load("calling", build(CALLING), template=TOOL)
         engine.load("halves", build(HALVES))
+        engine.load("white", build(WHITE))
         engine.load("slow", build(SLOW), parameters={"num_ctx": 4096})
         yield engine
 
@@ -85,6 +86,12 @@ def engine_url(request: pytest.FixtureRequest) -> Callable[[Recipe], str]:
         url = request.getfixturevalue("ollama").url
         return lambda recipe: url
     start = request.getfixturevalue("llama")
-    names = {THINKING: "thinking", CALLING: "calling", HALVES: "halves", SLOW: "slow"}
+    names = {
+        THINKING: "thinking",
+        CALLING: "calling",
+        HALVES: "halves",
+        SLOW: "slow",
+        WHITE: "white",
+    }
     options = ("--kv-f32", "--embedding")
     return lambda recipe: start(recipe, alias=names.get(recipe, "tiny"), options=options).url

@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 import pytest
 
-from meshd.backends import BackendFailed
-from meshd.inference import FailureKind, Kind, Request, Sampling
+from meshd.backends import BackendFailed, Backends, RunControl
+from meshd.inference import Delta, FailureKind, Kind, Request, Sampling, Usage
 from meshd.testing.engines import RealOllama
 from meshd.testing.models import expected_text
-from tests.e2e.engines.asking import COUNTER, THINKING, Serve, Start, Url, ask, chat, holder
+from tests.e2e.engines.asking import (
+    COUNTER,
+    PONDERING,
+    THINKING,
+    WHITE,
+    Answer,
+    Serve,
+    Start,
+    Url,
+    ask,
+    chat,
+    holder,
+)
 
 WHOLE = expected_text()
 SAID = WHOLE[: len(WHOLE) // 2].rsplit(" ", 1)[0]
@@ -24,6 +38,54 @@ async def test_a_chat_goes_on_after_what_was_said(engine_url: Url, serve: Serve)
     async with serve(engine_url(COUNTER)) as backends:
         answer = await ask(backends, begun(chat()))
     assert SAID + answer.text == WHOLE
+
+
+async def every_cut(backends: Backends, name: str) -> None:
+    """Cut after each piece of its answer, and gone on with: every time it is the whole answer."""
+    whole, pieces = Answer(), list[Delta]()
+
+    async def note(items: Sequence[Delta | Usage]) -> None:
+        pieces.extend(item for item in items if isinstance(item, Delta) and item.has_content())
+        await whole.emit(items)
+
+    backend, model = holder(backends, name)
+    await backend.run(chat(name), model, note, RunControl())
+    for cut in range(1, len(pieces) + 1):
+        said = "".join(piece.text for piece in pieces[:cut])
+        thought = "".join(piece.reasoning for piece in pieces[:cut])
+        request = msgspec.structs.replace(chat(name), partial=said, partial_reasoning=thought)
+        rest = await ask(backends, request)
+        assert thought + rest.reasoning == whole.reasoning, (thought, said)
+        assert said + rest.text == whole.text, (thought, said)
+        assert rest.finish == whole.finish
+
+
+async def test_no_white_space_and_no_half_character_is_lost_or_doubled(
+    engine_url: Url, serve: Serve
+) -> None:
+    async with serve(engine_url(WHITE)) as backends:
+        await every_cut(backends, "white")
+
+
+async def test_thoughts_go_on_too(llama: Start, serve: Serve) -> None:
+    async with serve(llama(PONDERING, alias="pondering").url) as backends:
+        await every_cut(backends, "pondering")
+
+
+async def test_tokens_that_came_in_one_piece_count_towards_the_maximum(
+    llama: Start, serve: Serve
+) -> None:
+    two_left = chat(
+        partial="One.\n\n two", partial_tokens=2, sampling=Sampling(temperature=0, max_tokens=2)
+    )
+    none_left = msgspec.structs.replace(two_left, sampling=Sampling(temperature=0, max_tokens=1))
+    async with serve(llama(WHITE).url) as backends:
+        answer = await ask(backends, two_left)
+        nothing = await ask(backends, none_left)
+    assert (answer.text, answer.finish) == (" \n", "length")
+    assert answer.usage is not None
+    assert answer.usage.completion_tokens == 1 + 1, "one of which the entry did not see"
+    assert (nothing.text, nothing.finish) == ("", "length")
 
 
 async def test_a_completion_goes_on_after_what_was_said(engine_url: Url, serve: Serve) -> None:
