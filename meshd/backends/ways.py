@@ -237,8 +237,8 @@ class OllamaWays(Ways):
         past = past[len(prompt) :]
         if point is Point.IN_TEXT:
             return Form(raw=True) if past.lstrip().startswith(_SAID.strip()) else None
-        opening, found, past = past.partition(_THOUGHT.strip())
-        closing, there, _ = past.partition(_SAID.strip())
+        opening, found, past = _parted(past, _THOUGHT)
+        closing, there, _ = _parted(past, _SAID)
         fits = found and there and closing.strip() and len(opening + closing) <= _MARK_CHARS
         return Form(raw=True, opening=opening, closing=closing) if fits else None
 
@@ -274,6 +274,11 @@ def _form(prompt: str, point: Point) -> Form | None:
     if prompt.endswith(last):
         return Form()
     return Form(trims=True) if prompt.endswith(last.strip()) else None
+
+
+def _parted(text: str, said: str) -> tuple[str, str, str]:
+    """What is before and after it, as it is or trimmed."""
+    return text.partition(said if said in text else said.strip())
 
 
 def _counted(asked: int, begun: int, once: int, twice: int) -> Form | None:

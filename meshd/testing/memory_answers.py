@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
@@ -12,9 +13,43 @@ from meshd.testing.models import expected_text
 SSE: Final = (b"content-type", b"text/event-stream")
 NDJSON: Final = (b"content-type", b"application/x-ndjson")
 CREATED_AT: Final = "2026-06-01T00:00:00Z"
-_WORDS: Final = [" " + word for word in expected_text().split()]
+THINK: Final = "<think>"
+THOUGHT: Final = "</think>"
+ANSWER: Final = "[assistant]"
+"""Where a prompt lets the model speak."""
+_BARE: Final = expected_text().split()
+_WORDS: Final = [" " + word for word in _BARE]
 
 _json: Final = msgspec.json.Encoder().encode
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """How a chat becomes a prompt."""
+
+    continues: bool = True
+    """A trailing assistant message is left open; else a new turn begins after it."""
+    raw_continues: bool = False
+    """A closed one that writes an answer of the past as the model says it."""
+
+    def prompt(self, messages: Sequence[Mapping[str, Any]]) -> str:
+        """The prompt, up to where the model is to speak."""
+        prompt = ""
+        for message in messages:
+            is_last = message is messages[-1]
+            thought = message.get("reasoning_content") or message.get("thinking") or ""
+            answers = message["role"] == "assistant"
+            past = answers and not self.continues and not self.raw_continues
+            prompt += "[past]" if past else f"[{message['role']}]"
+            content = message.get("content") or ""
+            if thought:
+                in_thoughts = self.continues and is_last and not content
+                prompt += THINK + thought + ("" if in_thoughts else THOUGHT)
+            prompt += content
+            if answers and is_last and self.continues:
+                return prompt
+            prompt += "[end]"
+        return prompt + ANSWER
 
 
 class Wire:
@@ -22,19 +57,39 @@ class Wire:
 
     content_type = SSE
 
-    def __init__(self, path: str, body: Mapping[str, Any], *, continues: bool = True) -> None:
+    def __init__(
+        self,
+        path: str,
+        body: Mapping[str, Any],
+        template: Template = Template(),
+        thoughts: int = 0,
+    ) -> None:
+        """`thoughts`: how many words of the chain are thought before the others are said."""
         self.path = path
         self.body = body
-        self.continues = continues
+        self.is_raw = path == "/v1/completions" or bool(body.get("raw"))
+        self._template = template
+        self._thoughts = thoughts
 
-    def words(self) -> list[str]:
-        """What is left to say: the chain, after what a trailing assistant message said already."""
-        said = 0
-        messages = self.body.get("messages") or []
-        if self.continues and messages and messages[-1].get("role") == "assistant":
-            said = len(str(messages[-1].get("content") or "").split())
+    def words(self) -> list[tuple[str, bool]]:
+        """What is left to say after what the prompt says already, and whether it is thought."""
+        prompt = str(self.body.get("prompt") or "")
+        if messages := self.body.get("messages"):
+            prompt = self._template.prompt(messages)
+        told = prompt.rpartition(ANSWER)[2]
+        closed = THOUGHT in told
+        words = told.replace(THINK, " ").replace(THOUGHT, " ").split()
+        said = next(n for n in range(len(words), -1, -1) if words[len(words) - n :] == _BARE[:n])
         limit = self.max_tokens()
-        return _WORDS[said : None if limit is None else said + limit]
+        stop = len(_WORDS) if limit is None else min(said + limit, len(_WORDS))
+        return [self._word(number, closed) for number in range(said, stop)]
+
+    def _word(self, number: int, closed: bool) -> tuple[str, bool]:
+        thought = number < self._thoughts
+        if not self._thoughts or number != self._thoughts or closed:
+            return _WORDS[number], thought and not self.is_raw
+        first = _WORDS[number].lstrip()  # as engines have it that take thoughts out
+        return THOUGHT + "\n\n" + first if self.is_raw else first, False
 
     def max_tokens(self) -> int | None:
         value = self.body.get("max_tokens")
@@ -46,7 +101,7 @@ class Wire:
     def start(self) -> bytes:
         return b""
 
-    def piece(self, word: str) -> bytes:
+    def piece(self, word: str, thought: bool) -> bytes:
         raise NotImplementedError
 
     def end(self, count: int) -> bytes:
@@ -60,6 +115,8 @@ class Wire:
 
 
 class OpenAIWire(Wire):
+    """llama.cpp's."""
+
     def _event(self, **fields: object) -> bytes:
         return b"data: " + _json({"object": "chat.completion.chunk", **fields}) + b"\n\n"
 
@@ -71,9 +128,9 @@ class OpenAIWire(Wire):
     def _choice(self, delta: object, finish: str | None) -> bytes:
         return self._event(choices=[{"index": 0, "delta": delta, "finish_reason": finish}])
 
-    def piece(self, word: str) -> bytes:
+    def piece(self, word: str, thought: bool) -> bytes:
         if self.path == "/v1/chat/completions":
-            return self._choice({"content": word}, None)
+            return self._choice({"reasoning_content" if thought else "content": word}, None)
         return self._event(choices=[{"index": 0, "text": word, "finish_reason": None}])
 
     def end(self, count: int) -> bytes:
@@ -98,20 +155,21 @@ class OllamaWire(Wire):
         value = (self.body.get("options") or {}).get("num_predict")
         return value if isinstance(value, int) and value >= 0 else None
 
-    def _line(self, text: str, **fields: object) -> bytes:
+    def _line(self, text: str, thought: str = "", **fields: object) -> bytes:
         line: dict[str, object] = {"model": self.body.get("model"), "created_at": CREATED_AT}
+        thinking = {"thinking": thought} if thought else {}
         if self.path == "/api/chat":
-            line["message"] = {"role": "assistant", "content": text}
+            line["message"] = {"role": "assistant", "content": text, **thinking}
         else:
-            line["response"] = text
+            line |= {"response": text, **thinking}
         return _json({**line, "done": False, **fields}) + b"\n"
 
-    def words(self) -> list[str]:
+    def words(self) -> list[tuple[str, bool]]:
         nothing_asked = not self.body.get("messages") and not self.body.get("prompt")
         return [] if nothing_asked else super().words()
 
-    def piece(self, word: str) -> bytes:
-        return self._line(word)
+    def piece(self, word: str, thought: bool) -> bytes:
+        return self._line("", word) if thought else self._line(word)
 
     def end(self, count: int) -> bytes:
         reason = self.finish_reason(count) if count else "load"

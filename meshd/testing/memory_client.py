@@ -44,8 +44,9 @@ class MemoryAnswer:
         self.raw = b""
         """All of the body, as it came."""
         self.text = ""
+        self.thoughts = ""
         self.pieces: list[float] = []
-        """When each event or line with text came."""
+        """When each event or line with text or thoughts came."""
         self.comments: list[float] = []
         """When each comment came, which means nothing but that somebody is there."""
         self.finish: str | None = None
@@ -167,12 +168,20 @@ class MemoryAnswer:
         elif "choices" in data:
             for choice in data["choices"]:
                 part = choice.get("delta", choice)
+                self._think(part.get("reasoning_content") or "")
                 self._add(part.get("content") or part.get("text") or "")
                 self.finish = choice["finish_reason"] or self.finish
         else:
-            self._add(data.get("message", {}).get("content") or data.get("response") or "")
+            message = data.get("message", data)
+            self._think(message.get("thinking") or "")
+            self._add(message.get("content") or data.get("response") or "")
             if data["done"]:
                 self.finish = data["done_reason"]
+
+    def _think(self, thought: str) -> None:
+        if thought:
+            self.thoughts += thought
+            self.pieces.append(trio.current_time())
 
     def _add(self, text: str) -> None:
         assert self.finish is None or not text, "no text comes after the end"
@@ -187,10 +196,12 @@ class MemoryAnswer:
             return
         for choice in self.data.get("choices", ()):
             part = choice.get("message", choice)
+            self.thoughts = part.get("reasoning_content") or ""
             self.text = part.get("content") or part.get("text") or ""
             self.finish = choice["finish_reason"]
         if "done_reason" in self.data:
-            message = self.data.get("message", {})
+            message = self.data.get("message", self.data)
+            self.thoughts = message.get("thinking") or ""
             self.text = message.get("content") or self.data.get("response") or ""
             self.finish = self.data["done_reason"]
 

@@ -23,7 +23,7 @@ import trio
 from meshd.errors import MeshdError, Refused, StreamBroken
 from meshd.http import HttpServer, Responder, ServerOptions, ServerRequest, Sweeper
 from meshd.ports import Network
-from meshd.testing.memory_answers import CREATED_AT, OllamaWire, OpenAIWire, Wire
+from meshd.testing.memory_answers import CREATED_AT, OllamaWire, OpenAIWire, Template, Wire
 
 JSON: Final = (b"content-type", b"application/json")
 
@@ -69,8 +69,11 @@ class MemoryEngine:
     context_tokens: int = 4096
     digest: str = "d" * 64
     """Ollama's."""
-    continues: bool = True
-    """A trailing assistant message is continued; else a new turn begins after it."""
+    template: Template = Template()  # noqa: RUF009 - it is frozen
+    thoughts: int = 0
+    """How many words of its answer it thinks before it says the others."""
+    version: str = "0.33.0"
+    """Ollama's."""
     fault: Fault | None = None
     """For the next answer only, unless `fault_stays`."""
     fault_after: int = 3
@@ -202,7 +205,7 @@ class MemoryEngine:
         if "embed" in path:
             return await responder.send(200, [JSON], _json(self._embedding(path, body)))
         kind = OllamaWire if self.dialect is Dialect.OLLAMA else OpenAIWire
-        wire = kind(path, body, continues=self.continues)
+        wire = kind(path, body, self.template, self.thoughts)
         await responder.start(200, [wire.content_type])
         try:
             await self._stream(wire, responder, fault)
@@ -214,7 +217,7 @@ class MemoryEngine:
     async def _stream(self, wire: Wire, responder: Responder, fault: Fault | None) -> None:
         await responder.write(wire.start())
         words = wire.words()
-        for number, word in enumerate(words):
+        for number, (word, thought) in enumerate(words):
             if number == self.fault_after and fault is not None:
                 if fault is Fault.HANG_LATER:
                     await trio.sleep_forever()
@@ -228,7 +231,7 @@ class MemoryEngine:
                     return await responder.write(b"data: {nonsense}\n\n")
             await trio.sleep(1.0 / self.tokens_per_s)
             await self._awake.wait()
-            await responder.write(wire.piece(word))
+            await responder.write(wire.piece(word, thought))
             self.words_said += 1
         return await responder.write(wire.end(len(words)))
 
@@ -267,8 +270,7 @@ class MemoryEngine:
 
     def _prompt(self, body: Mapping[str, Any]) -> str:
         """A chat as its template has it."""
-        prompt = "".join(f"[{m['role']}]{m['content']}" for m in body["messages"])
-        return prompt if self.continues else f"{prompt}[end]"
+        return self.template.prompt(body["messages"])
 
     def _llama_facts(self) -> dict[str, object]:
         meta = {"n_ctx": self.context_tokens, "n_params": 173_504, "size": 694_016}
@@ -302,7 +304,7 @@ class MemoryEngine:
         loaded["context_length"] = self.context_tokens
         return {
             "/": "Ollama is running",
-            "/api/version": {"version": "0.33.0"},
+            "/api/version": {"version": self.version},
             "/api/tags": {"models": [row]},
             "/api/ps": {"models": [loaded] if self.resident else []},
             "/api/show": {

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import re
+from typing import Any
+
 import msgspec
 import pytest
 from trio.testing import MockClock
 
 from meshd import limits
 from meshd.http.sweeper import TICK_S
-from meshd.testing.memory_client import MemoryAnswer
+from meshd.testing.memory_answers import Template
+from meshd.testing.memory_client import QUESTION, MemoryAnswer
 from meshd.testing.memory_engine import Dialect, Fault
 from meshd.testing.world import until
-from tests.sim.meshes import LATENCY_S, WHOLE, mesh, some_text
+from tests.sim.meshes import LATENCY_S, WHOLE, Mesh, mesh, some_text
 from tests.sim.test_holders_that_fail import LOUD, SILENT, fail
 
 BROKEN = [how for how in LOUD if how != "links reset"]
+CLOSED = Template(continues=False)
+"""Neither a message nor a raw prompt makes it go on."""
+RAW = Template(continues=False, raw_continues=True)
 SOON_S = TICK_S + 10 * LATENCY_S
 
 
@@ -68,6 +75,67 @@ async def test_a_stream_goes_on_where_it_broke_off(
         assert second.words_said < len(WHOLE.split()), "only the rest was generated again"
 
 
+TOKENS = 7
+ENDPOINTS: dict[str, dict[str, Any]] = {
+    "/v1/chat/completions": {
+        "messages": QUESTION,
+        "max_tokens": TOKENS,
+        "stream_options": {"include_usage": True},
+    },
+    "/v1/completions": {
+        "prompt": "Count, please.",
+        "max_tokens": TOKENS,
+        "stream_options": {"include_usage": True},
+    },
+    "/api/chat": {"messages": QUESTION, "options": {"num_predict": TOKENS}},
+    "/api/generate": {"prompt": "Count, please.", "options": {"num_predict": TOKENS}},
+}
+
+
+async def told(m: Mesh, path: str, *, dies_after: int | None = None, **more: Any) -> MemoryAnswer:
+    """The answer at `a`, whose first engine dies in the middle of it, if it is to."""
+    for holder in m.holders:
+        m.engine(holder).fault = None if dies_after is None else Fault.DIE
+        m.engine(holder).fault_after = dies_after or 0
+    answer = m.a.client.post(path, {"model": "tiny", "stream": True, **ENDPOINTS[path], **more})
+    m.world.nursery.start_soon(answer.run)
+    m.engine(m.other(await m.busy())).fault = None
+    return await m.answered(answer)
+
+
+def tokens_told(answer: MemoryAnswer) -> int:
+    """How many tokens it says that it has."""
+    found = re.findall(rb'"(?:completion_tokens|eval_count)":(\d+)', answer.raw)
+    return int(found[-1])
+
+
+@pytest.mark.parametrize("template", [Template(), RAW], ids=["chat", "raw"])
+async def test_wherever_it_broke_off_it_is_the_answer_of_one_run(
+    autojump_clock: MockClock, template: Template
+) -> None:
+    engine = {"dialect": Dialect.OLLAMA, "template": template, "thoughts": 3}
+    async with mesh(tokens_per_s=20, prefill_s=0.5, **engine) as m:
+        for path in ENDPOINTS:
+            whole = await told(m, path)
+            assert (whole.how, whole.finish, tokens_told(whole)) == ("whole", "length", TOKENS)
+            for cut in range(TOKENS):
+                answer = await told(m, path, dies_after=cut)
+                seen = (path, cut, answer.error)
+                assert (answer.how, answer.text) == ("whole", whole.text), seen
+                assert (answer.thoughts, answer.finish) == (whole.thoughts, "length"), seen
+                assert tokens_told(answer) == TOKENS, seen
+        assert m.a.count("went_on_by_continue") == len(ENDPOINTS) * (TOKENS - 1)
+
+
+async def test_an_answer_that_is_not_streamed_is_whole_too(autojump_clock: MockClock) -> None:
+    async with mesh(tokens_per_s=20, dialect=Dialect.OLLAMA, prefill_s=0.5, thoughts=3) as m:
+        for path in ENDPOINTS:
+            whole = await told(m, path, stream=False)
+            answer = await told(m, path, stream=False, dies_after=5)
+            assert (answer.how, answer.text) == ("whole", whole.text), path
+            assert (answer.thoughts, answer.attempts) == (whole.thoughts, 2)
+
+
 async def test_a_comment_says_where_it_went_on(autojump_clock: MockClock) -> None:
     async with mesh(tokens_per_s=20, dialect=Dialect.OLLAMA) as m:
         answer = m.ask(m.a)
@@ -101,7 +169,7 @@ async def test_usage_and_maximum_are_those_of_one_answer(autojump_clock: MockClo
 
 
 async def test_an_engine_that_begins_anew_is_not_asked_to_go_on(autojump_clock: MockClock) -> None:
-    async with mesh(tokens_per_s=20, dialect=Dialect.OLLAMA, continues=False) as m:
+    async with mesh(tokens_per_s=20, dialect=Dialect.OLLAMA, template=CLOSED) as m:
         answer = m.ask(m.a)
         await some_text(answer)
         first = await m.busy()
@@ -113,7 +181,7 @@ async def test_an_engine_that_begins_anew_is_not_asked_to_go_on(autojump_clock: 
 
 
 async def test_a_deterministic_request_is_run_again_and_compared(autojump_clock: MockClock) -> None:
-    async with mesh(tokens_per_s=20, dialect=Dialect.OLLAMA, continues=False) as m:
+    async with mesh(tokens_per_s=20, dialect=Dialect.OLLAMA, template=CLOSED) as m:
         answer = m.ask(m.a, temperature=0)
         await some_text(answer)
         (await m.busy()).kill()

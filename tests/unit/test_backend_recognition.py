@@ -42,6 +42,10 @@ VLLM: Canned = {
     "/version": (200, b'{"version":"0.33.0"}'),
     "/v1/models": (200, b'{"data":[{"id":"m","owned_by":"vllm","max_model_len":4096}]}'),
 }
+SGLANG: Canned = {
+    "/v1/models": (200, b'{"data":[{"id":"m","owned_by":"sglang"}]}'),
+    "/get_server_info": (200, b'{"version":"0.5.4"}'),
+}
 MLX: Canned = {
     "/health": (200, b'{"status": "ok"}'),
     "/v1/models": (200, b'{"object": "list", "data": [{"id": "m", "object": "model"}]}'),
@@ -87,10 +91,11 @@ async def watched(
         (LM_STUDIO_NEW, "lmstudio", "", 4, 8192),
         (LM_STUDIO_OLD, "lmstudio", "", 1, 0),
         (VLLM, "vllm", "0.33.0", 16, 4096),
+        (SGLANG, "sglang", "0.5.4", 16, 0),
         (MLX, "mlx", "", 1, 0),
         (HOSTED, "openai", "", 1, 0),
     ],
-    ids=["lmstudio-v1", "lmstudio-v0", "vllm", "mlx", "other"],
+    ids=["lmstudio-v1", "lmstudio-v0", "vllm", "sglang", "mlx", "other"],
 )
 async def test_engines_are_named_by_what_they_answer(
     autojump_clock: MockClock, canned: Canned, engine: str, version: str, slots: int, context: int
