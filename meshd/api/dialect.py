@@ -15,6 +15,7 @@ import msgspec
 
 from meshd.errors import MeshdError
 from meshd.inference import Delta, Embedding, Failure, FailureKind, Request, Usage
+from meshd.wire.serve import AnswerForm
 
 HeaderPair = tuple[bytes, bytes]
 """Name (lower case) and value, as `meshd.http` takes them."""
@@ -123,6 +124,8 @@ class Call(msgspec.Struct, frozen=True):
     request: Request
     stream: bool
     encoder: AnswerEncoder
+    form: AnswerForm
+    """What that encoder was made of."""
     deadline_s: float | None = None
     """How long the client waits without a byte before it gives up (its SDK's read timeout); None
     if it did not say.  Of a request that does not stream this is the deadline of the whole."""

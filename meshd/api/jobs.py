@@ -3,6 +3,7 @@
     POST   /mesh/v1/jobs                     put one in
     GET    /mesh/v1/jobs?state=&queue=&model=&node=&after=&limit=
     GET    /mesh/v1/jobs/{id}                with ?read=linear: not older than this request
+    GET    /mesh/v1/jobs/{id}/stream         the answer, as it comes or as it was; ?from=PLACE
     GET    /mesh/v1/jobs/{id}/events         as it changes, till it is over (SSE), or `event: error`
     DELETE /mesh/v1/jobs/{id}                cancel it
     POST   /mesh/v1/jobs/{id}/retry          a dead one, once more
@@ -27,8 +28,11 @@ import trio
 
 from meshd import limits
 from meshd.api.dialect import DialectError, HeaderPair
+from meshd.api.job_stream import JobStreams, NotRunning
+from meshd.api.places import OtherWords
 from meshd.errors import MeshdError, Refused, StreamBroken
 from meshd.http import Responder, ServerRequest
+from meshd.jobs.answers import AnswerGone, Ended
 from meshd.jobs.contents import TooLarge
 from meshd.jobs.keyed import key_of
 from meshd.jobs.orders import ClaimOrder, Held, Order
@@ -67,8 +71,11 @@ Handler = Callable[[ServerRequest, Responder, list[HeaderPair]], Awaitable[None]
 class JobsApi:
     """Handles what clients ask about jobs."""
 
-    def __init__(self, jobs: JobService, workers: Workers, requests: Requests) -> None:
+    def __init__(
+        self, jobs: JobService, workers: Workers, requests: Requests, streams: JobStreams
+    ) -> None:
         self._jobs = jobs
+        self._streams = streams
         self._workers = workers
         self._requests = requests
         self._verbs: dict[str, Callable[[Held], Awaitable[None]]] = {
@@ -116,6 +123,8 @@ class JobsApi:
                 return self._by(method, path, {"POST": submit, "GET": self._page})
             case ["jobs", _]:
                 return self._by(method, path, {"GET": self._get, "DELETE": self._cancel})
+            case ["jobs", _, "stream"]:
+                return self._by(method, path, {"GET": self._stream})
             case ["jobs", _, "events"]:
                 return self._by(method, path, {"GET": self._events})
             case ["jobs", _, "retry"]:
@@ -213,6 +222,11 @@ class JobsApi:
         await self._verbs[verb](_read(request.body, Held))
         await self._send(responder, {}, headers)
 
+    async def _stream(
+        self, request: ServerRequest, responder: Responder, headers: list[HeaderPair]
+    ) -> None:
+        await self._streams.stream(_id(request), request, responder, [*self._basis(), *headers])
+
     async def _events(
         self, request: ServerRequest, responder: Responder, headers: list[HeaderPair]
     ) -> None:
@@ -298,6 +312,10 @@ def _of(error: MeshdError) -> DialectError:
             return _problem(404, text, "no_such_job")
         case NoSuchRequest():
             return _problem(404, text, "no_such_request")
+        case AnswerGone():
+            return _problem(404, text, "expired")
+        case OtherWords() | Ended() | NotRunning():
+            return _problem(409, text, "no_such_answer")
         case RecordRefused(code=code):
             problem = _problem(_STATUS.get(code, 409), text, code.name.lower())
         case TooLarge():

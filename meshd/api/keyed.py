@@ -15,44 +15,32 @@ from typing import Final
 
 import trio
 
-from meshd import limits, logs
 from meshd.api.answering import Client
-from meshd.api.dialect import Call, DialectError, HeaderPair
-from meshd.api.listening import REPLAYED, Delivery, GivenUp
+from meshd.api.dialect import Call, HeaderPair
+from meshd.api.following import WITHHELD, Asking, Followers, job_header, place_of, refused, replay
+from meshd.api.listening import Delivery
+from meshd.api.places import BeyondTheEnd, Numbering, OtherWords
 from meshd.api.routes import error_body
 from meshd.backends.control import failed
 from meshd.errors import MeshdError, Refused, StreamBroken
 from meshd.http import Headers, Responder, ServerRequest
 from meshd.inference import Failure, FailureKind
-from meshd.jobs.keyed import AnswerGone, Ended, Key, KeyedRequests, Running, Stored, key_of
+from meshd.jobs.answers import Stored
+from meshd.jobs.keyed import Key, KeyedRequests, Running, key_of
 from meshd.jobs.keyed_run import KeyedRun
-from meshd.jobs.said import Answer, Broken, Listener, NotHeard, TooMuchSaid, Whole
+from meshd.jobs.said import Answer, Broken, Listener, TooMuchSaid, Whole
 from meshd.modelnames import normalise
-from meshd.record.job_rows import job_name
-from meshd.record.results import Code, RecordRefused
-from meshd.relay.in_flight import InFlight
-
-log = logs.get("jobs")
 
 HEADER: Final = b"idempotency-key"
 _FINAL: Final = frozenset({400, 401, 403, 404, 405, 409, 413, 415, 422})
 """Statuses that another try of the same request would have again."""
 
-_WITHHELD: Final = Failure(
-    FailureKind.BACKEND,
-    "the answer could not be made the one of this Idempotency-Key: repeat the request with the "
-    "same key, here or at any other node",
-    503,
-    retry_after_s=2.0,
-)
 _CANCELLED: Final = Failure(
     FailureKind.BAD_REQUEST, "The request with this key is cancelled; use another key.", 409
 )
-_STOPPED: Final = Failure(
-    FailureKind.DRAINING,
-    "this node was stopped: repeat the request with the same key at another node",
-    503,
-    retry_after_s=2.0,
+_NOTHING_TO_GO_ON_WITH: Final = (
+    "no answer with this key is known that could be gone on with: ask for it from its start, "
+    "without a place"
 )
 
 Answering = Callable[[Client, Callable[[], None]], Awaitable[object]]
@@ -71,16 +59,20 @@ class Asked:
     """That go with what is not an answer of an engine."""
     answering: Answering
 
+    def asking(self) -> Asking:
+        """The same, of somebody else's run.  Raises Refused for what is no place in a stream."""
+        request = self.request
+        encoder = self.call.encoder
+        return Asking(self.responder, encoder, request.path, self.headers, place_of(request))
+
 
 class KeyedApi:
     """Answers requests that have a key."""
 
     def __init__(self, requests: KeyedRequests) -> None:
         self._requests = requests
-        self._attached: dict[Delivery, None] = {}
-        self._stopped = False
-        self.in_flight = InFlight()
-        """Clients who are told what is kept for them; the forwarder's has the runs."""
+        self.followers = Followers(requests)
+        self.in_flight = self.followers.in_flight
 
     def key_of(self, request: ServerRequest, scope: str) -> Key:
         """Its key; `scope` is the API key's id.  Raises DialectError for what can be none."""
@@ -88,7 +80,7 @@ class KeyedApi:
         try:
             return key_of(scope or "local", text, request.method, request.path, request.body)
         except Refused as error:
-            raise _refused(request.path, error) from error
+            raise refused(request.path, error) from error
 
     def knows(self, key: Key) -> bool:
         """Whether the key was used before, as far as this node has heard."""
@@ -96,9 +88,7 @@ class KeyedApi:
 
     def stop(self) -> None:
         """This node ends: those who wait are told so, in their dialect."""
-        self._stopped = True
-        for delivery in self._attached:
-            delivery.give_up()
+        self.followers.stop()
 
     async def answer(self, asked: Asked) -> None:
         """Run it, or tell what another run says, or the stored answer.
@@ -106,111 +96,57 @@ class KeyedApi:
         Raises DialectError for what is refused, StreamBroken.
         """
         request = asked.request
+        try:
+            asking = asked.asking()
+        except Refused as error:
+            raise refused(request.path, error) from error
         model, size_bytes = normalise(asked.call.request.model), len(request.body)
         while True:
             try:
                 accepted = await self._requests.accept(asked.key, request.path, model, size_bytes)
             except MeshdError as error:
-                raise _refused(request.path, error) from error
+                raise refused(request.path, error) from error
             match accepted:
                 case Stored():
-                    return await _replay(accepted, asked)
+                    await self._check(accepted.job, asking)
+                    return await replay(accepted, asking, streamed=asked.call.stream)
                 case KeyedRun():
                     with self.in_flight:
-                        return await _run(accepted, asked)
-                case Running() if await self._attach(accepted, asked):
+                        return await _run(accepted, asked, asking)
+                case Running() if await self.followers.attach(accepted, asking):
                     return None
 
-    # ---------------------------------------------------------------- another one's run
-
-    async def _attach(self, running: Running, asked: Asked) -> bool:
-        """Tell what that run says.  False: it is over, and nothing was told of it.
-
-        One that does not stream says nothing before its end, and then the record has it.
-        """
-        responder, encoder = asked.responder, asked.call.encoder
-        kind = (b"content-type", encoder.content_type_stream)
-        delivery = Delivery(responder, encoder, lambda: [kind, REPLAYED, *asked.headers])
-        responder.on_disconnect = delivery.give_up
-        self._attached[delivery] = None
-        if self._stopped:
-            delivery.give_up()
+    async def _check(self, job: int, asking: Asking) -> None:
         try:
-            with self.in_flight:
-                return await self._follow(running, asked.key, delivery)
-        except GivenUp:
-            if responder.disconnected:
-                return True
-            await _fail(_STOPPED, asked.request.path, delivery)
-            return True
-        finally:
-            responder.on_disconnect = None
-            del self._attached[delivery]
-
-    async def _follow(self, running: Running, key: Key, delivery: Delivery) -> bool:
-        requests, tries = self._requests, 0
-        while requests.is_live(running):
-            had_bytes = delivery.size_bytes
-            try:
-                async with requests.listen(running, had_bytes) as listener:
-                    end = await delivery.hear(listener)
-            except NotHeard as error:
-                log.info("a run is not heard", job=job_name(running.job), why=str(error))
-                tries = 1 if delivery.size_bytes > had_bytes else tries + 1
-                pause_s = limits.SAID_PAUSE_S[min(tries, len(limits.SAID_PAUSE_S)) - 1]
-                with delivery.waiting():
-                    await requests.until_over(running, pause_s)
-                continue
-            if delivery.begun or isinstance(end, Whole):
-                await delivery.tell(end)
-                return True
-            return False
-        if not delivery.begun:
-            return False
-        # Another run says something else, unless it was this one, and its entry is only away.
-        stored = await requests.answer_of(key)
-        if stored is None or not await delivery.go_on_with(stored.body):
-            await delivery.fail(_WITHHELD)
-        return True
-
-
-async def _fail(failure: Failure, path: str, delivery: Delivery) -> None:
-    """Tell it in the stream; if that has not begun, raise DialectError."""
-    if delivery.begun:
-        await delivery.fail(failure)
-        return
-    status, headers, body = error_body(path, failure)
-    raise DialectError(status, body, headers)
-
-
-async def _replay(stored: Stored, asked: Asked) -> None:
-    """The stored answer, byte for byte."""
-    call, responder = asked.call, asked.responder
-    as_stream = call.stream and stored.status == 200
-    encoder = call.encoder
-    kind = encoder.content_type_stream if as_stream else encoder.content_type_whole
-    headers = [(b"content-type", kind), REPLAYED, *asked.headers]
-    if as_stream:
-        await responder.start(stored.status, headers, stored.body)
-        await responder.finish()
-    else:
-        await responder.send(stored.status, headers, stored.body)
+            await self.followers.check(job, asking.place)
+        except OtherWords as error:
+            raise refused(asking.path, error) from error
 
 
 # -------------------------------------------------------------------- a run of this node
 
 
-async def _run(run: KeyedRun, asked: Asked) -> None:
+async def _run(run: KeyedRun, asked: Asked, asking: Asking) -> None:
     """Run it, and tell the client what it says."""
-    said = run.said
-    delivery = Delivery(asked.responder, asked.call.encoder, lambda: said.headers)
+    said, place = run.said, asking.place
+    if place.count and (not place.check or not asked.call.stream):
+        await run.end()  # nothing ran: somebody else may have it at once
+        said.close()
+        raise refused(asking.path, OtherWords(_NOTHING_TO_GO_ON_WITH))
+    delivery = Delivery(
+        asked.responder,
+        asked.call.encoder,
+        lambda: said.headers,
+        rest=asking.rest(),
+        more=[job_header(run.job)],
+    )
     with said.listen() as listener:
         if not asked.call.stream:
             await _work(run, asked)
-            await _tell(listener, delivery)
+            await _tell(listener, delivery, asking.path)
             return
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_tell, listener, delivery)
+            nursery.start_soon(_tell, listener, delivery, asking.path)
             await _work(run, asked)
 
 
@@ -226,14 +162,18 @@ async def _work(run: KeyedRun, asked: Asked) -> None:
     finally:
         await run.end()
         # Nothing more is told if the run came to an end of its own.
-        speaker.break_off(_CANCELLED if run.cancelled else _WITHHELD)
+        speaker.break_off(_CANCELLED if run.cancelled else WITHHELD)
         run.said.close()
 
 
-async def _tell(listener: Listener, delivery: Delivery) -> None:
+async def _tell(listener: Listener, delivery: Delivery, path: str) -> None:
     """What it says, to the client that asked for it, if that is still there."""
     with suppress(StreamBroken):
-        await delivery.tell(await delivery.hear(listener))
+        try:
+            await delivery.tell(await delivery.hear(listener))
+        except (OtherWords, BeyondTheEnd) as error:  # this run is not what the client has a part of
+            problem = refused(path, error)
+            await delivery.tell(Answer(problem.status, problem.headers, problem.body))
 
 
 class _Speaker:
@@ -246,6 +186,7 @@ class _Speaker:
         self._path = asked.request.path
         self._headers = asked.headers
         self._is_ending = False
+        self._numbering = Numbering() if self._path.startswith("/v1/") else None
         self.on_disconnect: Callable[[], None] | None = None
         """Never called: the run goes on."""
 
@@ -270,7 +211,7 @@ class _Speaker:
         if status != 200:
             await self._run.give_up(status, f"status {status}", body, final=status in _FINAL)
         elif not await self._run.seal(status, body):
-            self.break_off(_WITHHELD)
+            self.break_off(WITHHELD)
         self._said.finish(Answer(status, headers, body))
 
     async def start(self, status: int, headers: Headers, data: bytes = b"") -> None:
@@ -300,14 +241,14 @@ class _Speaker:
             self._said.finish(Broken(data))
             return
         try:
-            self._said.add(data)
+            self._said.add(self._numbered(data))
         except TooMuchSaid:
-            self.break_off(_WITHHELD)
+            self.break_off(WITHHELD)
             return
         if await self._run.seal(200, self._said.all):
             self._said.finish(Whole())
         else:
-            self.break_off(_WITHHELD)
+            self.break_off(WITHHELD)
 
     def break_off(self, failure: Failure) -> None:
         """End it with this, unless it has ended."""
@@ -317,9 +258,13 @@ class _Speaker:
         status, headers, body = error_body(self._path, failure)
         self._said.finish(Answer(status, [*headers, *self._headers], body))
 
+    def _numbered(self, data: bytes) -> bytes:
+        """With the ids by which a client can say how much of it it has, where there are such."""
+        return data if self._numbering is None else self._numbering.add(data)
+
     def _add(self, data: bytes) -> None:
         try:
-            self._said.add(data)
+            self._said.add(self._numbered(data))
         except TooMuchSaid as error:
             raise failed(
                 FailureKind.NO_ROOM,
@@ -327,20 +272,3 @@ class _Speaker:
                 503,
                 retry_after_s=2.0,
             ) from error
-
-
-def _refused(path: str, error: MeshdError) -> DialectError:
-    match error:
-        case RecordRefused(code=Code.KEY_REUSED):
-            failure = Failure(FailureKind.BAD_REQUEST, str(error), 422)
-        case RecordRefused(code=Code.TOO_MANY_KEYS | Code.TOO_MANY_JOBS):
-            failure = Failure(FailureKind.BUSY, str(error), 429, retry_after_s=60.0)
-        case Ended() | AnswerGone():
-            failure = Failure(FailureKind.BAD_REQUEST, str(error), 409)
-        case Refused():
-            failure = Failure(FailureKind.BAD_REQUEST, str(error), 400)
-        case _:
-            text = f"{error} Nothing ran; repeat the request with the same key."
-            failure = Failure(FailureKind.UNREACHABLE, text, 503, retry_after_s=2.0)
-    status, headers, body = error_body(path, failure)
-    return DialectError(status, body, headers)

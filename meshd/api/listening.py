@@ -7,13 +7,14 @@ bytes that the run keeps (`jobs.said`) or another node's run is heard to say.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
 
 import trio
 
-from meshd.api.dialect import AnswerEncoder
+from meshd.api.dialect import AnswerEncoder, HeaderPair
+from meshd.api.places import Place, Rest, comment
 from meshd.http import Headers, Responder
 from meshd.inference import Failure
 from meshd.jobs.said import Answer, Broken, End, Listener
@@ -30,16 +31,27 @@ class Delivery:
     """One client, and how much of a run's stream it was given.  Raises StreamBroken if it left."""
 
     def __init__(
-        self, responder: Responder, encoder: AnswerEncoder, headers: Callable[[], Headers]
+        self,
+        responder: Responder,
+        encoder: AnswerEncoder,
+        headers: Callable[[], Headers],
+        *,
+        rest: Rest | None = None,
+        more: Sequence[HeaderPair] = (),
     ) -> None:
-        """`headers` of the stream are asked for when it begins.
+        """`headers` of the stream are asked for when it begins; `more` are the client's own, with
+        whatever head it is told.
 
         Of the client's own `encoder` only what says nothing and what tells an error is used.
+        `rest`: the client has the beginning of the stream, and is told what follows that.
         """
         self._responder = responder
         self._encoder = encoder
-        self._headers = headers
+        self._stream_headers = headers
+        self._rest = rest or Rest(Place(), events=True)
+        self._more = tuple(more)
         self.size_bytes = 0
+        """Of the run's stream, what was heard: given to the client, or had by it before."""
         self._digest = hashlib.sha256()
         self._waiting: trio.CancelScope | None = None
         self._given_up = False
@@ -50,24 +62,35 @@ class Delivery:
         return self._responder.started
 
     async def hear(self, listener: Listener) -> End:
-        """Pass on all that is heard; how it ended, which is still to be told."""
+        """Pass on all that is heard; how it ended, which is still to be told.
+
+        Raises OtherWords if what the client had before is not how the stream begins.
+        """
         while True:
             with self.waiting():
                 said = await listener.next()
             if not isinstance(said, bytes):
                 return said
-            await self._write(said or self._encoder.keep_alive())
-            self.size_bytes += len(said)
-            self._digest.update(said)
+            if new := self._new_of(said):
+                await self._write(new)
+
+    def _new_of(self, said: bytes) -> bytes:
+        """What the client is to be told of it."""
+        if not said:  # an answer of which nothing was told yet may still become a refusal
+            return comment(self._encoder.keep_alive()) if self._rest.reached else b""
+        self.size_bytes += len(said)
+        self._digest.update(said)
+        return self._rest.feed(said)
 
     async def tell(self, end: End) -> None:
-        """The end, as the run told it."""
+        """The end, as the run told it.  Raises BeyondTheEnd if the client had more than all."""
         match end:
             case Answer(status=status, headers=headers, body=body):
-                await self._responder.send(status, headers, body)
+                await self._responder.send(status, [*headers, *self._more], body)
             case Broken(last=last):
                 await self.finish(last)
             case _:
+                self._rest.close()
                 await self.finish()
 
     async def go_on_with(self, whole: bytes) -> bool:
@@ -75,7 +98,9 @@ class Delivery:
         given = whole[: self.size_bytes]
         if hashlib.sha256(given).digest() != self._digest.digest():
             return False
-        await self.finish(whole[self.size_bytes :])
+        rest = self._rest.feed(whole[self.size_bytes :])
+        self._rest.close()
+        await self.finish(rest)
         return True
 
     async def fail(self, failure: Failure) -> None:
@@ -87,6 +112,9 @@ class Delivery:
         if not self._responder.started:
             await self._responder.start(200, self._headers())
         await self._responder.finish(last)
+
+    def _headers(self) -> Headers:
+        return [*self._stream_headers(), *self._more]
 
     async def _write(self, data: bytes) -> None:
         if self._responder.started:

@@ -26,10 +26,11 @@ from meshd.api.body import (
 )
 from meshd.api.dialect import Call, HeaderOf, call_id, client_deadline_s
 from meshd.api.keep_alive import check_keep_alive
-from meshd.api.ollama_encode import ChatEncoder, EmbedEncoder, GenerateEncoder
+from meshd.api.ollama_encode import CHAT, EMBED, GENERATE, OLD_EMBED, encoder_of
 from meshd.api.ollama_error import bad_field, error_body, refusal
 from meshd.api.ollama_options import split_options
 from meshd.inference import Image, Kind, Message, Request, ToolCall
+from meshd.wire.serve import AnswerForm
 
 __all__ = ["PATHS", "decode", "decode_show", "error_body"]
 
@@ -139,8 +140,7 @@ def _chat(data: dict[str, Any], deadline_s: float | None, request_id: str, now: 
         messages=_messages(body.messages or (), request_id),
         tools=_tools(body.tools),
     )
-    encoder = ChatEncoder(request_id, now, model, logprobs=request.logprobs)
-    return Call(request, body.stream is not False, encoder, deadline_s)
+    return _call(CHAT, body, request, request_id, now, deadline_s)
 
 
 def _generate(data: dict[str, Any], deadline_s: float | None, request_id: str, now: float) -> Call:
@@ -160,8 +160,26 @@ def _generate(data: dict[str, Any], deadline_s: float | None, request_id: str, n
         raw=bool(body.raw),
         images=_images(body.images, "images"),
     )
-    encoder = GenerateEncoder(request_id, now, model, logprobs=request.logprobs)
-    return Call(request, body.stream is not False, encoder, deadline_s)
+    return _call(GENERATE, body, request, request_id, now, deadline_s)
+
+
+def _call(
+    path: str,
+    body: RunBody,
+    request: Request,
+    request_id: str,
+    now: float,
+    deadline_s: float | None,
+) -> Call:
+    form = AnswerForm(
+        path=path,
+        request_id=request_id,
+        unix_s=now,
+        model=request.model,
+        stream=body.stream is not False,
+        logprobs=request.logprobs,
+    )
+    return Call(request, form.stream, encoder_of(form), form, deadline_s)
 
 
 def _request(kind: Kind, model: str, body: RunBody) -> Request:
@@ -195,7 +213,7 @@ def _embed(data: dict[str, Any], deadline_s: float | None, request_id: str, now:
         inputs = given
     else:
         raise BadField("invalid input type", "input")
-    return _embedding(body, inputs, old=False, deadline_s=deadline_s)
+    return _embedding(body, inputs, False, deadline_s, request_id, now)
 
 
 def _embeddings(
@@ -203,10 +221,17 @@ def _embeddings(
 ) -> Call:
     body = convert(data, EmbedBody)
     inputs = [body.prompt] if body.prompt else []
-    return _embedding(body, inputs, old=True, deadline_s=deadline_s)
+    return _embedding(body, inputs, True, deadline_s, request_id, now)
 
 
-def _embedding(body: EmbedBody, inputs: list[str], *, old: bool, deadline_s: float | None) -> Call:
+def _embedding(
+    body: EmbedBody,
+    inputs: list[str],
+    old: bool,
+    deadline_s: float | None,
+    request_id: str,
+    now: float,
+) -> Call:
     model = check_model(body.model)
     check_count(len(inputs), limits.EMBED_INPUTS, "input")
     sampling, options = split_options(body.options)
@@ -222,7 +247,10 @@ def _embedding(body: EmbedBody, inputs: list[str], *, old: bool, deadline_s: flo
         keep_alive=check_keep_alive(body.keep_alive),
         options=options,
     )
-    return Call(request, False, EmbedEncoder(model, old=old), deadline_s)
+    form = AnswerForm(
+        path=OLD_EMBED if old else EMBED, request_id=request_id, unix_s=now, model=model
+    )
+    return Call(request, False, encoder_of(form), form, deadline_s)
 
 
 def _messages(bodies: Sequence[MessageBody], request_id: str) -> list[Message]:

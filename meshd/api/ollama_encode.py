@@ -15,11 +15,16 @@ from typing import Any, Final
 
 import msgspec
 
-from meshd.api.dialect import ATTEMPTS, NO_FINISH, DialectError, VectorEncoder
+from meshd.api.dialect import ATTEMPTS, NO_FINISH, AnswerEncoder, DialectError, VectorEncoder
 from meshd.api.ollama_error import error_body, error_object
 from meshd.api.toolcalls import Collector, arguments_object
 from meshd.inference import Delta, Embedding, Failure, TokenLogprob, Usage
+from meshd.wire.serve import AnswerForm
 
+CHAT: Final = "/api/chat"
+GENERATE: Final = "/api/generate"
+EMBED: Final = "/api/embed"
+OLD_EMBED: Final = "/api/embeddings"
 NDJSON: Final = b"application/x-ndjson"
 JSON: Final = b"application/json; charset=utf-8"
 
@@ -239,6 +244,14 @@ class EmbedEncoder(VectorEncoder):
         if result.prompt_tokens:
             body["prompt_eval_count"] = result.prompt_tokens
         return _json(body)
+
+
+def encoder_of(form: AnswerForm) -> AnswerEncoder:
+    """What writes an answer of this form; its path is one of Ollama's that models answer."""
+    if form.path in (EMBED, OLD_EMBED):
+        return EmbedEncoder(form.model, old=form.path == OLD_EMBED)
+    kind = GenerateEncoder if form.path == GENERATE else ChatEncoder
+    return kind(form.request_id, form.unix_s, form.model, logprobs=form.logprobs)
 
 
 def _refused(failure: Failure) -> DialectError:

@@ -24,10 +24,11 @@ from meshd.api.body import (
 )
 from meshd.api.dialect import Call, HeaderOf, client_deadline_s
 from meshd.api.keep_alive import check_keep_alive
-from meshd.api.openai_encode import ChatEncoder, CompletionEncoder, EmbeddingEncoder, Terms
+from meshd.api.openai_encode import CHAT, COMPLETION, EMBEDDING, encoder_of
 from meshd.api.openai_error import bad_field, error_body, refusal
 from meshd.api.openai_messages import MessageBody, messages, tool_choice, tools
 from meshd.inference import Kind, Request, Sampling
+from meshd.wire.serve import AnswerForm
 
 __all__ = ["PATHS", "decode", "error_body"]
 
@@ -170,8 +171,8 @@ def _chat(data: dict[str, Any], deadline_s: float | None, request_id: str, creat
         keep_alive=check_keep_alive(body.keep_alive),
         extra=_extra(data, _CHAT_FIELDS),
     )
-    encoder = ChatEncoder(Terms(request_id, created, model, _include_usage(body), logprobs))
-    return Call(request, bool(body.stream), encoder, deadline_s)
+    form = _form(CHAT, body, request, request_id, created)
+    return Call(request, form.stream, encoder_of(form), form, deadline_s)
 
 
 def _completion(
@@ -196,9 +197,8 @@ def _completion(
         keep_alive=check_keep_alive(body.keep_alive),
         extra=_extra(data, _COMPLETION_FIELDS),
     )
-    logprobs = top is not None
-    encoder = CompletionEncoder(Terms(request_id, created, model, _include_usage(body), logprobs))
-    return Call(request, bool(body.stream), encoder, deadline_s)
+    form = _form(COMPLETION, body, request, request_id, created)
+    return Call(request, form.stream, encoder_of(form), form, deadline_s)
 
 
 def _embedding(
@@ -218,7 +218,28 @@ def _embedding(
         dimensions=check_integer(body.dimensions, "dimensions", 1, _MAX_TOKENS),
         extra=_extra(data, _EMBEDDING_FIELDS),
     )
-    return Call(request, False, EmbeddingEncoder(model, base64=encoding == "base64"), deadline_s)
+    form = AnswerForm(
+        path=EMBEDDING,
+        request_id=request_id,
+        unix_s=created,
+        model=model,
+        base64=encoding == "base64",
+    )
+    return Call(request, False, encoder_of(form), form, deadline_s)
+
+
+def _form(
+    path: str, body: SamplingBody, request: Request, request_id: str, created: int
+) -> AnswerForm:
+    return AnswerForm(
+        path=path,
+        request_id=request_id,
+        unix_s=created,
+        model=request.model,
+        stream=bool(body.stream),
+        include_usage=bool(body.stream_options and body.stream_options.include_usage),
+        logprobs=request.logprobs,
+    )
 
 
 def _sampling(body: SamplingBody, max_tokens: int | None, param: str) -> Sampling:
@@ -302,10 +323,6 @@ def _inputs(value: str | list[Any] | None) -> list[str]:
     return inputs
 
 
-def _include_usage(body: SamplingBody) -> bool:
-    return bool(body.stream_options and body.stream_options.include_usage)
-
-
 def _extra(data: dict[str, Any], known: frozenset[str]) -> dict[str, Any]:
     unknown = data.keys() - known
     if not unknown:
@@ -317,8 +334,8 @@ def _extra(data: dict[str, Any], known: frozenset[str]) -> dict[str, Any]:
 
 
 PATHS: Final = {
-    "/v1/chat/completions": _chat,
-    "/v1/completions": _completion,
-    "/v1/embeddings": _embedding,
+    CHAT: _chat,
+    COMPLETION: _completion,
+    EMBEDDING: _embedding,
 }
 """The endpoints that `decode` knows."""

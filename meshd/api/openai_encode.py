@@ -14,11 +14,22 @@ from typing import Any, Final
 
 import msgspec
 
-from meshd.api.dialect import ATTEMPTS, NO_FINISH, DialectError, VectorEncoder, call_id
+from meshd.api.dialect import (
+    ATTEMPTS,
+    NO_FINISH,
+    AnswerEncoder,
+    DialectError,
+    VectorEncoder,
+    call_id,
+)
 from meshd.api.openai_error import error_body, failure_object
 from meshd.api.toolcalls import Collector
 from meshd.inference import Delta, Embedding, Failure, TokenLogprob, ToolCall, Usage
+from meshd.wire.serve import AnswerForm
 
+CHAT: Final = "/v1/chat/completions"
+COMPLETION: Final = "/v1/completions"
+EMBEDDING: Final = "/v1/embeddings"
 FINGERPRINT: Final = "fp_meshd"
 SSE: Final = b"text/event-stream"
 JSON: Final = b"application/json"
@@ -324,6 +335,14 @@ class EmbeddingEncoder(VectorEncoder):
         ]
         usage = {"prompt_tokens": result.prompt_tokens, "total_tokens": result.prompt_tokens}
         return _json({"object": "list", "data": data, "model": self._model, "usage": usage})
+
+
+def encoder_of(form: AnswerForm) -> AnswerEncoder:
+    """What writes an answer of this form; its path is one of OpenAI's that models answer."""
+    if form.path == EMBEDDING:
+        return EmbeddingEncoder(form.model, base64=form.base64)
+    terms = Terms(form.request_id, int(form.unix_s), form.model, form.include_usage, form.logprobs)
+    return CompletionEncoder(terms) if form.path == COMPLETION else ChatEncoder(terms)
 
 
 def _packed(vector: Sequence[float]) -> str:

@@ -11,9 +11,10 @@ from enum import StrEnum
 from typing import Final
 from urllib.parse import unquote
 
-from meshd.api import ollama_error, openai_error
-from meshd.api.dialect import DialectError, HeaderPair
+from meshd.api import ollama_encode, ollama_error, openai_encode, openai_error
+from meshd.api.dialect import AnswerEncoder, DialectError, HeaderPair
 from meshd.inference import Failure
+from meshd.wire.serve import AnswerForm
 
 
 class Dialect(StrEnum):
@@ -124,6 +125,13 @@ def error_body(path: str, failure: Failure) -> tuple[int, list[HeaderPair], byte
     if dialect_of(path) is Dialect.OPENAI:
         return openai_error.error_body(failure)
     return ollama_error.error_body(failure)
+
+
+def encoder_of(form: AnswerForm) -> AnswerEncoder:
+    """What writes an answer of this form, in the dialect of its path."""
+    if dialect_of(form.path) is Dialect.OPENAI:
+        return openai_encode.encoder_of(form)
+    return ollama_encode.encoder_of(form)
 
 
 def _plain(status: int, text: str) -> DialectError:

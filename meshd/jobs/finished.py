@@ -51,8 +51,9 @@ class FinishedJob(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     run_ms: int = 0
     """How long it ran at last, by the clock of who ran it; of a request, how long it took."""
     path: str = ""
-    """Of a request, as the rest from here on."""
+    """What was asked for; of a job for workers ""."""
     streamed: bool = False
+    """Of a request, as the rest from here on."""
     first_token_ms: int | None = None
     """From its arrival to the first piece of the answer; None: there was none."""
     api_key: str = ""

@@ -63,6 +63,7 @@ def finished_of(event: JobFinished) -> FinishedJob:
         result_size_bytes=event.size_bytes,
         status=event.status,
         run_ms=event.run_ms,
+        path=row.request.path,
     )
 
 

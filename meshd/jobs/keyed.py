@@ -23,6 +23,7 @@ from meshd import limits, logs
 from meshd.errors import MeshdError, Refused
 from meshd.http import Room, Share
 from meshd.ids import NodeId
+from meshd.jobs.answers import AnswerGone, Answers, Ended, Stored
 from meshd.jobs.duties import WRITE_S
 from meshd.jobs.holding import LEASE_MS, Bodies
 from meshd.jobs.keyed_run import KeyedRun
@@ -51,27 +52,14 @@ class Key(msgspec.Struct, frozen=True):
         return commands.KeyFields(scope=self.scope, key=self.text, fingerprint=self.fingerprint)
 
 
-class Stored(msgspec.Struct, frozen=True):
-    """The answer that this key has, for good."""
-
-    status: int
-    body: bytes
-
-
 class Running(msgspec.Struct, frozen=True):
     """The request with this key runs now, asked for by somebody else."""
 
     job: int
     fence: int
     node: NodeId
-
-
-class Ended(Refused):
-    """The request with this key ended without an answer; the text says how."""
-
-
-class AnswerGone(Refused):
-    """The request was answered, and the answer is no longer kept."""
+    key: tuple[str, str] = ("", "")
+    """Whose key it is, and the key."""
 
 
 def key_of(scope: str, text: bytes, method: str, path: str, body: bytes) -> Key:
@@ -112,6 +100,7 @@ class KeyedRequests:
         self._bodies = bodies
         self._remote = remote
         self._room = room
+        self.answers = Answers(jobs, bodies, lambda: ledger.state)
         self._runs: dict[tuple[int, int], KeyedRun] = {}
         self._accepting: Counter[tuple[str, str]] = Counter()
         """Keys with which somebody asks the record now: a claim may be theirs."""
@@ -155,12 +144,14 @@ class KeyedRequests:
             told = await self._ledger.execute(command, timeout_s=WRITE_S)
             state, job = JobState(told["state"]), told["job"]
             if state in (JobState.DONE, JobState.FAILED):
-                return await self._stored(job, told["status"], told["digest"], told["size_bytes"])
+                status, digest, size_bytes = told["status"], told["digest"], told["size_bytes"]
+                return await self.answers.by_digest(job, status, digest, size_bytes)
             if state in (JobState.CANCELLED, JobState.DEAD):
                 raise Ended(f"The request with this key is {state.name.lower()}; use another key.")
             if state is not JobState.CLAIMED:
                 raise Ended(f"The request with this key is a job, {job_name(job)}: ask for that.")
-            running = Running(job, told["fence"], told.get("node", self._ledger.me))
+            node, key = told.get("node", self._ledger.me), (command.key.scope, command.key.key)
+            running = Running(job, told["fence"], node, key)
             if not self.is_live(running):
                 continue  # meanwhile more was applied here
             if "node" not in told:
@@ -247,13 +238,13 @@ class KeyedRequests:
         row = self._ledger.state.jobs.live.get(job)
         return NodeId(row.claim.node if row is not None and row.claim is not None else "")
 
-    async def answer_of(self, key: Key) -> Stored | None:
-        """The answer that the key has, if this node has heard of it and can have it now."""
-        row = self._ledger.state.jobs.keys.get(key.scope, key.text)
-        if row is None or row.state != JobState.DONE:
+    async def answer_of(self, running: Running) -> Stored | None:
+        """The answer that the run's key has, if this node has heard of it and can have it now."""
+        row = self._ledger.state.jobs.keys.get(*running.key)
+        if row is None or row.job != running.job or row.state != JobState.DONE:
             return None
         try:
-            return await self._stored(row.job, row.status, row.digest, row.size_bytes)
+            return await self.answers.by_digest(row.job, row.status, row.digest, row.size_bytes)
         except AnswerGone:
             return None
 
@@ -272,19 +263,3 @@ class KeyedRequests:
     def _stop(self, job: int, fence: int, why: str, *, cancelled: bool = False) -> None:
         if (run := self._runs.get((job, fence))) is not None:
             run.stop(why, cancelled=cancelled)
-
-    async def _stored(self, job: int, status: int, digest: bytes, size_bytes: int) -> Stored:
-        if not size_bytes:
-            return Stored(status, b"")
-        event = self._jobs.end_of(job)
-        body = event.inline if event is not None else b""
-        if not body:
-            body = await self._jobs.result_of(job_name(job)) or b""
-        if not body and digest:
-            body = await self._bodies.get(digest) or b""
-        if hashlib.sha256(body).digest() != digest:
-            raise AnswerGone(
-                "This request was answered, but its answer cannot be had now: the nodes that keep "
-                "it are away, or its time is over."
-            )
-        return Stored(status, body)

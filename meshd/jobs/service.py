@@ -22,7 +22,7 @@ from meshd.jobs.blob_plan import is_blob
 from meshd.jobs.contents import body_of, store
 from meshd.jobs.duties import WRITE_S, Duties
 from meshd.jobs.finished import FinishedJob
-from meshd.jobs.finishing import ENDED
+from meshd.jobs.finishing import ENDED, finished_of
 from meshd.jobs.history import History
 from meshd.jobs.history_rows import Filter
 from meshd.jobs.holding import Bodies
@@ -98,14 +98,12 @@ class JobService:
         """Set when something more is applied here.  Take it before looking, then wait for it."""
         return self._changed
 
-    def end_of(self, job: int) -> JobFinished | None:
-        """How a job ended, if that is not long ago."""
-        return self._recent.get(job)
-
-    async def result_of(self, name: str) -> bytes | None:
-        """The result of a job that ended long ago, if the history here has it."""
-        old = await self._history.get(name)
-        return None if old is None else old.result
+    async def finished(self, name: str) -> FinishedJob | None:
+        """A job that is over, if that is not long ago or the history here has it."""
+        event = self._recent.get(id_named(name))
+        if event is not None and self._ledger.state.jobs.live.get(event.row.id) is None:
+            return finished_of(event)
+        return await self._history.get(name)
 
     async def barrier(self) -> int:
         """Make what is read next hold all that was acknowledged before this call."""

@@ -10,6 +10,7 @@ import trio
 from meshd import limits
 from meshd.api.job_orders import JobOrders
 from meshd.api.job_run import run_job
+from meshd.api.job_stream import JobStreams
 from meshd.api.jobs import JobsApi
 from meshd.api.keyed import KeyedApi
 from meshd.api.server import ClientApi
@@ -117,11 +118,12 @@ class JobsSide:
             lambda: self.finishing.counters["traces_left_out"],
         )
         workers = Workers(ledger, self.service, self.blobs)
-        self.api = JobsApi(self.service, workers, self.requests)
         self.orders = JobOrders(self.service, self.requests, self._unknown)
         said = SaidLinks(data.remotes.pool)
         self._keyed = KeyedRequests(ledger, self.service, self.blobs, said, room)
         self.keyed = KeyedApi(self._keyed)
+        streams = JobStreams(self.service, self._keyed.answers, self.keyed.followers)
+        self.api = JobsApi(self.service, workers, self.requests, streams)
         data.service.serve_also(SAID_PATH, partial(serve_said, self._keyed.said_for_others))
         record.on_events(self._happened)
         record.before_compaction(self.finishing.settle)

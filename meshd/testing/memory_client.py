@@ -34,8 +34,9 @@ class MemoryAnswer:
     """One request, and what of its answer is there."""
 
     def __init__(
-        self, client: HttpClient, path: str, body: dict[str, Any], headers: Sequence[str]
+        self, client: HttpClient, path: str, body: dict[str, Any] | None, headers: Sequence[str]
     ) -> None:
+        """A `POST` of that body, or a `GET`."""
         self.path = path
         self.body = body
         self.status = 0
@@ -52,13 +53,15 @@ class MemoryAnswer:
         self.finish: str | None = None
         self.error = ""
         """The dialect's own error: in the stream, or the message of a 4xx or 5xx."""
+        self.last_id = ""
+        """Of the last event that had an id."""
         self.broken = ""
         """Why the connection broke, if it did."""
         self.data: Any = None
         """The decoded body of an answer that was not streamed."""
         self.ended_at: float | None = None
         self._client = client
-        self._sent_headers = [_JSON]
+        self._sent_headers = [] if body is None else [_JSON]
         for header in headers:
             name, _, value = header.partition(":")
             self._sent_headers.append((name.strip().lower().encode(), value.strip().encode()))
@@ -120,20 +123,16 @@ class MemoryAnswer:
 
     async def _run(self) -> None:
         response = await self._client.request(
-            "POST",
+            "GET" if self.body is None else "POST",
             self.path,
             self._sent_headers,
-            msgspec.json.encode(self.body),
+            b"" if self.body is None else msgspec.json.encode(self.body),
             on_stream=self._sent,
         )
         self.status = response.status
         self.headers = {name.decode(): value.decode() for name, value in response.headers}
         kind = self.headers.get("content-type", "")
-        if kind.startswith("text/event-stream"):
-            separator = b"\n\n"
-        elif kind.startswith("application/x-ndjson"):
-            separator = b"\n"
-        else:
+        if not kind.startswith(("text/event-stream", "application/x-ndjson")):
             self.raw = await response.read(limits.ENGINE_BODY_BYTES)
             self._whole(self.raw)
             return
@@ -144,23 +143,26 @@ class MemoryAnswer:
             if not data:
                 break
             self.raw += data
-            *events, held = (held + data).split(separator)
-            for event in events:
-                self._event(event)
+            *lines, held = (held + data).split(b"\n")
+            for line in lines:
+                self._line(line)
             if self.slowness_s:
                 await trio.sleep(self.slowness_s)
         if held:
-            self.broken = f"the answer ended within an event: {held[:80]!r}"
+            self.broken = f"the answer ended within a line: {held[:80]!r}"
 
     def _sent(self, stream: ByteStream) -> None:
         self._stream = stream
 
-    def _event(self, event: bytes) -> None:
-        if event.startswith(b":"):
+    def _line(self, line: bytes) -> None:
+        if line.startswith(b":"):
             self.comments.append(trio.current_time())
-        event = event.removeprefix(b"data: ")
-        if not event or event.startswith(b":") or event == b"[DONE]":
-            return
+        elif line.startswith(b"id: "):
+            self.last_id = line.removeprefix(b"id: ").decode()
+        elif line and line != b"data: [DONE]":
+            self._event(line.removeprefix(b"data: "))
+
+    def _event(self, event: bytes) -> None:
         assert not self.error, f"nothing comes after the error: {event!r}"
         data = msgspec.json.decode(event)
         if "error" in data:
@@ -230,6 +232,10 @@ class MemoryClient:
         """A chat in Ollama's dialect."""
         body = {"model": model, "messages": QUESTION, "stream": stream, **more}
         return self.post(OLLAMA_CHAT, body, *headers)
+
+    def stream(self, path: str, *headers: str) -> MemoryAnswer:
+        """An answer that is asked for by `GET`, to be `run`."""
+        return MemoryAnswer(self._http, path, None, headers)
 
     async def get(self, path: str) -> Any:
         """A list, decoded."""

@@ -26,6 +26,24 @@ _T = TypeVar("_T")
 _encode = msgspec.msgpack.Encoder(order="sorted").encode
 
 
+class AnswerForm(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """How an answer is written for its client: with it any node writes the same bytes."""
+
+    path: str
+    """Of the request: its dialect, and its kind."""
+    request_id: str
+    """The entry's, which ids in the answer are made of."""
+    unix_s: float
+    """When the request came: `created`, `created_at`."""
+    model: str
+    """As the client named it."""
+    stream: bool = False
+    include_usage: bool = False
+    logprobs: bool = False
+    base64: bool = False
+    """Vectors are wanted so."""
+
+
 class ServeRequest(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """The body of `POST /mesh/v1/serve`: one attempt at one request."""
 

@@ -59,7 +59,7 @@ async def over(*answers: MemoryAnswer, within_s: float = 60.0) -> None:
 
 def said(answer: MemoryAnswer) -> bytes:
     """The answer without what says nothing."""
-    return b"".join(e for e in answer.raw.split(b"\n\n") if not e.startswith(b":"))
+    return b"".join(e for e in answer.raw.splitlines(True) if not e.startswith(b":"))
 
 
 @pytest.mark.parametrize("where", ["a", "b", "c"])

@@ -17,6 +17,7 @@ import pytest
 from meshd.api import ollama, openai
 from meshd.api.dialect import Call, DialectError
 from meshd.api.lists import Listing, Offer, ollama_ps, ollama_tags, openai_model, openai_models
+from meshd.api.places import Numbering
 from meshd.api.routes import Route, find
 from meshd.inference import (
     Delta,
@@ -105,6 +106,9 @@ class Double:
         body = encoder.start() + encoder.keep_alive()
         for delta in self.deltas:
             body += encoder.delta(delta) + encoder.keep_alive()
+        if b"idempotency-key" in names:  # its events have ids
+            body = Numbering().add(body + encoder.end(self.usage))
+            return 200, encoder.content_type_stream, body
         if self.failure is not None:
             return 200, encoder.content_type_stream, body + encoder.error(self.failure)
         return 200, encoder.content_type_stream, body + encoder.end(self.usage)
@@ -139,6 +143,16 @@ def test_openai_streams_a_chat() -> None:
     assert {(c.id, c.created, c.model, c.object) for c in chunks} == {
         ("chatcmpl-r1", 1_700_000_000, "tiny", "chat.completion.chunk")
     }
+
+
+def test_openai_reads_a_stream_whose_events_have_ids_as_one_without() -> None:
+    def read(**more: Any) -> list[Any]:
+        library = openai_of(Double())
+        return list(
+            library.chat.completions.create(model="tiny", messages=USER, stream=True, **more)
+        )
+
+    assert read(extra_headers={"Idempotency-Key": "k"}) == read()
 
 
 def test_openai_gets_a_whole_chat() -> None:

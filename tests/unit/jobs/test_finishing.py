@@ -73,6 +73,7 @@ def test_a_keyed_request_that_was_answered() -> None:
         result_size_bytes=6,
         status=200,
         run_ms=1234,
+        path="/v1/chat/completions",
     )
 
 
