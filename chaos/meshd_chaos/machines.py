@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
+import subprocess
+import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -15,6 +18,7 @@ import msgspec
 import trio
 
 from meshd import control
+from meshd.errors import MeshdError
 from meshd.machine import paths_for
 from meshd.testing.daemons import Daemon
 from meshd.testing.engines import RealLlama
@@ -24,8 +28,16 @@ from meshd_chaos.pacer import Pacer
 
 ANSWER_S: Final = 2.0
 """For a daemon to say how it is; one that takes longer is in trouble."""
+TOKEN_S: Final = 10.0
+"""For a token to be written down, if need be after an election."""
+LEAVE_S: Final = 60.0
+"""For a vote and the CA's key to go to another node."""
 STOP_S: Final = 45.0
 """For a daemon to drain (`drain_timeout_s` is 30) and end."""
+
+
+class DaemonRefused(MeshdError):
+    """A daemon did not do what it was told; the text says why."""
 
 
 @dataclass(eq=False)
@@ -51,6 +63,9 @@ class Machine:
     is_frozen: bool = False
     has_left: bool = False
     """It is no member any more, and does not come back."""
+    _may_write: bool = True
+    _may_end: bool = True
+    """The daemon was told to end, or never started: that it does not run is no surprise."""
 
     def __post_init__(self) -> None:
         self.listener, self.datagrams = bound_pair()
@@ -87,11 +102,13 @@ class Machine:
         """Start the daemon (again); returns when it was spawned."""
         self.daemon.backends = [engine.pacer.url for engine in self.engines]
         await trio.to_thread.run_sync(lambda: self.daemon.start(wait=False))
-        self.is_frozen = False
+        self.is_frozen = self._may_end = False
+        self._may_write = True
         self.guardian.began(self.pid)
 
     def kill(self) -> None:
         """kill -9 of the daemon: its engines go on."""
+        self._may_end = True
         if self.runs:
             self.daemon.kill()
             self.guardian.over(self.pid)
@@ -99,9 +116,29 @@ class Machine:
 
     async def stop(self) -> int:
         """SIGTERM: it drains and says goodbye; its exit code.  Raises TimeoutExpired."""
+        self._may_end = True
         code = await trio.to_thread.run_sync(lambda: self.daemon.stop(STOP_S))
         self.guardian.over(self.pid)
         return code
+
+    async def leave(self) -> None:
+        """Have it leave the mesh for good, and wait for its end.  Raises DaemonRefused."""
+        self._may_end = True
+        await self.order("POST", "/control/leave", control.LeaveOrder(), LEAVE_S)
+        self.has_left = True
+        assert self.daemon.process is not None
+        await trio.to_thread.run_sync(self.daemon.process.wait, STOP_S)
+        self.guardian.over(self.pid)
+
+    def surprise(self) -> str:
+        """That the daemon ended though nobody told it to, as a sentence; "": it did not."""
+        if self.runs or self._may_end:
+            return ""
+        assert self.daemon.process is not None
+        self._may_end = True
+        last = self.daemon.log_text().strip().splitlines()[-1:]
+        said = f": {last[0]}" if last else ""
+        return f"{self.name}'s daemon ended by itself, with {self.daemon.process.returncode}{said}"
 
     def freeze(self) -> None:
         """SIGSTOP: the kernel still accepts connections, and nothing answers."""
@@ -112,6 +149,17 @@ class Machine:
         """SIGCONT."""
         self._signal(signal.SIGCONT)
         self.is_frozen = False
+
+    def allow_writes(self, allowed: bool) -> None:
+        """Whether the daemon that runs may write to files; else each write fails.
+
+        Raises OSError where the limits of a process that runs cannot be set (`why_no_limits`).
+        """
+        if not self.runs or allowed is self._may_write:
+            return
+        _, most = resource.prlimit(self.pid, resource.RLIMIT_FSIZE)
+        resource.prlimit(self.pid, resource.RLIMIT_FSIZE, (most if allowed else 0, most))
+        self._may_write = allowed
 
     def _signal(self, number: signal.Signals) -> None:
         if self.runs:
@@ -160,26 +208,35 @@ class Machine:
         data = await self.ask("GET", "/control/record")
         return None if data is None else msgspec.json.decode(data, type=control.RecordReport)
 
-    async def ask(
-        self, method: str, path: str, body: object = None, timeout_s: float = ANSWER_S
-    ) -> bytes | None:
-        """One order over its control socket; None: no answer, or a refusal."""
-        if not self.runs or self.is_frozen:
+    async def ask(self, method: str, path: str) -> bytes | None:
+        """What it says to one order over its control socket; None: nothing, or no."""
+        try:
+            return await self.order(method, path)
+        except DaemonRefused:
             return None
+
+    async def order(
+        self, method: str, path: str, body: object = None, timeout_s: float = ANSWER_S
+    ) -> bytes:
+        """One order over its control socket.  Raises DaemonRefused, also if it does not answer."""
+        if not self.runs or self.is_frozen:
+            raise DaemonRefused(f"{self.name}'s daemon does not run")
         socket = str(paths_for(self.daemon.folder).socket)
         content = msgspec.json.encode(body) if body is not None else None
         transport = httpx.AsyncHTTPTransport(uds=socket, verify=False)
         try:
             async with httpx.AsyncClient(transport=transport, timeout=timeout_s) as client:
                 answer = await client.request(method, f"http://meshd{path}", content=content)
-        except (httpx.HTTPError, OSError):
-            return None
-        return answer.content if answer.status_code == 200 else None
+        except (httpx.HTTPError, OSError) as error:
+            raise DaemonRefused(f"{self.name}'s daemon does not answer: {error!r}") from None
+        if answer.status_code != 200:
+            raise DaemonRefused(f"{self.name}'s daemon says: {answer.text}")
+        return answer.content
 
-    async def new_token(self, uses: int) -> str | None:
-        """A token for newcomers; None: it gives none now."""
-        made = await self.ask("POST", "/control/token", control.TokenOrder(uses=uses), 10.0)
-        return None if made is None else msgspec.json.decode(made, type=control.TokenMade).token
+    async def new_token(self) -> str:
+        """A token for a newcomer.  Raises DaemonRefused."""
+        made = await self.order("POST", "/control/token", control.TokenOrder(), TOKEN_S)
+        return msgspec.json.decode(made, type=control.TokenMade).token
 
     # ---------------------------------------------------------------- the end
 
@@ -190,6 +247,20 @@ class Machine:
             self.kill_engine(engine)
             engine.process.close()
         self.daemon.close()
+
+
+def why_no_limits() -> str:
+    """Why writes of a process that runs cannot be stopped here, as a sentence; "": they can."""
+    if not hasattr(resource, "prlimit"):
+        return f"{sys.platform} sets no limits of a process that runs already"
+    with subprocess.Popen(["sleep", "60"]) as other:
+        try:
+            resource.prlimit(other.pid, resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+        except (OSError, ValueError) as error:
+            return f"the limits of another process cannot be set here: {error}"
+        finally:
+            other.kill()
+    return ""
 
 
 def in_flight(status: control.StatusReport) -> int:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
@@ -25,12 +25,13 @@ import trio
 from meshd.errors import MeshdError
 from meshd.testing.engines import RealLlama
 from meshd.testing.models import Recipe, build
-from meshd_chaos.addresses import Diallers, bound_pair
+from meshd_chaos.addresses import HOST, Diallers, bound_pair
+from meshd_chaos.clocks import Clocks
 from meshd_chaos.datagram_proxy import DatagramProxy
 from meshd_chaos.guardian import Guardian
 from meshd_chaos.health import Health, examine
 from meshd_chaos.links import Links
-from meshd_chaos.machines import Engine, Machine
+from meshd_chaos.machines import DaemonRefused, Engine, Machine
 from meshd_chaos.models import CONTEXT_TOKENS, holders, recipes
 from meshd_chaos.pacer import Pacer
 from meshd_chaos.stream_proxy import StreamProxy
@@ -38,6 +39,8 @@ from meshd_chaos.stream_proxy import StreamProxy
 NODES_MAX: Final = 16
 WHOLE_S: Final = 90.0
 """For a mesh to be whole, at the start and after faults: gossip redials lost members every 30 s."""
+SERVES_S: Final = 30.0
+"""For a daemon to serve: a start takes about 1 s of a core, a join a little more."""
 _LOOK_S: Final = 0.25
 _NAMES: Final = (
     *("anna", "ben", "carl", "dora", "emil", "fritz", "gerda", "hans", "ida", "jonas", "klara"),
@@ -70,12 +73,14 @@ class Mesh:
         self.models: dict[str, Recipe] = {}
         """By name; `meshd.testing.models.expected_text` says what they answer."""
         self.links = Links(seed)
-        self.newcomers = iter(_NAMES)
+        self.clocks = Clocks(folder)
+        self.surprises: list[str] = []
+        """Daemons that ended by themselves, as sentences: that is never part of a fault."""
+        self._newcomers = iter(_NAMES)
         self._nursery = nursery
         self._guardian = Guardian(folder)
         self._diallers = Diallers(self._pids)
         self._datagrams = DatagramProxy(self.links)
-        self._proxies: dict[str, StreamProxy] = {}
         self._tokens_per_s, self._slots = 60.0, 8
 
     @classmethod
@@ -89,7 +94,6 @@ class Mesh:
         copies: int | None = None,
         tokens_per_s: float = 60.0,
         slots: int = 8,
-        environment: dict[str, str] | None = None,
     ) -> AsyncIterator[Mesh]:
         """A whole mesh of that many nodes, each of `models` at `copies` (default: all) of them.
 
@@ -100,18 +104,22 @@ class Mesh:
         if not 1 <= nodes <= NODES_MAX:
             raise MeshFailed(f"a mesh here has from 1 to {NODES_MAX} nodes, not {nodes}")
         folder = Path(tempfile.mkdtemp(prefix="mc-"))
-        async with trio.open_nursery() as nursery:
-            mesh = cls(folder, seed, nursery)
-            mesh._tokens_per_s, mesh._slots = tokens_per_s, slots
-            mesh.models = recipes(models)
-            try:
-                names = [next(mesh.newcomers) for _ in range(nodes)]
-                held = holders(list(mesh.models), names, min(copies or nodes, nodes))
-                await mesh._begin(held, environment or {})
-                yield mesh
-            finally:
-                mesh._end()
-                nursery.cancel_scope.cancel()
+        try:
+            async with trio.open_nursery() as nursery:
+                mesh = cls(folder, seed, nursery)
+                mesh._tokens_per_s, mesh._slots = tokens_per_s, slots
+                mesh.models = recipes(models)
+                try:
+                    nursery.start_soon(mesh._watch)
+                    names = [next(mesh._newcomers) for _ in range(nodes)]
+                    held = holders(list(mesh.models), names, min(copies or nodes, nodes))
+                    await mesh._begin(held)
+                    yield mesh
+                finally:
+                    mesh._end()
+                    nursery.cancel_scope.cancel()
+        except BaseExceptionGroup as group:
+            raise _only(group) from None
 
     # ---------------------------------------------------------------- what there is
 
@@ -133,38 +141,48 @@ class Mesh:
 
     # ---------------------------------------------------------------- coming and going
 
-    async def add(self, name: str, models: Sequence[str], environment: dict[str, str]) -> Machine:
-        """A machine with engines for these models, and no daemon yet."""
-        machine = Machine(name, self.folder, self._guardian, _SETTINGS, environment)
-        self.machines[name] = machine
-        proxy = StreamProxy(name, self.links, self._diallers.whose, machine.listener)
-        self._datagrams.add(name, machine.datagrams)
-        self._proxies[name] = proxy
-        proxy.target = ("127.0.0.1", machine.peer_port)
-        self._datagrams.found(name, machine.peer_port)
-        self._nursery.start_soon(proxy.run)
-        self._nursery.start_soon(self._datagrams.run, name)
-        for model in models:
-            await self._add_engine(machine, model)
-        return machine
+    async def start(self, machine: Machine) -> None:
+        """Start a member's daemon again; it takes a moment to serve."""
+        machine.daemon.join = machine.daemon.token = ""
+        await machine.start()
 
-    async def join(self, machine: Machine) -> None:
-        """Start the daemon of a new machine into the mesh; it takes a moment to be seen.
+    async def serves(self, machine: Machine, timeout_s: float = SERVES_S) -> None:
+        """Wait until a daemon that was started answers.  Raises MeshFailed if it ends, or never."""
+        with trio.move_on_after(timeout_s):
+            while machine.runs and await machine.status() is None:  # noqa: ASYNC110 - a process
+                await trio.sleep(_LOOK_S)
+            if machine.runs:
+                return
+        what = "did not serve" if machine.runs else "ended"
+        raise MeshFailed(f"{machine.name} {what} when it was started:\n{machine.daemon.log_text()}")
+
+    async def join_new(self, models: Sequence[str]) -> Machine:
+        """A new machine with engines for these models joins; it takes a moment to be seen by all.
 
         Raises MeshFailed if no member lets it in now.
         """
-        for member in self.running():
-            token = await member.new_token(uses=1)
-            if token is not None:
-                machine.daemon.join, machine.daemon.token = member.public, token
-                await machine.start()
-                return
-        raise MeshFailed(f"no member made a token for {machine.name}")
+        name = next(self._newcomers, None)
+        if name is None:
+            raise MeshFailed(f"a mesh here has no more than {len(_NAMES)} machines in all")
+        machine = await self._add(name, models)
+        try:
+            await self._join(machine)
+            await self.serves(machine)
+        except MeshFailed:
+            machine.kill()
+            machine.has_left = True
+            raise
+        return machine
 
-    async def start(self, machine: Machine) -> None:
-        """Start a member's daemon again."""
-        machine.daemon.join = machine.daemon.token = ""
-        await machine.start()
+    async def leave(self, machine: Machine) -> None:
+        """Have a node leave for good; its engines end with it.  Raises DaemonRefused."""
+        await machine.leave()
+        for engine in machine.engines:
+            machine.kill_engine(engine)
+
+    def spawn(self, task: Callable[[], Awaitable[object]]) -> None:
+        """Run it beside everything else, to the end of the mesh at most."""
+        self._nursery.start_soon(task)
 
     # ---------------------------------------------------------------- whole again
 
@@ -176,6 +194,8 @@ class Mesh:
         """
         self.links.heal()
         for machine in self.members():
+            self.clocks.set(machine.name, 0.0)
+            machine.allow_writes(True)
             if machine.is_frozen:
                 machine.thaw()
             for engine in machine.engines:
@@ -199,26 +219,56 @@ class Mesh:
 
     # ---------------------------------------------------------------- beginning and end
 
-    async def _begin(self, held: dict[str, list[str]], environment: dict[str, str]) -> None:
+    async def _begin(self, held: dict[str, list[str]]) -> None:
         for name, recipe in self.models.items():
             self._gguf(name).write_bytes(build(recipe))
         async with trio.open_nursery() as nursery:
             for name, models in held.items():
-                nursery.start_soon(self.add, name, models, environment)
+                nursery.start_soon(self._add, name, models)
         founder, *others = (self.machines[name] for name in held)
         await founder.start()
-        while await founder.status() is None:
-            self._check(founder)
-            await trio.sleep(_LOOK_S)
+        await self.serves(founder)
         for machine in others:
-            await self.join(machine)
+            await self._join(machine)
         await self.whole()
-        for machine in others:
-            machine.daemon.join = machine.daemon.token = ""
 
-    def _check(self, machine: Machine) -> None:
-        if not machine.runs:
-            raise MeshFailed(f"{machine.name} ended:\n{machine.daemon.log_text()}")
+    async def _add(self, name: str, models: Sequence[str]) -> Machine:
+        """A machine with engines for these models, and no daemon yet."""
+        environment = self.clocks.environment(name)
+        machine = Machine(name, self.folder, self._guardian, _SETTINGS, environment)
+        self.machines[name] = machine
+        proxy = StreamProxy(name, self.links, self._diallers.whose, machine.listener)
+        proxy.target = (HOST, machine.peer_port)
+        self._datagrams.add(name, machine.datagrams)
+        self._datagrams.found(name, machine.peer_port)
+        self._nursery.start_soon(proxy.run)
+        self._nursery.start_soon(self._datagrams.run, name)
+        for model in models:
+            await self._add_engine(machine, model)
+        return machine
+
+    async def _join(self, machine: Machine) -> None:
+        """Start the daemon of a new machine into the mesh.  Raises MeshFailed."""
+        refusals = []
+        for member in self.running():
+            if member is machine:
+                continue
+            try:
+                token = await member.new_token()
+            except DaemonRefused as error:
+                refusals.append(str(error))
+                continue
+            machine.daemon.join, machine.daemon.token = member.public, token
+            await machine.start()
+            return
+        why = "; ".join(refusals) or "none runs"
+        raise MeshFailed(f"no member made a token for {machine.name}: {why}")
+
+    async def _watch(self) -> None:
+        """See who ends by itself."""
+        while True:
+            await trio.sleep(_LOOK_S)  # polling real processes
+            self.surprises += filter(None, (m.surprise() for m in self.machines.values()))
 
     async def _add_engine(self, machine: Machine, model: str) -> None:
         listener, other = bound_pair()
@@ -244,3 +294,11 @@ class Mesh:
         self._guardian.close()
         if not self.keep:
             shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _only(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The error that a nursery wrapped, if there is but one."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error

@@ -24,6 +24,8 @@ class Hit:
     """Whom it hit; () for all links."""
     did: str
     """A sentence, e.g. "killed anna's daemon (-9), holder of 4 streams"."""
+    is_moment: bool = False
+    """It was over at once: there is nothing to heal."""
 
 
 class Nemesis(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, dict=True):

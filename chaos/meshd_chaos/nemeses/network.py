@@ -116,7 +116,7 @@ class Reset(Nemesis):
     async def inject(self, mesh: Mesh, chance: Random) -> Hit:
         links, nodes, where = await _chosen(mesh, self.links, self.target, chance)
         broken = sum(link.reset() for link in links)
-        return Hit(nodes, f"reset {broken} connections on {where}")
+        return Hit(nodes, f"reset {broken} connections on {where}", is_moment=True)
 
 
 async def _chosen(
