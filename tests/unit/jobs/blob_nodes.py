@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -9,6 +10,7 @@ from pathlib import PurePath
 
 import trio
 
+from meshd import limits
 from meshd.errors import DialFailed, MeshdError, Refused
 from meshd.ids import NodeId
 from meshd.jobs.blobs import Blobs, Record
@@ -21,6 +23,14 @@ LATENCY_S = 0.001
 FOLDER = PurePath("/data/record/mesh.blobs")
 HOUR_MS = 3_600_000
 START_MS = 1_790_000_000_000
+
+SMALL = b"small " * 1000
+LARGE = random.Random(1).randbytes(5 * limits.BLOB_PART_BYTES + 17)
+SIZES = [1, limits.BLOB_PART_BYTES, limits.BLOB_PART_BYTES + 1, len(LARGE)]
+
+
+def sha(data: bytes) -> bytes:
+    return hashlib.sha256(data).digest()
 
 
 def node_id(letter: str) -> NodeId:
@@ -169,3 +179,9 @@ async def blob_nodes(
         await trio.sleep(0.01)
         yield town
         nursery.cancel_scope.cancel()
+
+
+async def looked(town: BlobTown) -> None:
+    """Long enough that each node has looked at what the record names."""
+    town.index += 1
+    await trio.sleep(limits.BLOB_LOOK_S + 60)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import random
 import stat
@@ -18,16 +17,12 @@ from meshd.errors import DiskFailed, Refused
 from meshd.jobs.blob_store import BlobStore, NoRoom, erase
 from meshd.machine.disk import FileDisk
 from meshd.testing.disk import MemoryDisk, PowerLost
-from tests.unit.jobs.blob_nodes import FOLDER, START_MS, node_id
+from tests.unit.jobs.blob_nodes import FOLDER, START_MS, node_id, sha
 
 A, B = node_id("a"), node_id("b")
 SMALL = b"small " * 1000
 LARGE = random.Random(1).randbytes(3 * limits.BLOB_PART_BYTES + 17)
 PARTS = range(0, len(LARGE), limits.BLOB_PART_BYTES)
-
-
-def sha(data: bytes) -> bytes:
-    return hashlib.sha256(data).digest()
 
 
 async def opened(disk: MemoryDisk | FileDisk, folder: PurePath = FOLDER) -> BlobStore:

@@ -9,12 +9,14 @@ from pathlib import PurePath
 import trio
 
 from meshd.consensus.interface import LAN, Settings
+from meshd.consensus.journal import set_aside
 from meshd.consensus.voters import Standing
 from meshd.errors import DialFailed
 from meshd.ids import MeshId, NodeId
 from meshd.ledger.electorate import Machine
 from meshd.ledger.ledger import Ledger
 from meshd.ledger.place import Place
+from meshd.ledger.remedies import Patient
 from meshd.ports import Ports
 from meshd.record.commands_registry import Adopt, Found, NodeFields
 from meshd.record.events import Event
@@ -24,7 +26,8 @@ from meshd.testing.database import MemoryDatabases
 from meshd.testing.disk import MemoryDisk
 from meshd.testing.entropy import SeededEntropy
 from meshd.testing.machine import SimHost
-from tests.joins import make_key
+from meshd.testing.world import until
+from tests.joins import NOW_UNIX_S, make_key
 
 LATENCY_S = 0.001
 CA = make_key("ca").public
@@ -262,3 +265,33 @@ async def ledgers(
             node.start()
         yield mesh
         nursery.cancel_scope.cancel()
+
+
+async def settled(mesh: LedgerMesh, voters: int = 3) -> None:
+    """Until so many have a vote."""
+    await until(lambda: len(mesh.voters()) == voters, within_s=60.0)
+
+
+async def agree(mesh: LedgerMesh) -> None:
+    """Until all that run have the same state."""
+    await until(
+        lambda: len({n.state.digest() for n in mesh.nodes.values() if n.ledger}) == 1,
+        within_s=30.0,
+    )
+
+
+def aliases(mesh: LedgerMesh, name: str) -> dict[str, str]:
+    return mesh[name].state.settings.aliases()
+
+
+def patient(node: LedgerNode) -> Patient:
+    """The node to be mended, which is the founder."""
+    return Patient(
+        node.disk, node.place, SeededEntropy(node.name), now_unix_s=NOW_UNIX_S, founder=True
+    )
+
+
+def lose_journal(node: LedgerNode) -> None:
+    """What `meshd record repair --set-aside` does."""
+    set_aside(node.disk, FOLDER)
+    node.disk.write(node.place.void_mark, b"", private=True)

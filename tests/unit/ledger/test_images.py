@@ -9,7 +9,7 @@ from meshd.consensus.history import Checked
 from meshd.record.commands_registry import SetAlias
 from meshd.testing.disk import MemoryDisk
 from meshd.testing.world import until
-from tests.unit.ledger.meshes import LATENCY_S, LedgerMesh, LedgerNode, ledgers
+from tests.unit.ledger.meshes import LATENCY_S, LedgerMesh, LedgerNode, ledgers, settled
 
 
 def image_of(node: LedgerNode) -> MemoryDisk:
@@ -17,10 +17,6 @@ def image_of(node: LedgerNode) -> MemoryDisk:
     for path, data in node.disk.files.items():
         copy.write(path, bytes(data), private=True)
     return copy
-
-
-async def settled(mesh: LedgerMesh, voters: int = 3) -> None:
-    await until(lambda: len(mesh.voters()) == voters, within_s=60.0)
 
 
 async def write(node: LedgerNode, *aliases: str) -> None:

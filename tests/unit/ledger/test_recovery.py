@@ -14,8 +14,7 @@ from meshd.ledger.recovery import plan, recover, recovered
 from meshd.record.commands_registry import SetAlias
 from meshd.testing.world import until
 from tests.unit.ledger.journals import HISTORY, ME, OTHERS, Kept
-from tests.unit.ledger.meshes import LedgerMesh, LedgerNode, ledgers
-from tests.unit.ledger.test_ledger import patient
+from tests.unit.ledger.meshes import LedgerMesh, LedgerNode, ledgers, patient
 
 ALL = (ME, *OTHERS)
 

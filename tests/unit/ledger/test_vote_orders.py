@@ -10,7 +10,7 @@ from meshd.control import VotesDecided
 from meshd.errors import Refused
 from meshd.ledger.vote_orders import order_vote
 from meshd.testing.world import until
-from tests.unit.ledger.meshes import LedgerMesh, ledgers
+from tests.unit.ledger.meshes import LedgerMesh, ledgers, settled
 
 
 async def decide(mesh: LedgerMesh, at: str, node: str, order: Wish) -> VotesDecided:
@@ -18,10 +18,6 @@ async def decide(mesh: LedgerMesh, at: str, node: str, order: Wish) -> VotesDeci
         return next(n.name for n in mesh.nodes.values() if n.id == wanted)
 
     return await order_vote(mesh[at].runs, mesh[node].id, order, name_of, "")
-
-
-async def settled(mesh: LedgerMesh) -> None:
-    await until(lambda: len(mesh.voters()) == 3, within_s=60.0)
 
 
 async def test_who_is_promoted_at_any_node_has_a_vote_soon_and_keeps_it(
