@@ -10,7 +10,9 @@ from meshd import limits
 class RetryBudget:
     """Retries stay under a fraction of the requests of the last seconds (DESIGN.md, section 3).
 
-    A floor lets an entry with little traffic retry at all.
+    A floor lets an entry with little traffic retry at all, and as many as are under way may: a
+    holder that had them all dies once, and no answer is to be lost by it.  relay/DESIGN.md, "How
+    many runs a request may cost", derives what that amounts to.
     """
 
     def __init__(
@@ -34,10 +36,13 @@ class RetryBudget:
         self._count += 1
         self._forget(now)
 
-    def may_retry(self, now: float) -> bool:
-        """Whether one more retry is within the budget; if so it is counted."""
+    def may_retry(self, now: float, under_way: int = 0) -> bool:
+        """Whether one more retry is within the budget; if so it is counted.
+
+        `under_way`: how many requests are not answered yet, this one among them.
+        """
         self._forget(now)
-        if len(self._retries) >= max(self._floor, self._fraction * self._count):
+        if len(self._retries) >= max(self._floor, self._fraction * self._count, under_way):
             return False
         self._retries.append(now)
         return True

@@ -302,7 +302,7 @@ class Forwarder:
         return relay.ended(trio.current_time())
 
     def _may_retry(self, now: float) -> bool:
-        allowed = self._budget.may_retry(now)
+        allowed = self._budget.may_retry(now, len(self._exchanges))
         if not allowed:
             self.counters["retry_budget_spent"] += 1
         return allowed

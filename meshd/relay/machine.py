@@ -152,11 +152,13 @@ class Relay:
     _queue_until: float = math.inf
     """When it will have queued for long enough, wherever that was."""
     _retrying: bool = False
-    """The next attempt is a retry, for which there must be budget."""
+    """The next attempt is a retry, for which there must be budget: the last run gave nothing."""
     _stopping: bool = False
     """This entry ends: there is no next attempt."""
     _said_here: bool = False
     """The current holder has said something of the answer."""
+    _gave: bool = False
+    """The client of a stream was given something by it, that it did not have before."""
     _ways: list[Way] = field(default_factory=list)
     """How to go on with what was delivered: the first is being tried."""
     _like: Target | None = None
@@ -180,9 +182,7 @@ class Relay:
             return []
         if target is None:
             return self._nobody_left(now)
-        # Going on with a stream is not bound by the budget: the run that it replaces is gone, and
-        # a stream makes `attempts_max` attempts at most.
-        if self._stopping or (self._retrying and not self.delivered and not self.may_retry(now)):
+        if self._stopping or (self._retrying and not self.may_retry(now)):
             return self._fail(self._last)
         self._retrying = False
         # With others to ask, "busy" is the better answer than a place in a queue.
@@ -224,7 +224,11 @@ class Relay:
             elif isinstance(item, Embedding):
                 self.finish_seen = True
                 self.first_at = now
-        return items if self.splice is None else self.splice.take(items)
+        if self.splice is not None:
+            items = self.splice.take(items)
+        if not self._gave and self.streaming:
+            self._gave = any(isinstance(item, Delta) and item.has_content() for item in items)
+        return items
 
     def ended(self, now: float) -> list[Directive]:
         """The attempt returned in order."""
@@ -271,7 +275,8 @@ class Relay:
             self._excluded.add(target.key)
         if kind in _FINAL or self.attempts >= self.attempts_max:
             return [*out, *self._fail(failure)]
-        self._retrying = self._retrying or kind not in _NOT_ITS_FAULT
+        # A run that took the stream further was worth its while: what replaces it is no storm.
+        self._retrying = self._retrying or not (self._gave or kind in _NOT_ITS_FAULT)
         # Those that were busy before may have room by now: they are asked anew.
         self._busy.clear()
         self._asked = 0
@@ -346,7 +351,7 @@ class Relay:
         self, target: Target, queue: bool, remote: bool, now: float, others: int = 0
     ) -> list[Directive]:
         self.state = State.ASKING
-        self._said_here = False
+        self._said_here = self._gave = False
         self._queueing = queue
         if queue and self._queue_until == math.inf:
             self._queue_until = min(now + self.queue_wait_s, self.deadline_at)

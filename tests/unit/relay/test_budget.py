@@ -20,6 +20,16 @@ def test_a_quiet_entry_may_retry_a_few_times() -> None:
     assert granted.count(True) == limits.RETRY_BUDGET_FLOOR
 
 
+def test_as_many_as_are_under_way_may_retry_once_each() -> None:
+    budget = RetryBudget()
+    for _ in range(50):
+        budget.request(0.0)
+    now = 60.0  # they take long
+    granted = [budget.may_retry(now, under_way=50) for _ in range(70)]
+    assert granted.count(True) == 50
+    assert not budget.may_retry(now, under_way=3)
+
+
 def test_what_was_long_ago_does_not_count() -> None:
     budget = RetryBudget(floor=1)
     budget.request(0.0)

@@ -441,11 +441,29 @@ def test_a_stream_makes_no_more_attempts_than_any_request() -> None:
     )
 
 
-def test_going_on_is_not_bound_by_the_budget_of_retries() -> None:
+def test_going_on_after_a_run_that_gave_something_needs_no_budget() -> None:
     machine = streaming()
     machine.may_retry = lambda now: False
     machine.failed(failure(FailureKind.HOLDER_LOST), 1.1)
     assert asked(machine, B).number == 2
+    machine.accept([Delta(text=" three")], 2.0)
+    machine.failed(failure(FailureKind.HOLDER_LOST), 2.1)
+    assert asked(machine, C).number == 3
+
+
+@pytest.mark.parametrize("way", list(Way))
+def test_going_on_after_a_run_that_gave_nothing_is_within_the_budget(way: Way) -> None:
+    machine = streaming()
+    machine.may_retry = lambda now: False
+    machine.failed(failure(FailureKind.HOLDER_LOST), 1.1)
+    if way is Way.REGENERATE:
+        machine.picked(None, 0, False, 1.2)
+    asked(machine, B)
+    if way is Way.REGENERATE:
+        assert machine.accept([Delta(text=" one two")], 1.3) == [], "which the client has"
+    lost = failure(FailureKind.HOLDER_LOST)
+    assert isinstance(machine.failed(lost, 2.1)[-1], Pick)
+    assert machine.picked(C, 0, True, 2.1) == [Fail(lost, in_stream=True)]
 
 
 def test_an_answer_that_lacks_only_its_end_needs_nobody() -> None:
