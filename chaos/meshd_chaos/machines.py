@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import os
-import resource
 import signal
-import subprocess
-import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -22,6 +19,7 @@ from meshd.errors import MeshdError
 from meshd.machine import paths_for
 from meshd.testing.daemons import Daemon
 from meshd.testing.engines import RealLlama
+from meshd_chaos import disks
 from meshd_chaos.addresses import HOST, bound_pair, free_port
 from meshd_chaos.guardian import Guardian
 from meshd_chaos.pacer import Pacer
@@ -153,13 +151,11 @@ class Machine:
     def allow_writes(self, allowed: bool) -> None:
         """Whether the daemon that runs may write to files; else each write fails.
 
-        Raises OSError where the limits of a process that runs cannot be set (`why_no_limits`).
+        Raises OSError where `disks.why_no_limits` says why.
         """
-        if not self.runs or allowed is self._may_write:
-            return
-        _, most = resource.prlimit(self.pid, resource.RLIMIT_FSIZE)
-        resource.prlimit(self.pid, resource.RLIMIT_FSIZE, (most if allowed else 0, most))
-        self._may_write = allowed
+        if self.runs and allowed is not self._may_write:
+            disks.allow_writes(self.pid, allowed)
+            self._may_write = allowed
 
     def _signal(self, number: signal.Signals) -> None:
         if self.runs:
@@ -247,20 +243,6 @@ class Machine:
             self.kill_engine(engine)
             engine.process.close()
         self.daemon.close()
-
-
-def why_no_limits() -> str:
-    """Why writes of a process that runs cannot be stopped here, as a sentence; "": they can."""
-    if not hasattr(resource, "prlimit"):
-        return f"{sys.platform} sets no limits of a process that runs already"
-    with subprocess.Popen(["sleep", "60"]) as other:
-        try:
-            resource.prlimit(other.pid, resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
-        except (OSError, ValueError) as error:
-            return f"the limits of another process cannot be set here: {error}"
-        finally:
-            other.kill()
-    return ""
 
 
 def in_flight(status: control.StatusReport) -> int:

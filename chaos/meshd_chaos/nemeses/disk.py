@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from random import Random
 
-from meshd_chaos.machines import why_no_limits
+from meshd_chaos.disks import why_no_limits
 from meshd_chaos.mesh import Mesh
 from meshd_chaos.nemeses.nemesis import CannotInject, Hit, Nemesis
 from meshd_chaos.nemeses.roles import Role, cast

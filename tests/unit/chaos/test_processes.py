@@ -5,12 +5,18 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
 import trio
 
 import meshd_chaos
 from meshd_chaos.addresses import HOST, Diallers, bound_pair, free_port
+from meshd_chaos.clocks import Clocks
+from meshd_chaos.disks import allow_writes, why_no_limits
 from meshd_chaos.guardian import Guardian
 
 GUARD = Path(meshd_chaos.__file__).with_name("guard.py")
@@ -73,3 +79,81 @@ def test_a_pair_has_one_port_number_for_tcp_and_udp() -> None:
     finally:
         for sock in (*first, *second):
             sock.close()
+
+
+WRITER = """
+import sys
+for line in sys.stdin:
+    try:
+        with open(sys.argv[1], "w") as file:
+            file.write(line)
+        print("written", flush=True)
+    except OSError as error:
+        print(type(error).__name__, flush=True)
+"""
+
+
+@pytest.mark.skipif(bool(why_no_limits()), reason=why_no_limits())
+def test_a_process_that_may_not_write_fails_to_until_it_may_again(tmp_path: Path) -> None:
+    with conversation(WRITER, str(tmp_path / "file")) as (process, ask):
+        assert ask() == "written"
+        allow_writes(process.pid, False)
+        assert ask() == "OSError"
+        assert (tmp_path / "file").read_text() == ""
+        allow_writes(process.pid, True)
+        assert ask() == "written"
+
+
+TELLER = """
+import sys, time
+for line in sys.stdin:
+    print(time.time(), time.clock_gettime(time.CLOCK_MONOTONIC), flush=True)
+"""
+
+
+def test_a_clock_that_is_set_wrong_is_wrong_at_once_and_timers_do_not_notice(
+    tmp_path: Path,
+) -> None:
+    clocks = Clocks(tmp_path)
+    if clocks.problem:
+        pytest.skip(clocks.problem)
+    with conversation(TELLER, environment=clocks.environment("anna")) as (_, ask):
+
+        def told() -> tuple[float, float]:
+            """How far its two clocks are ahead of ours, to the nearest 10 s."""
+            wall, monotonic = map(float, ask().split())
+            return round(wall - time.time(), -1), round(monotonic - time.monotonic(), -1)
+
+        assert told() == (0, 0)
+        for ahead_s in (-300.5, 86_400.25):
+            clocks.set("anna", ahead_s)
+            assert told() == (round(ahead_s, -1), 0)
+        clocks.set("anna", 0)
+        assert told() == (0, 0)
+
+
+@contextmanager
+def conversation(
+    code: str, *arguments: str, environment: Mapping[str, str] | None = None
+) -> Iterator[tuple[subprocess.Popen[str], Callable[[], str]]]:
+    """A Python that answers each line with a line."""
+    with subprocess.Popen(
+        [sys.executable, "-c", code, *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**os.environ, **(environment or {})},
+        text=True,
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        said, heard = process.stdin, process.stdout
+
+        def ask() -> str:
+            said.write("now\n")
+            said.flush()
+            return heard.readline().strip()
+
+        try:
+            yield process, ask
+        finally:
+            process.kill()
