@@ -37,6 +37,17 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
         return {why: count for why, count in self.tally.excused_by.items() if why != REPEATED}
 
     @property
+    def unanswered(self) -> list[tuple[str, str, int]]:
+        """Why as many were not answered as are missing, but for what must not be: (what, why,
+        how many)."""
+        tally = self.tally
+        ends = [("failed", why, count) for why, count in tally.failed_by.items()]
+        ends += [("excused", why, count) for why, count in self.excused_in_words.items()]
+        if self.repeated:
+            ends.append(("repeated", "broke off, and was asked again with its key", self.repeated))
+        return [*ends, ("left", "the client went away", tally.left)] if tally.left else ends
+
+    @property
     def excused_in_words(self) -> dict[str, int]:
         return {excuse(why): count for why, count in self.excused_by.items()}
 

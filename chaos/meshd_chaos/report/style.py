@@ -92,7 +92,7 @@ summary { cursor: pointer; color: var(--link); margin-bottom: 8px; }
 .moment { stroke: var(--fault); stroke-opacity: 0.55; stroke-dasharray: 2 3; }
 .healed { stroke: var(--good); stroke-width: 1.4; }
 .timeline .healed-label { fill: var(--good); }
-.fault rect { fill: var(--fault); }
+.fault rect { fill: var(--fault); stroke: var(--card); }
 .timeline .fault text { fill: #fff; }
 .timeline .fault .beside { fill: var(--ink); }
 @media (prefers-color-scheme: dark) { .timeline .fault text { fill: #14171a; }
@@ -109,7 +109,7 @@ summary { cursor: pointer; color: var(--link); margin-bottom: 8px; }
 .wait { stroke-width: 1; stroke-dasharray: 1.5 1.5; }
 .seam { stroke: var(--ink); stroke-width: 1.1; }
 .endless { stroke-width: 1.2; }
-.timeline .dots { stroke: var(--recovered); stroke-width: 4; stroke-linecap: round;
+.timeline .dots { stroke: var(--recovered); stroke-width: 5; stroke-linecap: round;
   stroke-opacity: 0.4; }
 .p99 { stroke: var(--ink); stroke-width: 1.4; }
 .timeline g:target .said, .timeline g:target .wait { stroke: var(--ink); stroke-width: 7; }

@@ -25,7 +25,7 @@ def table(runs: RunSet) -> RenderableType:
         parts += [_numbers(runs, everything), Text()]
     if everything.tally.gaps_by:
         parts += [_gaps(everything), Text()]
-    parts += _causes(everything)
+    parts += [_item(what, f"{n} x {why}") for what, why, n in everything.unanswered]
     for scenario, one, count in figures.not_tested(runs.runs):
         times = f" ({count} times)" if count > 1 else ""
         parts.append(_item("not tested", f"{scenario}: {one.name}: {one.why}{times}", "yellow"))
@@ -78,11 +78,6 @@ def _gaps(everything: Figures) -> Table:
             *(seconds(gap) for gap in (gaps.p50_s, gaps.p99_s, gaps.longest_s)),
         )
     return table
-
-
-def _causes(everything: Figures) -> list[RenderableType]:
-    causes = (("failed", everything.tally.failed_by), ("excused", everything.excused_in_words))
-    return [_item(mark, f"{n} x {why}") for mark, by in causes for why, n in by.items()]
 
 
 def _violations(run: Run) -> list[RenderableType]:

@@ -35,7 +35,7 @@ _LETTER: Final = 5.6
 _HEIGHT: Final = 620
 """Of the requests, about: many at a time make the bars thinner."""
 _PITCH_MIN: Final = 2.0
-_PITCH_MAX: Final = 8.0
+_PITCH_MAX: Final = 10.0
 _QUIET: Final = frozenset({Fate.WHOLE})
 _TICKS_S: Final = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 3600)
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+import re
 
 from rich.console import Console
 
 from meshd.testing.checker import How
+from meshd_chaos.excuses import REPEATED
 from meshd_chaos.records import NotTested, Run, RunSet
 from meshd_chaos.report import table
 from tests.unit.chaos.made_up_runs import a_run, an_answer, faults, many, went_on
@@ -54,6 +56,15 @@ def test_what_anyone_named_moves_no_cursor_and_is_no_markup() -> None:
     text = shown(a_run([], scenario=evil, not_tested=[NotTested(name=evil, why=evil)]))
     assert "\x1b" not in text
     assert "[red]" in text
+
+
+def test_the_numbers_add_up_to_what_was_sent() -> None:
+    keyed = {"how": How.BROKEN, "excuse": REPEATED, "pieces": (), "finish": None}
+    left = an_answer("r2", how=How.LEFT, finish=None)
+    text = shown(a_run([an_answer("r1", key="k", **keyed), an_answer("r1.2", key="k"), left]))
+    assert "repeated 1 x broke off, and was asked again with its key" in text
+    assert "left 1 x the client went away" in text
+    assert re.search(r"kill-holder +3 +1 ", text)
 
 
 def test_no_runs_are_nothing() -> None:
