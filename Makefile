@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo test lint bench bench-record sim-record sim clean
+.PHONY: demo test lint bench bench-record sim-record sim sim-members clean
 
 $(STAMP): pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -43,7 +43,11 @@ sim-record: $(STAMP)  ## the record under faults, by seed; SEEDS=1000 FROM=0 FOR
 	$(BIN)/python -m tests.sim.seeds $(if $(SEEDS),--seeds $(SEEDS)) $(if $(FROM),--from $(FROM)) \
 		$(if $(FOR_S),--for-s $(FOR_S))
 
-sim: $(STAMP)    ## 1,000 simulated members, 60 virtual seconds
+sim: $(STAMP)    ## whole nodes under faults, by seed; SEEDS=1000 FROM=0 FOR_S=120
+	$(BIN)/python -m meshd.testing.simulation $(if $(SEEDS),--seeds $(SEEDS)) \
+		$(if $(FROM),--from $(FROM)) $(if $(FOR_S),--for-s $(FOR_S))
+
+sim-members: $(STAMP) ## 1,000 simulated members, 60 virtual seconds
 	$(BIN)/python -m tests.sim.thousand
 
 clean:

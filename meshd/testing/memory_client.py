@@ -98,6 +98,11 @@ class MemoryAnswer:
     # --- what came of it
 
     @property
+    def sent(self) -> bool:
+        """Whether there is a connection on which it is asked."""
+        return self._stream is not None
+
+    @property
     def over(self) -> bool:
         return self.ended_at is not None
 

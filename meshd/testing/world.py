@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 
@@ -44,6 +45,9 @@ PEER_PORT = 11436
 ENGINE_PORT = 8080
 SETTLE_S = 60.0
 POLL_S = 0.01
+
+WHERE: ContextVar[str] = ContextVar("WHERE", default="")
+"""The name of the machine whose daemon this task is a part of; "": it is a client's or a test's."""
 
 _HOME = PurePosixPath("/home/me")
 PATHS = Paths(
@@ -137,12 +141,26 @@ class Machine:
         """Of the daemon that runs, or last ran, here."""
         self.client = MemoryClient(self.host, Address("127.0.0.1", API_PORT), world.sweeper)
         """Programs on this host, which use its own daemon."""
-        self._starts = 0
+        self.starts = 0
+        """Daemons that were started here, so far."""
+        self.died: set[int] = set()
+        """Which of them were killed, or lost their machine."""
         self._failed: Exception | None = None
         self._process = MemoryProcess(self.host)
         self._stop = trio.Event()
         self._scope = trio.CancelScope()
         self._over = trio.Event()
+        self._over.set()
+
+    @property
+    def alive(self) -> bool:
+        """Whether a daemon runs here, be it starting or stopping."""
+        return not self._over.is_set()
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the last one was told to stop."""
+        return self._stop.is_set()
 
     @property
     def running(self) -> Node:
@@ -172,7 +190,7 @@ class Machine:
         Raises what keeps the daemon from starting.
         """
         await self.start_engines()
-        self._starts += 1
+        self.starts += 1
         self._stop, self._scope, self._over = trio.Event(), trio.CancelScope(), trio.Event()
         self._process, self._failed = MemoryProcess(self.host), None
         self.screen = MemoryScreen()
@@ -193,12 +211,20 @@ class Machine:
 
     def kill(self) -> None:
         """kill -9 of the daemon alone: its engines go on."""
+        self.died.add(self.starts)
         self._scope.cancel()
         self._process.die("this process was killed")
         self.disk.release()
 
+    def wipe(self) -> None:
+        """All that daemons have kept here is deleted; none runs.  The next one has to join anew."""
+        assert not self.alive, f"a daemon runs on {self.name}"
+        self.id = None
+        self.disk, self.databases = MemoryDisk(chance=self.disk.chance), MemoryDatabases()
+
     def crash(self, *, silent: bool = False) -> None:
         """The whole machine stops; `silent`: as by a power failure, so that nobody is told."""
+        self.died.add(self.starts)
         self._scope.cancel()
         self.host.crash(silent=silent)
         for engine in self.engines:
@@ -210,10 +236,11 @@ class Machine:
         await self._over.wait()
 
     async def _live(self, join: str, token: str) -> None:
+        WHERE.set(self.name)
         try:
             with self._scope:
                 async with trio.open_nursery() as nursery:
-                    entropy = SeededEntropy(f"{self.world.seed} {self.name} {self._starts}")
+                    entropy = SeededEntropy(f"{self.world.seed} {self.name} {self.starts}")
                     bundled = MemoryEngines(self.host, nursery)
                     ports = Ports(
                         self._process,
@@ -232,6 +259,8 @@ class Machine:
             self._failed = error
         finally:
             self._process.die()
+            if self.node is not None:
+                self.world.on_end(self)
             self.node = None
             self.disk.release()
             self._over.set()
@@ -257,6 +286,8 @@ class World:
         self.sweeper = Sweeper()
         """For clients: a program of its own."""
         nursery.start_soon(self.sweeper.run)
+        self.on_end: Callable[[Machine], None] = lambda machine: None
+        """Called when a daemon has ended, however it did, while its node can still be looked at."""
 
     @staticmethod
     @asynccontextmanager
@@ -311,9 +342,10 @@ class World:
 
     async def settled(self) -> None:
         """Until every node that runs sees all others alive and offers all their models."""
-        await until(self._is_settled)
+        await until(self.is_settled)
 
-    def _is_settled(self) -> bool:
+    def is_settled(self) -> bool:
+        """Whether they do now."""
         nodes = [m.running for m in self.machines.values() if m.node is not None]
         offered = {node.mesh.id: node.data.backends.inventory() for node in nodes}
         return all(
@@ -326,10 +358,12 @@ class World:
         )
 
 
-async def until(is_so: Callable[[], bool], *, within_s: float = SETTLE_S) -> None:
-    """Until it is so, looked at every hundredth of a second; raises NotSettled."""
+async def until(
+    is_so: Callable[[], bool], *, within_s: float = SETTLE_S, poll_s: float = POLL_S
+) -> None:
+    """Until it is so, looked at every `poll_s`; raises NotSettled."""
     give_up_at = trio.current_time() + within_s
     while not is_so():
         if trio.current_time() > give_up_at:
             raise NotSettled(f"it was not so within {within_s:g} s")
-        await trio.sleep(POLL_S)
+        await trio.sleep(poll_s)

@@ -13,15 +13,11 @@ from __future__ import annotations
 
 import argparse
 import gc
-import multiprocessing
-import os
-import secrets
 import sys
-import time
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from functools import partial
 
+from meshd.testing.seeds import Outcome, add_arguments, asked_for, run_seeds
 from tests.sim import raft, record
 
 RECORD_OF_TEN = 7
@@ -47,19 +43,6 @@ MUST_HAPPEN = (
     "a write fails on a full disk",
     "power lost while a write is under way",
 )
-
-
-@dataclass
-class Outcome:
-    """What one seed came to; small, as it goes from process to process."""
-
-    seed: int
-    kind: str
-    again: str
-    violations: list[str]
-    virtual_s: float
-    sums: Counter[str] = field(default_factory=Counter)
-    marks: Counter[str] = field(default_factory=Counter)
 
 
 def kind_of(seed: int, only: str | None) -> str:
@@ -112,8 +95,7 @@ def _raft(seed: int) -> Outcome:
     return Outcome(seed, "raft", again, judge.violations[:3], world.now, sums)
 
 
-def _work(asked: tuple[int, str | None]) -> Outcome:
-    seed, only = asked
+def _work(seed: int, only: str | None) -> Outcome:
     try:
         return run_seed(seed, only)
     except Exception as error:  # whatever it is, it is this seed's, and the others go on
@@ -127,55 +109,13 @@ def _work(asked: tuple[int, str | None]) -> Outcome:
             gc.collect()
 
 
-def outcomes(
-    first: int, count: int, for_s: float, jobs: int, only: str | None
-) -> Iterator[Outcome]:
-    """As they come, until all are done or the time is over."""
-    ends_at = time.monotonic() + for_s
-    seeds = ((seed, only) for seed in range(first, first + count))
-    if jobs == 1:
-        for asked in seeds:
-            yield _work(asked)
-            if time.monotonic() > ends_at:
-                return
-    with multiprocessing.Pool(jobs) as pool:
-        for outcome in pool.imap_unordered(_work, seeds):
-            yield outcome
-            if time.monotonic() > ends_at:
-                return
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, prog="python -m tests.sim.seeds")
-    parser.add_argument("--seeds", type=int, default=None)
-    parser.add_argument("--from", dest="first", type=int, default=None)
-    parser.add_argument("--for-s", type=float, default=float("inf"))
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    add_arguments(parser)
     parser.add_argument("--only", choices=["raft", "record"], default=None)
-    asked = parser.parse_args()
-    first = secrets.randbelow(10**8) if asked.first is None else asked.first
-    count = asked.seeds if asked.seeds is not None else (100 if asked.for_s > 1e9 else 10**9)
-    print(f"seeds from {first}, {asked.jobs} at a time", flush=True)
-    began = time.monotonic()
-    done, broken, virtual_s = Counter[str](), 0, 0.0
-    sums, marks = Counter[str](), Counter[str]()
-    for outcome in outcomes(first, count, asked.for_s, asked.jobs, asked.only):
-        done[outcome.kind] += 1
-        virtual_s += outcome.virtual_s
-        sums += outcome.sums
-        marks += outcome.marks
-        if outcome.violations:
-            broken += 1
-            print(f"seed {outcome.seed} ({outcome.kind}):")
-            for violation in outcome.violations:
-                print(f"  {violation}")
-            print(f"  again: {outcome.again}", flush=True)
-    took_s = time.monotonic() - began
-    print(
-        f"{done.total():,} seeds ({done['raft']:,} of the log, {done['record']:,} of the record), "
-        f"{virtual_s / 3600:.2f} virtual hours in {took_s:.0f} s, {broken} broken"
-    )
-    print(", ".join(f"{number:,} {what}" for what, number in sums.items()))
+    given = parser.parse_args()
+    tally = run_seeds(partial(_work, only=given.only), asked_for(given))
+    done, marks, sums = tally.done, tally.marks, tally.sums
     for what, number in sorted(marks.items()):
         print(f"  {number:8,}  {what}")
     missing = [what for what in MUST_HAPPEN if not marks[what]]
@@ -185,7 +125,7 @@ def main() -> int:
     if sums["answers"] < ANSWERS_A_SEED * done["record"]:
         print("hardly anything was ever answered: what is tested here?")
         return 1
-    return 1 if broken else 0
+    return 1 if tally.broken else 0
 
 
 if __name__ == "__main__":

@@ -87,14 +87,19 @@ def subject_of(command: Command) -> str:
 
 def tell(history: JobHistory, number: int, command: Command, result: bytes) -> None:
     """Note what came of a command that `action_of` knows."""
-    if isinstance(command, record.LetGo):
-        return  # nobody is told which jobs that were
     try:
         fields = read(result)
     except RecordRefused as refusal:
-        _tell_refused(history, number, refusal)
+        tell_refused(history, number, refusal)
         return
+    tell_fields(history, number, command, fields)
+
+
+def tell_fields(history: JobHistory, number: int, command: Command, fields: dict[str, Any]) -> None:
+    """The same with a result that was read."""
     match command:
+        case record.LetGo():
+            return  # nobody is told which jobs that were
         case record.Claim() | record.ClaimNext():
             granted = Granted(fields["fence"])
             history.returned_for(number, {job_name(job): granted for job in fields["jobs"]})
@@ -133,7 +138,8 @@ def finished(event: JobFinished) -> Seen:
     return _ended(event.state, event.digest)
 
 
-def _tell_refused(history: JobHistory, number: int, refusal: RecordRefused) -> None:
+def tell_refused(history: JobHistory, number: int, refusal: RecordRefused) -> None:
+    """The same with a refusal."""
     is_not_queued = refusal.code is Code.NOT_QUEUED and refusal.fields["state"] != JobState.QUEUED
     if not is_not_queued and refusal.code not in _TRUE_OF_THE_JOB:
         history.withdraw(number)

@@ -1,0 +1,53 @@
+"""What has to happen in one of many seeds, or the seeds test less than they seem to.  Pure."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from meshd.testing.simulation.options import KINDS
+
+_RELAY: Final = (
+    "retries",
+    "went_on_by_continue",
+    "went_on_by_regenerate",
+    "failed_in_stream",
+    "client_gone",
+    "log: an answer goes on over another link",
+    "log: an attempt failed",
+    "log: a holder failed",
+    "whole after more than one attempt",
+)
+_JOBS: Final = (
+    "log: a claim under which nothing runs is given back",
+    "log: a keyed request stops here",
+    "log: a lease is over",
+    "log: a job runs",
+    "log: an answer was withheld",
+    "log: a run is not heard",
+    "answer: replayed",
+)
+_RECORD: Final = (
+    "log: the record cannot be written from here",
+    "log: the record can be written again",
+    "log: the record stopped here; trying again",
+    "log: voters",
+    "log: a write that a crash had broken off was cut",
+)
+_MEMBERS: Final = (
+    "a node left",
+    "a node joined under load",
+    "log: the mesh has another CA",
+    "log: woke up",
+    "log: gossip key rotated",
+)
+_ANSWERS: Final = tuple(f"answer: {how}" for how in ("whole", "error", "refused", "broken", "left"))
+
+MUST_HAPPEN: Final = (
+    *(f"fault: {kind}" for kind in KINDS),
+    *_RELAY,
+    *_JOBS,
+    *_RECORD,
+    *_MEMBERS,
+    *_ANSWERS,
+)
+"""Marks of a `Story`: the log lines of nodes, what they counted, and what was injected."""

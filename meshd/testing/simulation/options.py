@@ -1,0 +1,157 @@
+"""What a seed decides about one run: who takes part, what goes wrong, and what is asked.  Pure."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from meshd.testing.memory_engine import Dialect
+
+LENGTHS: Final = (1, 5, 20, 20, 60, 150)
+"""Words that clients ask for."""
+
+LINKS: Final = ("partition", "one way", "isolate", "split", "reset", "slow link", "bad datagrams")
+LIVES: Final = ("kill", "reboot", "power loss", "drain", "rolling restart")
+ENGINES: Final = ("engine crash", "engine freeze", "engine fault")
+DISKS: Final = ("full disk", "broken disk", "failed sync")
+CLOCKS: Final = ("clock jump", "clock drift", "sleep")
+MEMBERS: Final = ("leave", "join", "move house")
+KINDS: Final = (*LINKS, *LIVES, *ENGINES, *DISKS, *CLOCKS, *MEMBERS)
+"""Everything that can go wrong; `weather.py` has a method for each."""
+
+_EVEN_ALONE: Final = (*LIVES, *ENGINES, *DISKS, *CLOCKS, "join")
+"""What can befall a mesh of one."""
+_DIGESTS: Final = ("d" * 64, "e" * 64)
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """One engine.  See `MemoryEngine`."""
+
+    dialect: Dialect
+    digest: str
+    slots: int
+    tokens_per_s: float
+    prefill_s: float
+    load_s: float
+    continues: bool
+    raw_continues: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a seed has chosen.  Rates are per virtual second."""
+
+    engines: tuple[EngineOptions | None, ...]
+    """One entry a node; None: it has no engine."""
+    faulty_s: float
+    faults: Mapping[str, float]
+    """The rate of each kind of `KINDS` that happens in this run."""
+    one_at_a_time: bool
+    """No fault begins before the last one is over and the mesh has settled."""
+    fault_s: float
+    """How long faults last, at most."""
+    asks: float
+    """Requests of clients."""
+    jobs: float
+    """Jobs that are put in."""
+    workers: int
+    keyed: float
+    """The share of requests with an Idempotency-Key."""
+    repeats: float
+    """The share of those that repeat a key of before."""
+    leavers: float
+    slow_readers: float
+    latency_s: float
+    jitter_s: float
+    loss: float
+    doubling: float
+    """Of datagrams, as the two before."""
+    buffer_bytes: int
+    policy: str
+    same_name_is_same_model: bool
+    short_patience: bool
+    """Whether engines that say nothing are given up early, by config."""
+    slots_told: bool
+    """Whether the config says how many slots engines have."""
+    drain_s: float
+    snapshot_every: int
+    """Entries of the record."""
+
+    @property
+    def nodes(self) -> int:
+        return len(self.engines)
+
+
+def options_of(seed: int) -> Options:
+    """Some kinds of trouble and not others: together they hide each other."""
+    chance = random.Random(f"options {seed}")
+    nodes = chance.choice([1, 2, 3, 3, 3, 4, 5, 6])
+    engines = _engines(chance, nodes)
+    return Options(
+        engines=engines,
+        faulty_s=chance.choice([12.0, 18.0, 25.0]),
+        faults=_faults(chance, nodes),
+        one_at_a_time=nodes >= 3 and chance.random() < 0.3,
+        fault_s=chance.choice([1.0, 4.0, 10.0]),
+        asks=min(5.0, _capacity(engines) * chance.choice([0.1, 0.3, 0.5, 0.5, 2.0])),
+        jobs=chance.choice([0.0, 0.2, 0.7]),
+        workers=chance.choice([0, 1, 3]),
+        keyed=chance.choice([0.0, 0.3, 0.7]),
+        repeats=chance.choice([0.2, 0.6]),
+        leavers=chance.choice([0.0, 0.1]),
+        slow_readers=chance.choice([0.0, 0.1, 0.3]),
+        latency_s=chance.choice([0.0002, 0.001, 0.02]),
+        jitter_s=chance.choice([0.0, 0.002, 0.05]),
+        loss=chance.choice([0.0, 0.0, 0.02, 0.1]),
+        doubling=chance.choice([0.0, 0.0, 0.05]),
+        buffer_bytes=chance.choice([2048, 65536, 65536]),
+        policy=chance.choice(["predicted", "predicted", "predicted", "round_robin", "random"]),
+        same_name_is_same_model=chance.random() < 0.6,
+        short_patience=chance.random() < 0.7,
+        slots_told=chance.random() < 0.5,
+        drain_s=chance.choice([1.0, 5.0, 30.0]),
+        snapshot_every=chance.choice([20, 60, 10_000]),
+    )
+
+
+def _capacity(engines: Sequence[EngineOptions | None]) -> float:
+    """Requests per second that all engines together can answer."""
+    words_per_s = sum(e.slots * e.tokens_per_s for e in engines if e is not None)
+    return words_per_s / (sum(LENGTHS) / len(LENGTHS))
+
+
+def _engines(chance: random.Random, nodes: int) -> tuple[EngineOptions | None, ...]:
+    """At least one; of one kind, or mixed."""
+    dialects = chance.choice([[Dialect.OLLAMA], [Dialect.LLAMA_CPP], list(Dialect)])
+    digests = chance.choice([_DIGESTS[:1], _DIGESTS[:1], _DIGESTS])
+    continue_all = chance.random() < 0.6
+    speed = chance.choice([15.0, 40.0, 100.0])
+    with_engine = [number == 0 or chance.random() < 0.75 for number in range(nodes)]
+    chance.shuffle(with_engine)
+    return tuple(
+        EngineOptions(
+            dialect=chance.choice(dialects),
+            digest=chance.choice(digests),
+            slots=chance.choice([1, 2, 4]),
+            tokens_per_s=speed * chance.choice([0.5, 1.0, 1.0, 2.0]),
+            prefill_s=chance.choice([0.0, 0.05, 0.5]),
+            load_s=chance.choice([0.0, 0.0, 1.0, 6.0]),
+            continues=continue_all or chance.random() < 0.5,
+            raw_continues=chance.random() < 0.5,
+        )
+        if has_engine
+        else None
+        for has_engine in with_engine
+    )
+
+
+def _faults(chance: random.Random, nodes: int) -> dict[str, float]:
+    if chance.random() < 0.05:
+        return {}
+    possible = KINDS if nodes > 1 else _EVEN_ALONE
+    kinds = [kind for kind in possible if chance.random() < 0.3]
+    rate = chance.choice([0.1, 0.3, 0.8])
+    return {kind: rate / len(kinds) * chance.choice([0.5, 1.0, 2.0]) for kind in kinds}
