@@ -7,6 +7,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+import msgspec
+
 from meshd.consensus.entries import Record, Snapshot, Stored
 from meshd.consensus.interface import Committed, Outcome, Settings
 from meshd.consensus.kernel import Kernel
@@ -27,6 +29,11 @@ def node_id(name: str) -> NodeId:
 
 def ids(names: str) -> tuple[NodeId, ...]:
     return tuple(node_id(name) for name in names)
+
+
+def resized(**sizes: float) -> Settings:
+    """The settings of these tests with some changed."""
+    return msgspec.structs.replace(SETTINGS, **sizes)
 
 
 class Machine:
@@ -278,3 +285,17 @@ class Mesh:
         self.deliver()
         outcomes = self.hosts[who].outcomes
         assert all(isinstance(outcomes.get(number), Committed) for number in wanted), outcomes
+
+
+SMALL = {"trailing": 0, "chunk_bytes": 16}
+"""Sizes with which a log is all snapshot, and a snapshot is many parts."""
+
+
+def behind(commands: int = 40, **sizes: int) -> Mesh:
+    """`a` leads, has compacted its log, and `c` has nothing of it."""
+    mesh = Mesh(settings=resized(**{**SMALL, **sizes}))
+    mesh.elect("a")
+    mesh.cut("c", "ab")
+    mesh.commit("a", *[b"command %d" % n for n in range(commands)])
+    mesh["a"].snap()
+    return mesh

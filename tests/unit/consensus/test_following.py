@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
 
-import msgspec
 import pytest
 
 from meshd import limits
-from meshd.consensus.interface import Committed, Nonsense, Readable, Refused, Settings, Unknown
+from meshd.consensus.interface import Readable, Refused, Unknown
 from meshd.consensus.messages import (
     AppendEntries,
     Feed,
@@ -22,49 +20,8 @@ from meshd.consensus.messages import (
     SnapshotPart,
 )
 from meshd.ids import NodeId
-from tests.unit.consensus.kernel_rig import SETTINGS, Mesh, ids, node_id
-
-
-def resized(**sizes: float) -> Settings:
-    return msgspec.structs.replace(SETTINGS, **sizes)
-
-
-def meshed(voters: str = "abc", followers: str = "defg", **sizes: float) -> Mesh:
-    """`a` leads, and everybody else follows somebody."""
-    mesh = Mesh(voters, followers, settings=resized(**sizes))
-    mesh.elect("a")
-    mesh.settle(20)
-    assert all(source(mesh, name) in voters for name in followers)
-    return mesh
-
-
-def source(mesh: Mesh, name: str) -> str:
-    """Whom it follows; nothing if nobody."""
-    followed = mesh.kernel(name).status().source
-    return followed[0] if followed is not None else ""
-
-
-def follow(mesh: Mesh, name: str, voter: str) -> None:
-    """Let it follow that voter."""
-    following = mesh.kernel(name).following
-    following._let_go()
-    following._ask(mesh.kernel(name).peer(node_id(voter)))
-    mesh.settle(2)
-    assert source(mesh, name) == voter
-
-
-def sent(mesh: Mesh, kind: type[Message], sender: str = "", to: str = "") -> list[Message]:
-    return [
-        message for a, b, message in mesh.log
-        if isinstance(message, kind) and sender in ("", a) and to in ("", b)
-    ]  # fmt: skip
-
-
-def all_have(mesh: Mesh, commands: Iterable[bytes]) -> bool:
-    return all(host.machine.commands == list(commands) for host in mesh.hosts.values())
-
-
-# --- what it gets
+from tests.unit.consensus.followers import all_have, follow, meshed, sent, source
+from tests.unit.consensus.kernel_rig import Mesh, ids
 
 
 def test_followers_get_what_is_committed_and_the_leader_sends_them_nothing() -> None:
@@ -318,122 +275,3 @@ def test_a_command_is_passed_on_for_subscribers_only() -> None:
     mesh["c"].turn()
     assert not sent(mesh, Forward, "c", "a")
     assert len(mesh.take(Message, "c", "d")) == 1
-
-
-# --- what it costs
-
-
-def test_a_slow_follower_costs_its_voter_a_window() -> None:
-    mesh = meshed(followers="d", batch_bytes=64, window_bytes=512)
-    follow(mesh, "d", "b")
-    mesh.log.clear()
-    for n in range(300):
-        mesh.propose("a", b"command %d" % n)
-        mesh["a"].turn()
-        mesh.deliver(lambda sender, to, message: "d" in (sender, to))
-    under_way = [m for m in sent(mesh, Feed, "b", "d") if isinstance(m, Feed) and m.entries]
-    assert 0 < len(under_way) <= limits.RAFT_FEEDS_IN_FLIGHT
-    size_bytes = sum(len(payload) for feed in under_way for _, payload in feed.entries)
-    assert size_bytes < 512 + 2 * 64
-    follow(mesh, "d", "b")
-    mesh.settle(3)
-    assert mesh["d"].machine.commands == mesh["a"].machine.commands
-
-
-def test_an_idle_follower_hears_a_sign_of_life_now_and_then_and_nothing_else() -> None:
-    mesh = meshed(sign_s=2.0)
-    mesh.settle(30)
-    mesh.log.clear()
-    mesh.settle(100)  # 10 s
-    for name in "defg":
-        heard, said = sent(mesh, Message, to=name), sent(mesh, Message, sender=name)
-        assert {type(message) for message in heard} == {Feed}
-        assert {type(message) for message in said} == {FeedAnswer}
-        assert 4 <= len(heard) == len(said) <= 6
-
-
-def test_a_follower_that_is_gone_without_a_word_is_let_go() -> None:
-    mesh = meshed(followers="d", sign_s=0.5)
-    voter = source(mesh, "d")
-    mesh.queue.clear()
-    for _ in range(40):
-        mesh.tick("abc", 0.1)
-        mesh.deliver(lambda sender, to, message: to == "d")
-    assert mesh.kernel(voter).status().subscribers == {}
-
-
-# --- what goes wrong
-
-
-def test_a_lost_message_is_noticed_by_the_next() -> None:
-    mesh = meshed(followers="d", sign_s=1.0)
-    mesh.commit("a", b"0")
-    mesh.propose("a", b"1")
-    mesh["a"].turn()
-    mesh.deliver(lambda sender, to, message: to == "d" and isinstance(message, Feed))
-    mesh.settle(20)
-    assert all_have(mesh, [b"0", b"1"])
-
-
-def test_a_late_message_of_an_earlier_subscription_changes_nothing() -> None:
-    mesh = meshed(followers="d")
-    voter = source(mesh, "d")
-    last = mesh.kernel("d").log.last
-    mesh.hand(voter, "d", Feed(1, 2, None, last.index, last.term, ((2, b"\0x"),)))
-    mesh["d"].turn()
-    assert mesh.kernel("d").log.last == last
-    assert mesh.take(FeedEnd, sender="d") == [FeedEnd(1, ())]
-
-
-def test_a_source_that_differs_from_what_is_committed_is_refused() -> None:
-    mesh = meshed(followers="d")
-    mesh.commit("a", b"x")
-    mesh.settle(1)
-    kernel = mesh.kernel("d")
-    stream, before = kernel.following._stream, kernel.status()
-    for prev, term, entries in (
-        (before.commit, before.term + 1, ()),
-        (before.commit - 1, before.term, ((before.term + 1, b"\0other"),)),
-    ):
-        feed = Feed(stream, before.term + 1, None, prev, term, entries)
-        with pytest.raises(Nonsense, match="is committed here"):
-            mesh.hand(source(mesh, "d"), "d", feed)
-    assert kernel.status() == before
-
-
-def test_an_answer_to_an_earlier_life_of_the_voter_makes_the_follower_ask_again() -> None:
-    mesh = meshed(followers="d")
-    voter = source(mesh, "d")
-    mesh.hand("d", voter, FeedAnswer(stream=5, index=1))
-    mesh[voter].turn()
-    assert mesh.take(FeedEnd, sender=voter) == [FeedEnd(5, ids("abc"))]
-
-
-def test_a_follower_in_a_later_term_is_fed_all_the_same() -> None:
-    mesh = meshed(followers="d")
-    mesh.kernel("d").stock.set_term(50)
-    mesh["d"].flush()
-    mesh.propose("a", b"x")
-    mesh["a"].turn()
-    mesh.settle(2)
-    assert all_have(mesh, [b"x"])
-    assert mesh.kernel("a").status().term < 50
-
-
-def test_a_committed_command_has_its_result_at_the_follower() -> None:
-    mesh = meshed(followers="d")
-    number = mesh.propose("d", b"x")
-    mesh["d"].turn()
-    mesh.deliver()
-    assert mesh["d"].outcomes[number] == Committed(number, 3, b"1 at 3")
-
-
-def test_a_leader_takes_nothing_from_the_voter_that_it_followed_until_then() -> None:
-    mesh = meshed(followers="")
-    kernel = mesh.kernel("a")
-    kernel.following._ask(kernel.peer(node_id("b")))  # as a voter that doubted that it is one
-    last = kernel.log.last
-    feed = Feed(kernel.following._stream, 9, None, last.index, last.term, ((9, b"\0x"),))
-    mesh.hand("b", "a", feed)
-    assert kernel.log.last == last
-    assert mesh.leads("a")

@@ -6,7 +6,6 @@ import pickle  # to write what stock pysyncobj runs, and the kernel must not (ha
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 
 from meshd import limits
@@ -15,7 +14,6 @@ from meshd.consensus.interface import (
     Committed,
     CoreStopped,
     Refused,
-    Settings,
     Unknown,
     Why,
 )
@@ -28,12 +26,8 @@ from meshd.consensus.messages import (
     encode,
 )
 from meshd.errors import ProtocolError
-from tests.unit.consensus.kernel_rig import SETTINGS, Mesh
+from tests.unit.consensus.kernel_rig import Mesh, resized
 from tests.unit.consensus.stock_rig import StockMesh, rows, set_inside
-
-
-def resized(**sizes: int) -> Settings:
-    return msgspec.structs.replace(SETTINGS, **sizes)
 
 
 def led(mesh: Mesh) -> Mesh:

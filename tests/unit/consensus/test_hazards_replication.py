@@ -6,18 +6,13 @@ import functools
 import zlib
 from typing import Any
 
-import msgspec
 import pytest
 
 from meshd import limits
-from meshd.consensus.interface import CommandTooLarge, Committed, Nonsense, Settings
+from meshd.consensus.interface import CommandTooLarge, Committed, Nonsense
 from meshd.consensus.messages import AppendAnswer, AppendEntries, SnapshotPart
-from tests.unit.consensus.kernel_rig import SETTINGS, Mesh, node_id
+from tests.unit.consensus.kernel_rig import Mesh, node_id, resized
 from tests.unit.consensus.stock_rig import StockMesh, inside, rows, stock_modules
-
-
-def resized(**sizes: int) -> Settings:
-    return msgspec.structs.replace(SETTINGS, **sizes)
 
 
 def led(mesh: Mesh, who: str = "a") -> Mesh:
