@@ -11,10 +11,11 @@ import msgspec
 from meshd import limits
 from meshd.errors import MeshdError, Refused
 from meshd.jobs.finished import FinishedJob
+from meshd.jobs.finishing import MOVED
 from meshd.jobs.holding import Bodies
 from meshd.jobs.service import JobService, NoSuchJob, NotRead, id_named
 from meshd.record import RecordState
-from meshd.record.job_rows import JOBS_PER_COMMAND, JobRow, job_name
+from meshd.record.job_rows import JOBS_PER_COMMAND, AttemptEnd, JobRow, job_name
 
 
 class Stored(msgspec.Struct, frozen=True):
@@ -97,9 +98,11 @@ class Answers:
         """
         row = self._record().jobs.live.get(job)
         if row is not None:
-            return not row.attempts
+            return all(attempt.end is AttemptEnd.MOVED for attempt in row.attempts)
         over = await self._jobs.finished(job_name(job))
-        return over is not None and len(over.attempts) <= 1
+        if over is None:
+            return False
+        return sum(attempt.reason != MOVED for attempt in over.attempts) <= 1
 
     async def _body(self, inline: bytes, digest: bytes, size_bytes: int) -> bytes | None:
         if not size_bytes:

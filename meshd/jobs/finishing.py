@@ -24,11 +24,13 @@ from meshd.jobs.history import History
 from meshd.record.events import Event, JobFinished, Traced
 from meshd.record.job_rows import AttemptEnd, AttemptRow, JobState, job_name
 
+MOVED: Final = "another node went on with it"
 _ENDS: Final = {
     AttemptEnd.FAILED: "failed",
     AttemptEnd.EXPIRED: "lease expired",
     AttemptEnd.RELEASED: "given back",
     AttemptEnd.NODE_REMOVED: "node removed",
+    AttemptEnd.MOVED: MOVED,
 }
 ENDED: Final = {reason: end.name.lower() for end, reason in _ENDS.items() if reason != "failed"}
 """From an attempt's reason as it is kept to how it ended, where that was no failure."""

@@ -17,7 +17,7 @@ class Attempt(msgspec.Struct, frozen=True, omit_defaults=True):
 
     node: str
     ended: str
-    """failed | expired | released | node_removed"""
+    """failed | expired | released | node_removed | moved"""
     reason: str = ""
     claimed_unix_s: float = 0.0
     ended_unix_s: float = 0.0

@@ -84,6 +84,7 @@ KINDS: Final = MappingProxyType[int, type[Command]](
         42: jobs.Retry,
         43: jobs.LetGo,
         44: jobs.Notified,
+        45: jobs.Move,
     }
 )
 _NUMBERS: Final = {kind: number for number, kind in KINDS.items()}

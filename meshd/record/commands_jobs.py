@@ -164,6 +164,14 @@ class Expire(Command, frozen=True):
     fence: Index
 
 
+class Move(Command, frozen=True):
+    """The node that runs it goes on with it in place of the one that had claimed it."""
+
+    job: JobId
+    fence: Index
+    lease_ms: LeaseMs
+
+
 class Cancel(Command, frozen=True):
     job: JobId
 

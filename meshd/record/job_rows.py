@@ -61,6 +61,8 @@ class AttemptEnd(IntEnum):
     EXPIRED = 2
     RELEASED = 3
     NODE_REMOVED = 4
+    MOVED = 5
+    """Another node went on with it: the same run, under a claim of its own."""
 
 
 class ClaimRow(Row, frozen=True):

@@ -9,6 +9,7 @@
     ------------------------------------------------------------------'
     Accept again  <-------  ACCEPTED  <---- Expire, Fail, Release of a keyed request
 
+CLAIMED by another node that goes on with the run, by `Move`;
 and from each of them CANCELLED by `Cancel`, and DEAD when it has been tried often enough.  A dead
 job that was queued is kept for a while, for a look and `Retry`.
 
@@ -221,6 +222,11 @@ class Jobs:
     def expire(self, context: Context, command: commands.Expire) -> bytes:
         row, _ = self._held(command.job, command.fence)
         return self._ways.give_back(context, row, AttemptEnd.EXPIRED, "", 0)
+
+    def move(self, context: Context, command: commands.Move) -> bytes:
+        row, _ = self._held(command.job, command.fence)
+        self._ways.move(context, row, command.lease_ms)
+        return done(job=row.id, fence=context.index)
 
     # --- out, and back
 

@@ -42,6 +42,14 @@ class Lifecycle:
         self.tell_claimed(context, claimed)
         return claimed
 
+    def move(self, context: Context, row: JobRow, lease_ms: int) -> None:
+        """The client has it from now on, in place of who had it; that is no attempt."""
+        old = row.claim
+        assert old is not None
+        row = replace(row, attempts=_with(row, _ended(context, old, AttemptEnd.MOVED, "")))
+        context.emit(JobReturned(context.index, row.id, old.fence))
+        self.claim(context, row, lease_ms, "")
+
     def tell_claimed(self, context: Context, row: JobRow) -> None:
         assert row.claim is not None
         context.emit(
@@ -58,20 +66,12 @@ class Lifecycle:
         claim = row.claim
         assert claim is not None
         now = context.now_unix_ms
-        attempt = AttemptRow(
-            node=claim.node,
-            fence=claim.fence,
-            claimed_unix_ms=claim.claimed_unix_ms,
-            ended_unix_ms=now,
-            end=end,
-            reason=reason,
-        )
         row = replace(
             row,
             claim=None,
             tries=row.tries + (end not in _UNCOUNTED),
             not_before_unix_ms=now + pause_ms if pause_ms else 0,
-            attempts=(*row.attempts, attempt)[-limits.JOB_ATTEMPTS_KEPT :],
+            attempts=_with(row, _ended(context, claim, end, reason)),
         )
         too_late = 0 < row.deadline_unix_ms <= now
         if row.tries >= row.max_attempts or too_late:
@@ -155,6 +155,21 @@ class Lifecycle:
             elif not (self._kept.end_next(now) or self._notices.end_next(now)):
                 return False
         return True
+
+
+def _ended(context: Context, claim: ClaimRow, end: AttemptEnd, reason: str) -> AttemptRow:
+    return AttemptRow(
+        node=claim.node,
+        fence=claim.fence,
+        claimed_unix_ms=claim.claimed_unix_ms,
+        ended_unix_ms=context.now_unix_ms,
+        end=end,
+        reason=reason,
+    )
+
+
+def _with(row: JobRow, attempt: AttemptRow) -> tuple[AttemptRow, ...]:
+    return (*row.attempts, attempt)[-limits.JOB_ATTEMPTS_KEPT :]
 
 
 def claim_of(context: Context, lease_ms: int, worker: str) -> ClaimRow:

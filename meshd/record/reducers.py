@@ -93,6 +93,7 @@ class Reducers:
             commands_jobs.Retry: self.jobs.retry,
             commands_jobs.LetGo: self.jobs.let_go,
             commands_jobs.Notified: self.jobs.notified,
+            commands_jobs.Move: self.jobs.move,
         }
 
     def indexing(self) -> Iterator[None]:

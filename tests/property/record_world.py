@@ -232,6 +232,7 @@ MAKERS: list[Callable[[World], Command]] = [
                  pause_ms=_choice(0, 2000)),
     _under_fence(jobs.Release, pause_ms=_choice(0, 2000)),
     *[_under_fence(jobs.Expire)] * 2,
+    _under_fence(jobs.Move, lease_ms=_LEASE),
     _maker(jobs.Cancel, job=World.job),
     _maker(jobs.Retry, job=World.job),
     _maker(jobs.LetGo, node=World.node),

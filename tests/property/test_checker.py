@@ -59,6 +59,7 @@ JOB_ACTIONS: list[j.JobAction] = [
     *(j.Claim(node) for node in ("a", "b")),
     *(action(fence) for action in UNDER_A_FENCE for fence in FENCES),
     *(j.Complete(fence, result) for fence in FENCES for result in ("x", "y")),
+    *(j.Move(fence, "b") for fence in FENCES),
     *(j.Cancel(), j.Retry(), j.Lapse(), j.LetGo("a"), j.Fail(3, True), j.Read(), j.Read()),
 ]
 REGISTER_ACTIONS: list[r.RegisterAction] = [
@@ -77,7 +78,7 @@ def a_job_result(action: j.JobAction, dice: random.Random) -> j.JobResult:
             phase = dice.choice(list(j.Phase))
             fence = dice.choice([None, None, *FENCES])
             return j.Seen(phase, fence, dice.choice([None, "a"]), dice.choice([None, None, "x"]))
-        case j.Claim() | j.Accept():
+        case j.Claim() | j.Accept() | j.Move():
             return dice.choice([j.Granted(dice.choice(FENCES)), j.Joined()])
         case j.Submit():
             return dice.choice([j.Ok(), j.Joined()])
@@ -149,7 +150,7 @@ MODELS = [(JobModel(), job_history), (RegisterModel(), register_history)]
 
 @pytest.mark.parametrize(
     ("model", "made", "kinds"),
-    [(*MODELS[0], 13), (*MODELS[1], 3)],
+    [(*MODELS[0], 14), (*MODELS[1], 3)],
     ids=["jobs", "registers"],
 )
 def test_the_search_and_the_oracle_agree(model: AnyModel, made: Any, kinds: int) -> None:

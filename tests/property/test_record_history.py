@@ -190,6 +190,7 @@ class Traffic:
                 jobs.Fail(job=job, fence=fence, reason="no", final=dice.random() < 0.2),
                 jobs.Release(job=job, fence=fence),
                 jobs.Expire(job=job, fence=fence),
+                jobs.Move(job=job, fence=fence, lease_ms=LEASE_MS),
                 self._new(),
                 jobs.Cancel(job=job) if dice.random() < 0.2 else jobs.Retry(job=job),
             ]
@@ -238,7 +239,7 @@ def test_what_the_record_says_can_be_explained() -> None:
         codes += traffic.codes
         looks.update(o.result.phase for o in traffic.history.operations if is_look(o.result))
     kinds = ("Accept", "Submit", "Claim", "ClaimNext", "Renew", "Complete", "Fail", "Release")
-    for kind in (*kinds, "Expire", "Cancel", "Retry"):
+    for kind in (*kinds, "Expire", "Move", "Cancel", "Retry"):
         assert codes[f"{kind} 0"] > 10, codes
     refusals = (Code.KEY_REUSED, Code.NO_SUCH_JOB, Code.OLD_FENCE, Code.NOT_QUEUED, Code.NOT_DEAD)
     said = {name.split()[1] for name in codes}

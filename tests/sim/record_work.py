@@ -134,6 +134,8 @@ class Work:
         elif dice < 0.93:
             final = dice < 0.83
             self.ask(node, jobs.Fail(job=job, fence=fence, reason="no", final=final, pause_ms=100))
+        elif dice < 0.96:
+            self.ask(node, jobs.Move(job=job, fence=fence, lease_ms=LEASE_MS))
         else:
             self.ask(node, jobs.Release(job=job, fence=fence))
 

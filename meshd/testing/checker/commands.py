@@ -32,6 +32,7 @@ from meshd.testing.checker.jobs import (
     JobResult,
     Joined,
     LetGo,
+    Move,
     Ok,
     Phase,
     Refused,
@@ -70,6 +71,8 @@ def action_of(command: Command, client: str) -> JobAction | None:
             return Release(fence)
         case record.Expire(fence=fence):
             return Expire(fence)
+        case record.Move(fence=fence):
+            return Move(fence, client)
         case record.Cancel():
             return Cancel()
         case record.Retry():
@@ -103,6 +106,8 @@ def tell_fields(history: JobHistory, number: int, command: Command, fields: dict
         case record.Claim() | record.ClaimNext():
             granted = Granted(fields["fence"])
             history.returned_for(number, {job_name(job): granted for job in fields["jobs"]})
+        case record.Move():
+            history.returned(number, Granted(fields["fence"]))
         case record.Accept() | record.Submit():
             first, told = fields["job"], _welcome(fields)
             others = Joined() if isinstance(told, Joined) else told  # its state is the first one's

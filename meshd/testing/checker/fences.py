@@ -17,13 +17,15 @@ from meshd.testing.checker.jobs import (
     Fail,
     Granted,
     JobOperation,
+    Move,
     Ok,
     Release,
     Renew,
 )
 from meshd.testing.checker.report import Kind, Report, Violation
 
-_UNDER_A_FENCE = (Renew, Complete, Fail, Release, Expire)
+_UNDER_A_FENCE = (Renew, Complete, Fail, Release, Expire, Move)
+_GRANTING = (Accept, Claim, Move)
 
 
 def check_fences(operations: Iterable[JobOperation]) -> Report:
@@ -69,11 +71,11 @@ def _obeyed(
     """What worked under a fence that was never given, or after a higher one had been."""
     found = []
     given = {_granted(grant) for grant in grants}
-    unknown_grants = any(o.is_open and isinstance(o.action, Accept | Claim) for o in operations)
+    unknown_grants = any(o.is_open and isinstance(o.action, _GRANTING) for o in operations)
     done: set[tuple[int, str]] = set()
     for operation in operations:
         action = operation.action
-        if not isinstance(action, _UNDER_A_FENCE) or not isinstance(operation.result, Ok):
+        if not isinstance(action, _UNDER_A_FENCE) or not isinstance(operation.result, Ok | Granted):
             continue
         if isinstance(action, Complete):
             if (action.fence, action.result) in done:

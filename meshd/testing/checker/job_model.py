@@ -8,6 +8,8 @@
        |                                         |  `-- of a keyed one --> accepted, or dead
        `------------------- accept --------------+---- accept again ---------'
 
+Another node may go on with a claimed one (move), under a fence of its own.
+
 Whoever claims it gets a fence, and names it with whatever is said of the job then.  Given back too
 often, or too late, it is dead.  A dead one that was queued may be retried; all but the ended may be
 cancelled.
@@ -41,6 +43,7 @@ from meshd.testing.checker.jobs import (
     Joined,
     Lapse,
     LetGo,
+    Move,
     Ok,
     Phase,
     Read,
@@ -51,6 +54,8 @@ from meshd.testing.checker.jobs import (
     Seen,
     Submit,
 )
+
+_UNDER_A_FENCE = (Renew, Complete, Fail, Release, Expire, Move)
 
 
 class Job(NamedTuple):
@@ -105,7 +110,7 @@ class JobModel:
                 return [job] if job.phase is not Phase.ABSENT and is_other else []
             case _, Refused():
                 return [] if self._must_work(job, action) else [job]
-            case Accept() | Claim(), Granted(fence):
+            case Accept() | Claim() | Move(), Granted(fence):
                 return self._claimed(job, action, fence)
             case Fail() | Release() | Expire(), Ok(phase) if phase is not None:
                 return [after for after in self._changed(job, action) if after.phase is phase]
@@ -131,7 +136,7 @@ class JobModel:
         """Whether a refusal would be untrue."""
         if job.phase in ENDED or isinstance(action, Retry):
             return False  # the same end again: welcomed or refused
-        if not job.is_settled and isinstance(action, Renew | Complete | Fail | Release | Expire):
+        if not job.is_settled and isinstance(action, _UNDER_A_FENCE):
             return False  # it was another fence, then
         return bool(self._claimed(job, action, None) or self._changed(job, action))
 
@@ -144,6 +149,11 @@ class JobModel:
                 pass
             case Claim(node) if job.phase is Phase.QUEUED:
                 pass
+            case Move(under, node) if job.phase is Phase.CLAIMED:
+                held = job.under(under)
+                if held is None:
+                    return []
+                job = held
             case _:
                 return []
         claimed = job._replace(phase=Phase.CLAIMED, node=node)

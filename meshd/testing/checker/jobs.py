@@ -117,6 +117,16 @@ class Expire(_Action, frozen=True):
         return f"expiry of fence {self.fence}"
 
 
+class Move(_Action, frozen=True):
+    """This node goes on with it, in place of its holder."""
+
+    fence: int
+    node: str
+
+    def __str__(self) -> str:
+        return f"move to {self.node} from under fence {self.fence}"
+
+
 class LetGo(_Action, frozen=True):
     """A node was removed: what it holds goes on without it.  Say it of each job, or of all (""),
     and leave it open: nobody is told which jobs that were."""
@@ -164,6 +174,7 @@ JobAction = (
     | Fail
     | Release
     | Expire
+    | Move
     | LetGo
     | Lapse
     | Cancel
@@ -189,7 +200,7 @@ class Ok(_Result, frozen=True):
 
 
 class Granted(_Result, frozen=True):
-    """It is yours, under this fence: to a claim, and to an acceptance."""
+    """It is yours, under this fence: to a claim, an acceptance, and a move."""
 
     fence: int
 

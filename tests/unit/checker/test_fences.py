@@ -16,6 +16,7 @@ from meshd.testing.checker import (
     JobHistory,
     JobResult,
     Kind,
+    Move,
     Ok,
     Refused,
     Release,
@@ -78,6 +79,16 @@ def test_what_is_obeyed_under_a_stale_fence_is_found(action: JobAction) -> None:
     report = judged((Claim("a"), Granted(5)), (Claim("b"), Granted(7)), (action, Ok()))
     sentence = f"job j: {action} worked after fence 7 had been given"
     assert one(report) == (Kind.FENCE, sentence, 2)
+
+
+def test_a_move_gives_a_fence_and_takes_the_one_before() -> None:
+    moved = (Move(5, "b"), Granted(7))
+    assert judged((Claim("a"), Granted(5)), moved, (Complete(7, "x"), Ok())).ok
+    late = judged((Claim("a"), Granted(5)), moved, (Complete(5, "x"), Ok()))
+    sentence = "job j: completion under fence 5 with x worked after fence 7 had been given"
+    assert one(late) == (Kind.FENCE, sentence, 2)
+    stale = judged((Claim("a"), Granted(5)), (Claim("b"), Granted(7)), (Move(5, "c"), Granted(9)))
+    assert one(stale)[0] is Kind.FENCE
 
 
 def test_a_completion_while_the_next_claim_is_under_way_is_no_violation() -> None:

@@ -23,6 +23,7 @@ from meshd.testing.checker import (
     JobHistory,
     JobResult,
     Joined,
+    Move,
     Ok,
     Phase,
     Read,
@@ -131,7 +132,7 @@ class Toy:
         fence = self.fences.get((client, job))
         kinds = ["read", "claim", "claim", "expire", "accept", "rare"]
         if fence is not None:
-            kinds += ["renew", "complete", "fail", "release"]
+            kinds += ["renew", "complete", "fail", "release", "move"]
         match self.random.choice(kinds):
             case "claim":
                 return Claim(client)
@@ -148,6 +149,8 @@ class Toy:
                 return Fail(fence or 0, self.random.random() < 0.2)
             case "release":
                 return Release(fence or 0)
+            case "move":
+                return Move(fence or 0, client)
             case "rare" if self.random.random() < 0.3:
                 return self.random.choice([Cancel(), Retry()])
         return Read()
@@ -200,6 +203,9 @@ class Toy:
                     return Refused(f"it is {job.phase}")
                 job.phase = Phase.QUEUED
                 return Ok()
+            case Move(fence, node):
+                refused = self._held(job, action, fence)
+                return refused if isinstance(refused, Refused) else self._grant(job, node)
             case Renew(fence) | Complete(fence) | Fail(fence) | Release(fence) | Expire(fence):
                 return self._held(job, action, fence)
         raise AssertionError(action)

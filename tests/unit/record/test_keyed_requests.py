@@ -8,6 +8,7 @@ from meshd import limits
 from meshd.record.commands_jobs import (
     Expire,
     KeyFields,
+    Move,
 )
 from meshd.record.events import (
     JobClaimed,
@@ -87,6 +88,29 @@ def test_a_keyed_request_whose_lease_ended_goes_on_when_its_key_comes_again(log:
     log.by("studio", complete(job, again["fence"]))
     finished = log.happened(JobFinished)[0]
     assert [a.end for a in finished.row.attempts] == [AttemptEnd.EXPIRED]
+
+
+def test_another_node_goes_on_with_a_run_under_a_fence_of_its_own(log: Log) -> None:
+    first = log.by("mini", accept())
+    job, old = first["job"], first["fence"]
+    log.events.clear()
+    moved = log.by("studio", Move(job=job, fence=old, lease_ms=2 * LEASE_MS))
+    assert moved == {"job": job, "fence": log.index}
+    # Whoever had it hears that it lost it, and before that nobody else has it.
+    assert log.events == [
+        JobReturned(log.index, job, old),
+        JobClaimed(log.index, job, log.index, id_of("studio"), 2 * LEASE_MS),
+    ]
+    log.events.clear()
+    for command in (complete(job, old), Move(job=job, fence=old, lease_ms=LEASE_MS)):
+        assert refused(log, command) is Code.OLD_FENCE
+    row = log.state.jobs.live.get(job)
+    assert row is not None
+    assert (row.tries, [attempt.end for attempt in row.attempts]) == (0, [AttemptEnd.MOVED])
+    again = log.by("mini", accept())
+    assert (again["node"], again["fence"]) == (id_of("studio"), moved["fence"])
+    log.by("studio", complete(job, moved["fence"]))
+    log.state.check()
 
 
 def test_a_keyed_request_is_tried_so_often_and_no_more(log: Log) -> None:
