@@ -243,10 +243,3 @@ class Machine:
             self.kill_engine(engine)
             engine.process.close()
         self.daemon.close()
-
-
-def in_flight(status: control.StatusReport) -> int:
-    """How many requests of clients that daemon is at as their entry."""
-    ended = ("answered", "failed", "failed_in_stream", "client_gone")
-    count = status.counters.get
-    return count("requests", 0) - sum(count(end, 0) for end in ended)

@@ -299,6 +299,7 @@ class Node:
 
     def _gauges(self) -> dict[str, int]:
         return {
+            "in_flight": self.data.forwarder.in_flight.count + self.jobs.keyed.in_flight.count,
             "loop_late_ms": round(self.sweeper.late_s * 1000),
             "loop_late_ms_max": round(self.sweeper.late_max_s * 1000),
             "bodies_bytes": self.room.held_bytes,

@@ -8,7 +8,7 @@ from typing import Final, Literal
 import trio
 
 from meshd_chaos.health import Health
-from meshd_chaos.machines import Machine, in_flight
+from meshd_chaos.machines import Machine
 from meshd_chaos.mesh import Mesh
 from meshd_chaos.nemeses.nemesis import CannotInject
 
@@ -52,7 +52,7 @@ def _all(health: Health, role: Role) -> dict[str, str]:
         return {health.leader: "leader of the record"} if health.leader else {}
     found = {}
     for name, status in health.statuses.items():
-        holds, enters = status.node.running, in_flight(status)
+        holds, enters = status.node.running, status.counters.get("in_flight", 0)
         if role == "any":
             found[name] = f"holder of {holds}, entry of {enters}"
         elif role == "holder" and holds:
