@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from pathlib import Path
 from random import Random
 from typing import Final
 
@@ -65,7 +67,34 @@ class Diallers:
 
     async def whose(self, port: int) -> str | None:
         """The machine whose daemon has a connection from that port; None: it is over already."""
-        return await trio.to_thread.run_sync(_find, dict(self._pids()), port)
+        pids = dict(self._pids())
+        if _TCP_TABLE.exists():
+            return _find_in_proc(pids, port)
+        return await trio.to_thread.run_sync(_find, pids, port)
+
+
+_TCP_TABLE: Final = Path("/proc/net/tcp")
+_LOCAL, _INODE = 1, 9
+"""Fields of a line of that table."""
+
+
+def _find_in_proc(pids: dict[str, int], port: int) -> str | None:
+    """The same on Linux: 2 ms instead of psutil's 40, which reads the table for each process."""
+    mark = f":{port:04X} ".encode()
+    for line in _TCP_TABLE.read_bytes().splitlines():
+        if mark in line and line.split()[_LOCAL].endswith(mark.strip()):
+            wanted = f"socket:[{line.split()[_INODE].decode()}]"
+            return next((name for name, pid in pids.items() if _has(pid, wanted)), None)
+    return None
+
+
+def _has(pid: int, wanted: str) -> bool:
+    with suppress(OSError):
+        for entry in os.scandir(f"/proc/{pid}/fd"):
+            with suppress(OSError):  # closed meanwhile
+                if os.readlink(entry.path) == wanted:
+                    return True
+    return False
 
 
 def _find(pids: dict[str, int], port: int) -> str | None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import signal
-import tempfile
-from pathlib import Path
 
 import msgspec
 import trio
@@ -49,8 +47,8 @@ async def _run(
     async with trio.open_nursery() as nursery:
         nursery.start_soon(desk.watch)
         progress.starts(scenario)
-        with desk.starting, tempfile.TemporaryDirectory(prefix="meshd-chaos-") as folder:
-            async with local_stage(scenario.mesh, Path(folder)) as stage:
+        with desk.starting:
+            async with local_stage(scenario.mesh, campaign.seed) as stage:
                 desk.runner = runner = Runner(
                     scenario,
                     stage,

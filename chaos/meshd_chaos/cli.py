@@ -11,6 +11,7 @@ from typing import Annotated, ParamSpec, TypeVar
 
 import msgspec
 import typer
+from rich.console import Console
 
 from meshd import __version__
 from meshd.cli.shell import FAILED, INTERRUPTED, OK, USAGE, UsageError, tell
@@ -20,8 +21,10 @@ from meshd.testing.daemons import DaemonFailed
 from meshd.testing.engines import EngineFailed
 from meshd_chaos import library
 from meshd_chaos.campaign import Campaign, run_all
+from meshd_chaos.mesh import NODES_MAX
 from meshd_chaos.records import RunSet
-from meshd_chaos.scenario import NODES_MAX, Scenario
+from meshd_chaos.report import render, table
+from meshd_chaos.scenario import Scenario
 from meshd_chaos.scenario_file import BadScenario
 
 P = ParamSpec("P")
@@ -122,13 +125,14 @@ def _with_nodes(scenario: Scenario, nodes: int | None) -> Scenario:
 
 
 def _show(runs: RunSet, report: Path | None, as_json: bool) -> None:
+    if report is not None:
+        report.write_text(render(runs), "utf-8")
     if as_json:
         tell(msgspec.json.format(msgspec.json.encode(runs), indent=1).decode())
     else:
-        for done in runs.runs:
-            tell(f"{done.scenario}: {done.tally.sent} sent, {done.tally.answered} answered")
-            for sentence in done.violations:
-                tell(f"  {sentence}")
+        Console(highlight=False).print(table(runs))
+    if report is not None:
+        print(f"meshd-chaos: the timeline is in {report}", file=sys.stderr)
 
 
 @app.command()

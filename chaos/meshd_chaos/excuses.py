@@ -32,6 +32,8 @@ class Harm(Flag):
     NONE = 0
     DAEMON = auto()
     """It is dead, stopped or starting: who is connected to it is cut off."""
+    GOODBYE = auto()
+    """It is stopped in good order and started again, one at a time: others take over."""
     SERVICE = auto()
     """It stands still: whoever waits for it waits."""
     ENGINE = auto()
@@ -44,7 +46,7 @@ class Harm(Flag):
 
 HARM: Final[Mapping[str, Harm]] = {
     "kill": Harm.DAEMON,
-    "restart": Harm.DAEMON,
+    "restart": Harm.GOODBYE,
     "leave": Harm.DAEMON,
     "freeze": Harm.SERVICE,
     "zombie": Harm.LINKS,
@@ -81,7 +83,8 @@ class Exclusion:
 
 
 def _entry_died(answer: Answer, faults: Sequence[FaultRecord], places: Places) -> bool:
-    return any(_hits(fault, answer.entry, Harm.DAEMON) for fault in _during(answer, faults, 0.0))
+    died = Harm.DAEMON | Harm.GOODBYE
+    return any(_hits(fault, answer.entry, died) for fault in _during(answer, faults, 0.0))
 
 
 def _no_holder(answer: Answer, faults: Sequence[FaultRecord], places: Places) -> bool:

@@ -7,9 +7,11 @@ from collections.abc import Callable, Sequence
 import msgspec
 import trio
 
+from meshd.errors import MeshdError
+from meshd_chaos.nemeses import CannotInject
 from meshd_chaos.records import FaultRecord, NotTested, Value
 from meshd_chaos.schedule import Step
-from meshd_chaos.stage import CannotInject, Stage
+from meshd_chaos.stage import Stage
 
 
 class Faults:
@@ -22,6 +24,8 @@ class Faults:
         """Steps to heal, and where their records are; by the step's identity."""
         self.records: list[FaultRecord] = []
         self.not_tested: list[NotTested] = []
+        self.not_healed: list[str] = []
+        """Sentences: what the harness itself could not put right."""
         self.now_s: Callable[[], float] = trio.current_time
 
     @property
@@ -84,7 +88,10 @@ class Faults:
         if id(step) not in self._in_force:
             return
         with trio.CancelScope(shield=True):
-            await self._stage.heal(step)
+            try:
+                await self._stage.heal(step)
+            except MeshdError as error:
+                self.not_healed.append(f"{step.fault.name} could not be healed: {error}")
             _, place = self._in_force.pop(id(step))
             record = self.records[place]
             self.records[place] = msgspec.structs.replace(record, ended_at_s=self.now_s())

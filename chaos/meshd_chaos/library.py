@@ -6,11 +6,9 @@ from importlib import resources
 from pathlib import Path
 
 from meshd.cli.shell import UsageError
-from meshd_chaos.local_stage import PARAMETERS
+from meshd_chaos.nemeses import NEMESES
 from meshd_chaos.scenario import Scenario
 from meshd_chaos.scenario_file import BadScenario, read_scenario
-
-__all__ = ["PARAMETERS", "find", "read_file", "shipped"]
 
 
 def shipped() -> dict[str, str]:
@@ -47,4 +45,4 @@ def read_file(path: Path) -> Scenario:
 
 
 def _read(text: str, file: str) -> Scenario:
-    return read_scenario(text, file=file, parameters=PARAMETERS)
+    return read_scenario(text, file=file, parameters=NEMESES)

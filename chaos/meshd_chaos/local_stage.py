@@ -3,133 +3,108 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
-from contextlib import ExitStack, asynccontextmanager
-from functools import partial
-from pathlib import Path
+from contextlib import asynccontextmanager, suppress
 from random import Random
 from typing import Final
 
 import msgspec
-import trio
 
-from meshd.control import RecordReport, StatusReport
-from meshd.testing.daemons import Daemon, DaemonFailed, Gguf, joined
-from meshd.testing.models import Recipe, build, expected_text
+from meshd.control import StatusReport
+from meshd.testing.models import chain, expected_text
 from meshd_chaos.excuses import Places
+from meshd_chaos.mesh import Mesh, MeshFailed
+from meshd_chaos.nemeses import NEMESES, Nemesis
 from meshd_chaos.records import NotTested
 from meshd_chaos.scenario import Layout
 from meshd_chaos.schedule import Step
-from meshd_chaos.stage import CannotInject, Injected
+from meshd_chaos.stage import Injected
 
-NAMES: Final = (
-    "anna", "ben", "cara", "dora", "emil", "fay", "gus", "hana",
-    "ivo", "jana", "karl", "lena", "max", "nora", "olaf", "pia",
-)  # fmt: skip
-RECIPE: Final = Recipe(words=4000, context_tokens=16_384, name="chaos")
-
-
-class KillParameters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    target: str = "holder"
-
-
-PARAMETERS: Final[Mapping[str, type[msgspec.Struct]]] = {"kill": KillParameters}
+BACK_S: Final = 20.0
+"""For a node to answer again after its fault was healed: a start takes about 1 s, joining more."""
 
 
 class LocalStage:
-    """Five daemons, say, each with an engine that has some of the models."""
+    """Daemons, engines and links of this process's own."""
 
     headers: Mapping[str, str] = {}
 
-    def __init__(self, layout: Layout, daemons: list[Daemon]) -> None:
-        self.models = tuple(f"model-{number}" for number in range(layout.models))
-        self._layout = layout
-        self._daemons = {daemon.name: daemon for daemon in daemons}
-        self._killed: dict[int, Daemon] = {}
-        self._urls = {daemon.name: daemon.api_url for daemon in daemons}
+    def __init__(self, mesh: Mesh) -> None:
+        self._mesh = mesh
+        self._words = {name: len(chain(recipe)) for name, recipe in mesh.models.items()}
+        self._injected: dict[int, tuple[Nemesis, tuple[str, ...]]] = {}
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        return tuple(self._mesh.models)
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        return tuple(self._mesh.machines)
 
     def entries(self) -> Mapping[str, str]:
-        return self._urls
+        return self._mesh.entries()
 
     def expected(self, model: str, tokens: int) -> tuple[str | None, str | None]:
-        finish = "length" if tokens < RECIPE.words else "stop"
-        return expected_text(RECIPE, max_tokens=tokens), finish
+        finish = "length" if tokens < self._words[model] else "stop"
+        return expected_text(self._mesh.models[model], max_tokens=tokens), finish
 
     async def places(self) -> Places:
-        first = next(iter(self._daemons.values()))
-        report = await trio.to_thread.run_sync(first.order, "GET", "/control/record")
-        record = msgspec.json.decode(report, type=RecordReport)
-        voters = [row.name for row in record.voters if row.part != "follows"]
-        holders = {
-            model: [
-                d.name for d in self._daemons.values() if any(g.alias == model for g in d.ggufs)
-            ]
-            for model in self.models
-        }
-        return Places(holders=holders, voters=voters)
+        health = await self._mesh.health()
+        voters: list[str] = []
+        for record in health.records.values():
+            voters = voters or [row.name for row in record.voters if row.part != "follows"]
+        return Places(
+            holders={
+                model: [
+                    machine.name
+                    for machine in self._mesh.members()
+                    if any(engine.model == model for engine in machine.engines)
+                ]
+                for model in self.models
+            },
+            voters=voters,
+        )
 
     def not_tested(self, names: set[str]) -> list[NotTested]:
-        return []
+        whys = {name: NEMESES[name].probe() for name in sorted(names)}
+        return [NotTested(name=name, why=why) for name, why in whys.items() if why]
+
+    # ---------------------------------------------------------------- faults
 
     async def inject(self, step: Step) -> Injected:
-        chance = Random(step.seed)
-        alive = [d for d in self._daemons.values() if d not in self._killed.values()]
-        if len(alive) < 2:
-            raise CannotInject("all daemons but one are down")
-        daemon = chance.choice(alive)
-        await trio.to_thread.run_sync(daemon.kill)
-        self._killed[id(step)] = daemon
-        return Injected(nodes=(daemon.name,), did=f"killed {daemon.name}'s daemon (-9)")
+        nemesis = msgspec.convert(step.fault.parameters, NEMESES[step.fault.name])
+        hit = await nemesis.inject(self._mesh, Random(step.seed))
+        self._injected[id(step)] = (nemesis, hit.nodes)
+        return Injected(nodes=hit.nodes, did=hit.did)
 
     async def heal(self, step: Step) -> None:
-        daemon = self._killed.pop(id(step))
-        daemon.join = daemon.token = ""
-        await trio.to_thread.run_sync(daemon.start)
-        self._urls[daemon.name] = daemon.api_url
+        nemesis, nodes = self._injected.pop(id(step))
+        await nemesis.heal(self._mesh)
+        for machine in self._mesh.members():
+            if machine.name in nodes and machine.runs and not machine.is_frozen:
+                with suppress(MeshFailed):  # another fault has it; the end of the run will tell
+                    await self._mesh.serves(machine, BACK_S)
 
     async def whole_again(self, timeout_s: float) -> list[str]:
-        everyone = len(self._daemons)
-
-        def sees_all(status: StatusReport) -> bool:
-            return sum(node.state in ("alive", "self") for node in status.nodes) == everyone
-
-        found: list[str] = []
-        for daemon in self._daemons.values():
-            wait = partial(daemon.wait_until, sees_all, "it sees all nodes", timeout_s)
-            try:
-                await trio.to_thread.run_sync(wait)
-            except DaemonFailed as error:
-                found.append(str(error).splitlines()[0])
-        return found
+        try:
+            await self._mesh.heal(timeout_s)
+        except MeshFailed as error:
+            return [str(error)]
+        return []
 
     async def statuses(self) -> Mapping[str, StatusReport]:
-        return {
-            name: await trio.to_thread.run_sync(daemon.status)
-            for name, daemon in self._daemons.items()
-        }
+        return (await self._mesh.health()).statuses
 
 
 @asynccontextmanager
-async def local_stage(layout: Layout, folder: Path) -> AsyncIterator[LocalStage]:
-    """Start it; everything is gone when the block ends."""
-    gguf = folder / "chaos.gguf"
-    gguf.write_bytes(build(RECIPE))
-    daemons = [Daemon(folder / name, name) for name in NAMES[: layout.nodes]]
-    for model in range(layout.models):
-        for copy in range(layout.copies):
-            daemon = daemons[(model + copy) % len(daemons)]
-            held = Gguf(gguf, f"model-{model}", layout.slots, layout.slots * 4096)
-            daemon.ggufs = [*daemon.ggufs, held]
-    with ExitStack() as stack:
-        for daemon in daemons:
-            stack.callback(daemon.close)
-        first, *others = daemons
-        await trio.to_thread.run_sync(first.start)
-        await trio.to_thread.run_sync(joined, first, others)
-        for daemon in daemons:
-            has_all = partial(_has_models, layout.models)
-            await trio.to_thread.run_sync(daemon.wait_until, has_all, "it knows every model")
-        yield LocalStage(layout, daemons)
-
-
-def _has_models(count: int, status: StatusReport) -> bool:
-    return status.models == count
+async def local_stage(layout: Layout, seed: int) -> AsyncIterator[LocalStage]:
+    """Start one; everything is gone when the block ends.  Raises MeshFailed and others."""
+    async with Mesh.open(
+        layout.nodes,
+        seed,
+        models=layout.models,
+        copies=layout.copies,
+        tokens_per_s=layout.tokens_per_s,
+        slots=layout.slots,
+    ) as mesh:
+        yield LocalStage(mesh)

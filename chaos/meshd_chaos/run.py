@@ -91,7 +91,7 @@ class Runner:
                         nursery.cancel_scope.cancel()
                 self.phase = "healing"
                 await self.faults.heal_all()
-                found += await stage.whole_again(HEAL_S)
+                found += self.faults.not_healed + await stage.whole_again(HEAL_S)
                 healed_at_s = None if found else clients.now_s()
                 self.phase = "waiting for the last answers"
                 await self._all_ended(0.0 if self._is_interrupted else END_S)
@@ -108,7 +108,7 @@ class Runner:
             scenario=scenario.name,
             about=scenario.about,
             seed=seed,
-            nodes=tuple(stage.entries()),
+            nodes=stage.nodes,
             rate_per_s=self._rate_per_s,
             duration_s=self.duration_s,
             began=began,

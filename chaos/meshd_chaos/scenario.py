@@ -5,19 +5,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final
+from typing import Annotated
 
 import msgspec
 from msgspec import Meta
 
+from meshd_chaos.mesh import NODES_MAX
 from meshd_chaos.workload import Mix
 
 Seconds = Annotated[float, Meta(ge=0, le=3600)]
 Positive = Annotated[float, Meta(gt=0, le=3600)]
 Line = Annotated[str, Meta(min_length=1, max_length=300)]
-
-NODES_MAX: Final = 16
-"""Real daemons and engines on one machine."""
 
 
 class Layout(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

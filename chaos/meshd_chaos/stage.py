@@ -11,14 +11,9 @@ from typing import Protocol
 import msgspec
 
 from meshd.control import StatusReport
-from meshd.errors import MeshdError
 from meshd_chaos.excuses import Places
 from meshd_chaos.records import NotTested
 from meshd_chaos.schedule import Step
-
-
-class CannotInject(MeshdError):
-    """A fault cannot be had here, or not now; the text says why."""
 
 
 class Injected(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,6 +31,11 @@ class Stage(Protocol):
 
     @property
     def models(self) -> tuple[str, ...]: ...
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        """All that took part, also those that have left."""
+        ...
 
     @property
     def headers(self) -> Mapping[str, str]:
@@ -59,11 +59,14 @@ class Stage(Protocol):
         ...
 
     async def inject(self, step: Step) -> Injected:
-        """Raises CannotInject."""
+        """Raises CannotInject: then nothing was done."""
         ...
 
     async def heal(self, step: Step) -> None:
-        """End what `inject` began with that step; the nodes it hit serve again on return."""
+        """End what `inject` began with that step; the nodes it hit serve again on return.
+
+        Raises MeshdError if something cannot be undone.
+        """
         ...
 
     async def whole_again(self, timeout_s: float) -> list[str]:

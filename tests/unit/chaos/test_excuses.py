@@ -55,6 +55,8 @@ KILLED_ALL = (fault("kill", "ben"), fault("freeze", "carl"))
     [
         (answer(how=How.BROKEN), [fault("kill", "anna")], "entry-died"),
         (answer(how=How.REFUSED), [fault("restart", "anna")], "entry-died"),
+        (answer(), [fault("restart", "anna", "ben", "carl")], "entry-died"),
+        (answer(entry="dora"), [fault("restart", "anna", "ben", "carl")], ""),
         (answer(how=How.BROKEN), [fault("kill", "ben")], ""),
         (answer(how=How.BROKEN), [fault("freeze", "anna")], ""),
         (answer(how=How.CUT), [fault("kill", "anna")], ""),

@@ -8,7 +8,8 @@ import msgspec
 import pytest
 from msgspec import Meta
 
-from meshd_chaos.library import PARAMETERS, shipped
+from meshd_chaos.library import shipped
+from meshd_chaos.nemeses import NEMESES
 from meshd_chaos.scenario_file import BadScenario, read_scenario
 
 HEAD = 'name = "mine"\nabout = "Something breaks."\n'
@@ -121,7 +122,7 @@ def test_a_file_without_a_name_is_told_so() -> None:
 
 @pytest.mark.parametrize("name", sorted(shipped()))
 def test_each_shipped_scenario_can_be_read_and_is_called_as_its_file(name: str) -> None:
-    scenario = read_scenario(shipped()[name], file=name, parameters=PARAMETERS)
+    scenario = read_scenario(shipped()[name], file=name, parameters=NEMESES)
     assert scenario.name == name
     assert scenario.about.endswith(".")
     assert scenario.faults
