@@ -42,7 +42,7 @@ class Continuing:
         """
         key = (model.name, model.digest, point)
         if key not in self._known:
-            ask = Asking(self._http, model.name, control)
+            ask = self._asking(model, control)
             self._known[key] = await self._ways.find(ask, point)
         return self._known[key]
 
@@ -54,7 +54,7 @@ class Continuing:
         A request whose `max_tokens` are used up comes back with 0 of them.  Raises BackendFailed
         (UNSUPPORTED) if the engine cannot go on, and as `EngineHttp.ask`.
         """
-        point, ask = Point.of(request), Asking(self._http, model.name, control)
+        point, ask = Point.of(request), self._asking(model, control)
         form = await self._form(request, model, point, control)
         seams: list[Seam] = []
         if form.raw and point is Point.IN_THOUGHTS:
@@ -71,6 +71,9 @@ class Continuing:
         if form.raw:
             request = await self._ways.raw(ask, request, form)
         return request, _through(seams, emit)
+
+    def _asking(self, model: ModelInfo, control: RunControl | None) -> Asking:
+        return Asking(self._http, control, model.name, **self._ways.always(model))
 
     async def _form(
         self, request: Request, model: ModelInfo, point: Point, control: RunControl

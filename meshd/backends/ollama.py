@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Final
 
 import msgspec
@@ -16,7 +17,8 @@ from meshd.backends.exchange import EngineHttp
 from meshd.backends.ollama_request import encode, encode_embedding
 from meshd.backends.ollama_stream import OllamaStream
 from meshd.backends.probing import Known, read_object, refuse_meshd
-from meshd.backends.ways import OllamaWays
+from meshd.backends.ways import RENDERS_SINCE, NotSaid, OllamaWays
+from meshd.errors import StreamBroken
 from meshd.inference import BackendInfo, Embedding, ModelInfo, Request
 
 ENGINE: Final = "ollama"
@@ -41,6 +43,8 @@ class OllamaBackend:
         self._version: tuple[int, ...] = ()
         self._shown: dict[str, dict[str, Any]] = {}
         """Digest -> the lasting facts of /api/show, asked once for each."""
+        self._asked_ahead: set[tuple[str, str]] = set()
+        """Names and digests of loaded models that were asked whether they go on."""
 
     async def probe(self) -> BackendInfo:
         """See `Backend`."""
@@ -49,9 +53,11 @@ class OllamaBackend:
         tags = read_object(await self._http.ask("GET", "/api/tags"))
         ps = read_object(await self._http.ask("GET", "/api/ps"))
         await self._show_new(tags)
+        models = listing.ollama_models(tags, ps, self._shown)
+        await self._find_out_ahead(models)
         models = [
             msgspec.structs.replace(model, continues=self._continuing.known(model))
-            for model in listing.ollama_models(tags, ps, self._shown)
+            for model in models
         ]
         slots = self._known().slots or _DEFAULT_SLOTS
         return BackendInfo(self.id, self.engine, version, slots, models)
@@ -69,6 +75,23 @@ class OllamaBackend:
             # One that cannot be shown (deleted meanwhile, damaged) is asked about again next time.
             if answer.ok:
                 self._shown[digest] = listing.ollama_shown(read_object(answer))
+
+    async def _find_out_ahead(self, models: list[ModelInfo]) -> None:
+        """Whether answers can be gone on with is better known before one has to be.
+
+        Of loaded models, since the question loads the others; once, and not of an old Ollama, which
+        would have to answer for it.
+        """
+        if self._version < RENDERS_SINCE:
+            return
+        loaded = {(model.name, model.digest): model for model in models if model.resident}
+        self._asked_ahead &= loaded.keys()
+        for key, model in loaded.items():
+            writes = not model.capabilities or "completion" in model.capabilities
+            if writes and key not in self._asked_ahead:
+                self._asked_ahead.add(key)
+                with suppress(NotSaid, StreamBroken):  # it is asked again when it has to go on
+                    await self._continuing.find_out(model)
 
     async def lives(self) -> bool:
         """See `Backend`."""

@@ -38,7 +38,7 @@ from meshd.backends.openai_request import (
     as_messages,
 )
 from meshd.errors import MeshdError
-from meshd.inference import Kind, Request
+from meshd.inference import Kind, ModelInfo, Request
 
 RENDERS_SINCE: Final = (0, 11, 5)
 """The first Ollama that shows the prompt of a chat instead of answering it; older ones answer."""
@@ -88,14 +88,17 @@ class Form:
 class Asking:
     """Asks one engine about one of its models."""
 
-    def __init__(self, http: EngineHttp, model: str, control: RunControl | None) -> None:
+    def __init__(
+        self, http: EngineHttp, control: RunControl | None, model: str, **always: Any
+    ) -> None:
+        """`always` is said with each question that does not say it itself."""
         self._http = http
-        self._model = model
         self._control = control
+        self._always = {"model": model, **always}
 
     async def __call__(self, path: str, **what: Any) -> dict[str, Any]:
         """The object that it answers, {} if it does not know the question.  Raises NotSaid."""
-        body = _json({"model": self._model, **what})
+        body = _json({**self._always, **what})
         answer = await self._http.ask("POST", path, body, self._control)
         if answer.status >= 500:
             raise NotSaid(f"the engine answers {path} with status {answer.status}")
@@ -107,6 +110,10 @@ class Asking:
 
 class Ways:
     """How one kind of engine is asked; this one cannot go on."""
+
+    def always(self, model: ModelInfo) -> dict[str, Any]:
+        """What is said of that model with each question."""
+        return {}
 
     async def find(self, ask: Asking, point: Point) -> Form | None:
         """How it is told; None: it cannot go on.  Raises NotSaid, and as `EngineHttp.ask`."""
@@ -193,6 +200,11 @@ class OllamaWays(Ways):
 
     def __init__(self) -> None:
         self.version: tuple[int, ...] = ()
+
+    def always(self, model: ModelInfo) -> dict[str, Any]:
+        """The context that it is loaded with: asked with another it would be loaded again."""
+        loaded = model.context_tokens if model.resident else 0
+        return {"options": {"num_ctx": loaded}} if loaded else {}
 
     async def find(self, ask: Asking, point: Point) -> Form | None:
         """See `Ways`."""

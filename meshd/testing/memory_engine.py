@@ -146,6 +146,8 @@ class MemoryEngine:
         body: dict[str, Any] = {}
         if request.body:
             body = msgspec.json.decode(request.body, type=dict[str, Any])
+        if body.get("_debug_render_only"):
+            await self._load()  # Ollama does before it renders
         facts = self._facts(request.path, body)
         if facts is not None:
             status, content = facts
@@ -196,10 +198,7 @@ class MemoryEngine:
     ) -> None:
         if fault is Fault.HANG:
             await trio.sleep_forever()
-        if not self.resident or self.load_s:
-            await trio.sleep(self.load_s)
-            self.load_s = 0.0
-            self.resident = True
+        await self._load()
         await trio.sleep(self.prefill_s)
         await self._awake.wait()
         if "embed" in path:
@@ -213,6 +212,12 @@ class MemoryEngine:
             # An error out of a handler whose answer has begun breaks the connection.
             raise MeshdError("the engine dies on purpose") from None
         return await responder.finish()
+
+    async def _load(self) -> None:
+        if not self.resident or self.load_s:
+            await trio.sleep(self.load_s)
+            self.load_s = 0.0
+            self.resident = True
 
     async def _stream(self, wire: Wire, responder: Responder, fault: Fault | None) -> None:
         await responder.write(wire.start())

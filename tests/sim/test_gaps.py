@@ -147,3 +147,33 @@ async def test_a_question_whose_link_breaks_under_it_is_asked_once(
         await m.answered(answer)
         assert (answer.how, answer.text) == ("whole", WHOLE), answer.error
         assert sum(len(m.engine(h).requests) for h in m.holders) == sum(before) + 1
+
+
+async def test_whether_an_engine_goes_on_is_known_before_it_has_to(
+    autojump_clock: MockClock,
+) -> None:
+    async with mesh(**ENGINE) as m:
+        for holder in m.holders:  # until it is loaded, asking would cost a load
+            await m.answered(m.ask(holder, max_tokens=1))
+        await until(
+            lambda: all(
+                target.model.continues
+                for target in m.a.running.data.placement.catalogue.holders("tiny")
+            ),
+            within_s=limits.PROBE_S,
+        )
+
+
+async def test_a_model_that_has_yet_to_be_loaded_is_waited_for_to_go_on(
+    autojump_clock: MockClock,
+) -> None:
+    async with mesh(**ENGINE, load_s=0.5) as m:
+        answer = m.ask(m.a)
+        await some_text(answer)
+        first = await m.busy()
+        m.engine(m.other(first)).load_s = 6.0
+        first.kill()
+        await m.answered(answer)
+        assert (answer.how, answer.text) == ("whole", WHOLE), answer.error
+        assert gap_s(answer) <= 6.0 + 20 * LATENCY_S
+        assert m.a.count("retries") == 1

@@ -9,7 +9,7 @@ import pytest
 
 from meshd.backends.openai_request import EngineKind
 from meshd.backends.ways import Asking, Form, NotSaid, OllamaWays, Point, Ways, ways_of
-from meshd.inference import Kind, Message, Request
+from meshd.inference import Kind, Message, ModelInfo, Request
 
 EXACT, TRIMS = Form(), Form(trims=True)
 Answers = Callable[[str, dict[str, Any]], dict[str, Any]]
@@ -180,3 +180,10 @@ async def test_vllm_shows_the_tokens_and_counts_where_it_does_not() -> None:
 async def test_an_engine_that_does_not_say_is_asked_again_next_time() -> None:
     with pytest.raises(NotSaid):
         await find(ways_of(EngineKind.MLX), lambda path, what: {})
+
+
+def test_an_ollama_is_asked_with_the_context_that_its_model_is_loaded_with() -> None:
+    ways = OllamaWays()
+    loaded = ModelInfo("tiny", resident=True, context_tokens=8192)
+    assert ways.always(loaded) == {"options": {"num_ctx": 8192}}
+    assert ways.always(ModelInfo("tiny", context_tokens=8192)) == {}
