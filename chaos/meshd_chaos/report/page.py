@@ -126,7 +126,7 @@ def _run(run: Run, anchor: str, hover: bool) -> Markup:
         element("h2", _mark(_state(run)), run.scenario),
         element("p", run.about, class_="soft"),
         _numbers(its),
-        *_violations(run, anchor),
+        *_violations(run, found, anchor),
         element("div", timeline(run, found, anchor=anchor, hover=hover), class_="scroll"),
         _legend(run, found),
         *(_gap_section(run.answers) if run.answers else ()),
@@ -171,19 +171,25 @@ def _numbers(its: Figures) -> Markup:
     )
 
 
-def _violations(run: Run, anchor: str) -> Iterator[Markup]:
+def _violations(run: Run, found: Sequence[Fate], anchor: str) -> Iterator[Markup]:
     if not run.violations:
         return
     names = Names(run.answers)
     yield element("h3", "What must not be")
-    shown = [_violation(one, names, anchor) for one in run.violations[:VIOLATIONS_MAX]]
+    shown = []
+    for one in run.violations[:VIOLATIONS_MAX]:
+        told = names.spans(one)
+        number = told[0][2][0] if told else None
+        its = None if number is None else facts(run.answers[number], found[number])
+        shown.append(_violation(one, its, names, anchor))
     if len(run.violations) > VIOLATIONS_MAX:
         more = len(run.violations) - VIOLATIONS_MAX
         shown.append(element("li", f"and {more:,} more, which the JSON of the run holds"))
     yield element("ul", *shown, class_="violations")
 
 
-def _violation(violation: str, names: Names, anchor: str) -> Markup:
+def _violation(violation: str, its: str | None, names: Names, anchor: str) -> Markup:
+    """`its`: the facts of the request that it names first, for those who cannot hover."""
     sentence, *evidence = violation.split("\n")
     lines = [
         element("div", _linked(line.strip(), names, anchor), class_="evidence")
@@ -192,6 +198,8 @@ def _violation(violation: str, names: Names, anchor: str) -> Markup:
     if len(evidence) > EVIDENCE_MAX:
         more = len(evidence) - EVIDENCE_MAX
         lines.append(element("div", f"and {more:,} more lines", class_="evidence"))
+    if its is not None:
+        lines.append(element("div", its.replace("\n", "; "), class_="evidence"))
     return element("li", _linked(sentence, names, anchor), *lines)
 
 

@@ -59,7 +59,8 @@ td.n, th.n { text-align: right; white-space: nowrap; }
 td.name { white-space: nowrap; }
 td.wide { min-width: 24ch; }
 tr.sum td { font-weight: 600; }
-.violations { margin: 0; padding: 12px 16px; list-style: none; border-left: 3px solid var(--bad);
+.violations { margin: 0 0 18px; padding: 12px 16px; list-style: none;
+  border-left: 3px solid var(--bad);
   background: color-mix(in srgb, var(--bad) 7%, transparent); border-radius: 0 6px 6px 0; }
 .violations li + li { margin-top: 8px; }
 .evidence { color: var(--soft); font-size: 13px; padding-left: 16px; overflow-wrap: anywhere; }
@@ -113,6 +114,7 @@ summary { cursor: pointer; color: var(--link); margin-bottom: 8px; }
   stroke-opacity: 0.4; }
 .p99 { stroke: var(--ink); stroke-width: 1.4; }
 .timeline g:target .said, .timeline g:target .wait { stroke: var(--ink); stroke-width: 7; }
+.timeline g[id] { scroll-margin: 140px; }
 .timeline g:target { outline: 2px solid var(--ink); outline-offset: 3px; }
 @media (max-width: 640px) {
   main { padding: 24px 14px 60px; }

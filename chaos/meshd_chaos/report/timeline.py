@@ -159,7 +159,7 @@ class _Drawing:
             "title", f"all faults over, the mesh whole at {self._run.healed_at_s:.1f} s"
         )
         yield element("path", title, class_="healed", d=f"M{_n(x)} {_AXIS - 2}V{_n(self._bottom)}")
-        left = x + 40 > self._width
+        left = x + 72 > self._width
         yield element(
             "text",
             "whole again",
