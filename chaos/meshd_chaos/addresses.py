@@ -81,18 +81,18 @@ _LOCAL, _INODE = 1, 9
 def _find_in_proc(pids: dict[str, int], port: int) -> str | None:
     """The same on Linux: 2 ms instead of psutil's 40, which reads the table for each process."""
     mark = f":{port:04X} ".encode()
+    wanted = set()  # others may have the same port, towards other addresses
     for line in _TCP_TABLE.read_bytes().splitlines():
-        if mark in line and line.split()[_LOCAL].endswith(mark.strip()):
-            wanted = f"socket:[{line.split()[_INODE].decode()}]"
-            return next((name for name, pid in pids.items() if _has(pid, wanted)), None)
-    return None
+        if mark in line and (fields := line.split())[_LOCAL].endswith(mark.strip()):
+            wanted.add(f"socket:[{fields[_INODE].decode()}]")
+    return next((name for name, pid in pids.items() if wanted and _has(pid, wanted)), None)
 
 
-def _has(pid: int, wanted: str) -> bool:
+def _has(pid: int, wanted: set[str]) -> bool:
     with suppress(OSError):
         for entry in os.scandir(f"/proc/{pid}/fd"):
             with suppress(OSError):  # closed meanwhile
-                if os.readlink(entry.path) == wanted:
+                if os.readlink(entry.path) in wanted:
                     return True
     return False
 

@@ -9,10 +9,11 @@ import httpx
 import msgspec
 import trio
 
-from meshd.testing.checker import Tally
+from meshd.testing.checker import How, Mode, Tally
 from meshd_chaos.clients import Clients
 from meshd_chaos.scenario import Expect
 from meshd_chaos.stage import Stage
+from meshd_chaos.workload import Planned
 
 AGREE_S = 15.0
 """Until all nodes say the same of all jobs: each applies the log by itself."""
@@ -50,36 +51,37 @@ async def _all_answer(stage: Stage, clients: Clients) -> list[str]:
     """A new request for each model through each entry is answered whole."""
     found: list[str] = []
 
-    async def ask(entry: str, url: str, model: str) -> None:
-        body = {
-            "model": model,
-            "messages": [{"role": "user", "content": "Is all well again?"}],
-            "max_tokens": 5,
-            "temperature": 0,
-        }
-        wanted, _ = stage.expected(model, 5)
-        try:
-            answer = await clients.http.post(
-                url + "/v1/chat/completions", json=body, headers=stage.headers, timeout=ANSWER_S
-            )
-        except httpx.HTTPError as error:
-            found.append(f"after the heal {entry} did not answer for {model}: {error!r}")
-            return
-        if answer.status_code != 200:
-            text = answer.text[:200]
-            found.append(
-                f"after the heal {entry} answered {answer.status_code} for {model}: {text}"
-            )
-            return
-        text = answer.json()["choices"][0]["message"]["content"]
-        if wanted is not None and text != wanted:
-            found.append(f"after the heal {entry} said {text!r} for {model}, not {wanted!r}")
+    async def ask(entry: str, model: str) -> None:
+        (planned,) = stage.fit([_last_question(entry, model)])
+        tried = clients.begin(planned, planned.name, entry)
+        with trio.move_on_after(ANSWER_S):
+            await clients.post(planned, tried)
+        text, _ = stage.expected(planned)
+        said = f"after the heal {entry}, asked for {model}, "
+        if tried.how is not How.WHOLE:
+            why = tried.cause or f"nothing in {ANSWER_S:.0f} s"
+            found.append(f"{said}gave no whole answer: {tried.how}, {why}")
+        elif text is not None and tried.said.text != text:
+            found.append(f"{said}said {tried.said.text!r} instead of {text!r}")
 
     async with trio.open_nursery() as nursery:
-        for entry, url in stage.entries().items():
+        for entry in stage.entries():
             for model in stage.models:
-                nursery.start_soon(ask, entry, url, model)
+                nursery.start_soon(ask, entry, model)
     return sorted(found)
+
+
+def _last_question(entry: str, model: str) -> Planned:
+    return Planned(
+        name=f"after-{entry}-{model}",
+        at_s=0.0,
+        mode=Mode.WHOLE,
+        dialect="openai",
+        streamed=False,
+        model=model,
+        tokens=5,
+        seed=0,
+    )
 
 
 async def _agree(stage: Stage, clients: Clients) -> list[str]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import msgspec
 import trio
@@ -12,6 +14,8 @@ from meshd_chaos.progress import Progress
 from meshd_chaos.records import Run
 from meshd_chaos.run import Runner
 from meshd_chaos.scenario import Scenario
+from meshd_chaos.stage import Stage
+from meshd_chaos.target import Target, target_stage
 
 
 class Campaign(msgspec.Struct, frozen=True, kw_only=True):
@@ -22,6 +26,8 @@ class Campaign(msgspec.Struct, frozen=True, kw_only=True):
     rate_per_s: float
     duration_s: float
     """Of each."""
+    target: Target | None = None
+    """A mesh that exists; None: each scenario has one of its own."""
 
 
 def run_all(campaign: Campaign) -> tuple[list[Run], bool]:
@@ -46,9 +52,9 @@ async def _run(
     done: Run | None = None
     async with trio.open_nursery() as nursery:
         nursery.start_soon(desk.watch)
-        progress.starts(scenario)
+        progress.starts(scenario, is_local=campaign.target is None)
         with desk.starting:
-            async with local_stage(scenario.mesh, campaign.seed) as stage:
+            async with _stage(campaign, scenario) as stage:
                 desk.runner = runner = Runner(
                     scenario,
                     stage,
@@ -61,6 +67,16 @@ async def _run(
                 done = await runner.run()
         nursery.cancel_scope.cancel()
     return done, desk.was_interrupted
+
+
+@asynccontextmanager
+async def _stage(campaign: Campaign, scenario: Scenario) -> AsyncIterator[Stage]:
+    if campaign.target is None:
+        async with local_stage(scenario.mesh, campaign.seed) as local:
+            yield local
+    else:
+        async with target_stage(campaign.target, scenario.workload.tokens, campaign.seed) as there:
+            yield there
 
 
 class _Desk:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import secrets
 import sys
 from collections.abc import Callable
@@ -14,18 +15,21 @@ import typer
 from rich.console import Console
 
 from meshd import __version__
-from meshd.cli.shell import FAILED, INTERRUPTED, OK, USAGE, UsageError, tell
-from meshd.cli.tables import Column, Paper
+from meshd.cli.shell import FAILED, INTERRUPTED, OK, USAGE, UsageError, leaves_of, tell
+from meshd.cli.tables import Cell, Column, Paper
 from meshd.errors import MeshdError
 from meshd.testing.daemons import DaemonFailed
 from meshd.testing.engines import EngineFailed
 from meshd_chaos import library
 from meshd_chaos.campaign import Campaign, run_all
 from meshd_chaos.mesh import NODES_MAX
+from meshd_chaos.nemeses import NEMESES
 from meshd_chaos.records import RunSet
 from meshd_chaos.report import render, table
 from meshd_chaos.scenario import Scenario
 from meshd_chaos.scenario_file import BadScenario
+from meshd_chaos.target import for_target
+from meshd_chaos.target_flags import read_target
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -54,6 +58,13 @@ def command(call: Callable[P, R]) -> Callable[P, R]:
             raise _ended(error, USAGE) from None
         except (MeshdError, DaemonFailed, EngineFailed) as error:
             raise _ended(error, FAILED) from None
+        except BaseExceptionGroup as group:
+            # A run is a tree of tasks; what ended it may come wrapped once per level.
+            for leaf in leaves_of(group):
+                if isinstance(leaf, MeshdError | DaemonFailed | EngineFailed):
+                    code = USAGE if isinstance(leaf, UsageError) else FAILED
+                    raise _ended(leaf, code) from None
+            raise
 
     return wrapper
 
@@ -95,19 +106,60 @@ def run(
         Path | None, typer.Option(help="Write a page with the timeline.", metavar="FILE.html")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
+    target: Annotated[
+        str | None,
+        typer.Option(
+            help="Ask a mesh that exists instead of starting one.", metavar="URL[,URL...]"
+        ),
+    ] = None,
+    model: Annotated[
+        list[str] | None, typer.Option(help="With --target: which model to ask; repeatable.")
+    ] = None,
+    api_key: Annotated[
+        str, typer.Option(envvar="MESHD_CHAOS_API_KEY", help="With --target: an API key.")
+    ] = "",
+    jobs: Annotated[
+        bool,
+        typer.Option("--jobs", help="With --target: also what it writes down: keys and jobs."),
+    ] = False,
+    faults: Annotated[
+        bool, typer.Option("--faults", help="With --target: break it, as the next three allow.")
+    ] = False,
+    pid: Annotated[
+        list[str] | None,
+        typer.Option(help="A daemon here that may be frozen.", metavar="NODE=PID"),
+    ] = None,
+    kill: Annotated[
+        list[str] | None,
+        typer.Option(help="What kills a node's daemon.", metavar="NODE=COMMAND"),
+    ] = None,
+    start: Annotated[
+        list[str] | None,
+        typer.Option(help="What starts it again.", metavar="NODE=COMMAND"),
+    ] = None,
 ) -> None:
-    """Run scenarios on a mesh of their own, and judge what clients saw.
+    """Run scenarios and judge what clients saw: on a mesh of their own, or on yours.
 
     Exit code 0: nothing was lost, doubled or wrong.  1: a violation.  2: wrong input.
     """
     chosen = [found for name in scenario or ["mix"] for found in library.find(name)]
     if report is not None and not report.parent.is_dir():
         raise UsageError(f"{report} cannot be written: there is no folder {report.parent}")
+    given = {"--model": model, "--api-key": api_key, "--jobs": jobs, "--faults": faults}
+    given |= {"--pid": pid, "--kill": kill, "--start": start}
+    theirs = read_target(target, given)
+    if theirs is None:
+        chosen = [_with_nodes(one, nodes) for one in chosen]
+    elif nodes is not None:
+        raise UsageError("--nodes is for a mesh that is started here, and --target is one there is")
+    else:
+        chosen = [for_target(one, theirs) for one in chosen]
     campaign = Campaign(
-        scenarios=tuple(_with_nodes(one, nodes) for one in chosen),
+        scenarios=tuple(chosen),
         seed=secrets.randbelow(1_000_000) if seed is None else seed,
         rate_per_s=rate,
         duration_s=duration,
+        target=theirs,
     )
     runs, was_interrupted = run_all(campaign)
     _show(RunSet(runs=tuple(runs)), report, as_json)
@@ -153,6 +205,21 @@ def check(
     """Whether a scenario file can be used."""
     scenario = library.read_file(file)
     tell(f"{file}: {scenario.name} can be used: {scenario.about}")
+
+
+@app.command()
+@command
+def probe() -> None:
+    """Which faults can be injected on this machine, and why the others cannot."""
+    paper = Paper()
+    rows = []
+    for name, nemesis in NEMESES.items():
+        why = nemesis.probe()
+        sentence = inspect.cleandoc(nemesis.__doc__ or "").partition("\n\n")[0]
+        state = Cell("no", "bad") if why else Cell("yes", "good")
+        rows.append((name, state, why or " ".join(sentence.split())))
+    paper.table([Column("FAULT"), Column("HERE"), Column("WHAT", grows=True)], rows)
+    tell(paper.text())
 
 
 @app.command()

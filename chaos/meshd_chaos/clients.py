@@ -8,9 +8,9 @@ node what became of its job.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import count
 from random import Random
 from typing import Any, Final
 
@@ -20,13 +20,15 @@ import trio
 
 from meshd.testing.checker import Answer, How, Mode
 from meshd_chaos.excuses import REPEATED
+from meshd_chaos.stage import Stage
 from meshd_chaos.transcript import Transcript, error_of
 from meshd_chaos.workload import Planned
 
 CONNECT_S: Final = 5.0
 """A node whose machine is there answers a knock in less."""
-PAUSES_S: Final = (0.1, 1.0)
-"""Between two tries of a careful client, by chance."""
+FIRST_PAUSE_S: Final = 0.2
+LAST_PAUSE_S: Final = 4.0
+"""Between two tries of a careful client: twice as long each time, and by chance down to half."""
 QUIET_S: Final = 10.0
 """So long a careful client bears silence before it asks another node."""
 _PATIENT: Final = httpx.Timeout(None, connect=CONNECT_S)
@@ -35,7 +37,7 @@ _POLL_S: Final = 0.25
 _AGAIN: Final = frozenset({429, 500, 502, 503, 504})
 """Statuses after which the same request may be sent again."""
 _CAUSE_CHARS: Final = 70
-_PATHS: Final = {"openai": "/v1/chat/completions", "ollama": "/api/chat"}
+PATHS: Final = {"openai": "/v1/chat/completions", "ollama": "/api/chat"}
 
 
 @dataclass(slots=True)
@@ -70,12 +72,8 @@ class Clients:
     """All of a run.  `answers` fills as they end."""
 
     http: httpx.AsyncClient
-    entries: Callable[[], Mapping[str, str]]
-    """Where to ask, by the node's name, now."""
-    expected: Callable[[str, int], tuple[str | None, str | None]]
-    """(text, finish_reason) of an undisturbed run, by model and tokens."""
+    stage: Stage
     seed: int
-    headers: Mapping[str, str] = field(default_factory=dict)
     answers: list[Answer] = field(default_factory=list)
     jobs: dict[str, str] = field(default_factory=dict)
     """Acknowledged jobs, and the keys they were submitted with."""
@@ -104,7 +102,7 @@ class Clients:
 
     async def _once(self, planned: Planned) -> None:
         chance = Random(planned.seed)
-        untried = list(self.entries())
+        untried = list(self.stage.entries())
         chance.shuffle(untried)
         tried = self.begin(planned, planned.name, untried.pop())
         try:
@@ -119,7 +117,7 @@ class Clients:
 
     def any_entry(self, chance: Random, but: str = "") -> str:
         """A node to ask, by chance; another one than that, if there is another."""
-        names = list(self.entries())
+        names = list(self.stage.entries())
         return chance.choice([name for name in names if name != but] or names)
 
     def begin(self, planned: Planned, request: str, entry: str) -> _Try:
@@ -128,9 +126,12 @@ class Clients:
 
     async def post(self, planned: Planned, tried: _Try, key: str = "") -> None:
         """Send it and read what comes; how that ended is in `tried`."""
-        headers = {**self.headers, **({"idempotency-key": key} if key else {})}
-        url = self.entries().get(tried.entry, "") + _PATHS[planned.dialect]
-        body, patience = body_of(planned, self.seed), _CAREFUL if key else _PATIENT
+        headers = {**self.stage.headers, **({"idempotency-key": key} if key else {})}
+        url = self.stage.entries().get(tried.entry, "") + PATHS[planned.dialect]
+        body, patience = (
+            body_of(planned, self.stage.prompt(planned.name)),
+            _CAREFUL if key else _PATIENT,
+        )
         try:
             async with self.http.stream(
                 "POST", url, json=body, headers=headers, timeout=patience
@@ -178,7 +179,7 @@ class Clients:
     def note(self, planned: Planned, tried: _Try, *, key: str = "", repeated: bool = False) -> None:
         """One try is over.  `repeated`: its client makes another one, and that one counts."""
         said = tried.said
-        text, finish = self.expected(planned.model, planned.tokens)
+        text, finish = self.stage.expected(planned)
         if tried.request_id:
             self.request_ids[tried.request] = tried.request_id
         self.answers.append(
@@ -248,7 +249,7 @@ class _Keyed:
             pieces = tried.said.pieces
             if pieces or self._last_text_at_s is None:
                 self._last_text_at_s = pieces[-1].at_s if pieces else tried.sent_at_s
-            await trio.sleep(self._chance.uniform(*PAUSES_S))
+            await trio.sleep(_pause_s(self._chance, self._tries))
             entry = clients.any_entry(self._chance, but=entry)
 
 
@@ -273,9 +274,9 @@ class _Queued:
 
     async def _submit(self, tried: _Try) -> str | None:
         """The job's id; None: it was refused for good."""
-        body = body_of(self._planned, self._clients.seed)
-        order = {"request": {"path": _PATHS[self._planned.dialect], "body": body}}
-        while True:
+        body = body_of(self._planned, self._clients.stage.prompt(self._planned.name))
+        order = {"request": {"path": PATHS[self._planned.dialect], "body": body}}
+        for tries in count(1):
             made = await self._order("POST", tried.entry, "/mesh/v1/jobs", order)
             if made is not None and made.status_code in (200, 201):
                 tried.status = 200
@@ -284,9 +285,10 @@ class _Queued:
                 tried.how, tried.status = How.REFUSED, made.status_code
                 tried.cause = error_of(made.content)[:_CAUSE_CHARS]
                 tried.ended_at_s = self._clients.now_s()
-                return None
-            await trio.sleep(self._chance.uniform(*PAUSES_S))
+                break
+            await trio.sleep(_pause_s(self._chance, tries))
             tried.entry = self._clients.any_entry(self._chance, but=tried.entry)
+        return None
 
     async def _wait(self, job: str, tried: _Try) -> None:
         """Until any node says that it is over."""
@@ -313,22 +315,27 @@ class _Queued:
         self, method: str, entry: str, path: str, body: Any = None
     ) -> httpx.Response | None:
         """One short question; None: no answer."""
-        headers = {**self._clients.headers, "content-type": "application/json"}
+        headers = {**self._clients.stage.headers, "content-type": "application/json"}
         if body is not None:
             headers["idempotency-key"] = self._key
         content = msgspec.json.encode(body) if body is not None else None
-        url = self._clients.entries().get(entry, "") + path
+        url = self._clients.stage.entries().get(entry, "") + path
         with suppress(httpx.HTTPError), trio.move_on_after(QUIET_S):
             return await self._clients.http.request(method, url, content=content, headers=headers)
         return None
 
 
-def body_of(planned: Planned, seed: int) -> dict[str, Any]:
-    """The request's body.  Every prompt is another one: none is poison for what another killed."""
-    words = f"Count, please. ({seed}, {planned.name})"
+def _pause_s(chance: Random, tries: int) -> float:
+    """How long to wait after so many tries."""
+    longest_s = min(LAST_PAUSE_S, FIRST_PAUSE_S * 2.0 ** min(tries, 10))
+    return chance.uniform(longest_s / 2, longest_s)
+
+
+def body_of(planned: Planned, prompt: str) -> dict[str, Any]:
+    """The request's body."""
     body: dict[str, Any] = {
         "model": planned.model,
-        "messages": [{"role": "user", "content": words}],
+        "messages": [{"role": "user", "content": prompt}],
         "stream": planned.streamed,
     }
     if planned.dialect == "openai":

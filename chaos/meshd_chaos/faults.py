@@ -72,12 +72,10 @@ class Faults:
             nodes=injected.nodes,
             did=injected.did,
             began_at_s=began_at_s,
-            ended_at_s=self.now_s() if injected.is_moment else None,
         )
         self.records.append(record)
         self._say(injected.did)
-        if not injected.is_moment:
-            self._in_force[id(step)] = (step, len(self.records) - 1)
+        self._in_force[id(step)] = (step, len(self.records) - 1)
 
     async def heal_all(self) -> None:
         """End all that is in force."""

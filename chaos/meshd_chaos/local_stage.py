@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from random import Random
 from typing import Final
@@ -18,6 +18,7 @@ from meshd_chaos.records import NotTested
 from meshd_chaos.scenario import Layout
 from meshd_chaos.schedule import Step
 from meshd_chaos.stage import Injected
+from meshd_chaos.workload import Planned
 
 BACK_S: Final = 20.0
 """For a node to answer again after its fault was healed: a start takes about 1 s, joining more."""
@@ -30,7 +31,6 @@ class LocalStage:
 
     def __init__(self, mesh: Mesh) -> None:
         self._mesh = mesh
-        self._words = {name: len(chain(recipe)) for name, recipe in mesh.models.items()}
         self._injected: dict[int, tuple[Nemesis, tuple[str, ...]]] = {}
 
     @property
@@ -44,9 +44,17 @@ class LocalStage:
     def entries(self) -> Mapping[str, str]:
         return self._mesh.entries()
 
-    def expected(self, model: str, tokens: int) -> tuple[str | None, str | None]:
-        finish = "length" if tokens < self._words[model] else "stop"
-        return expected_text(self._mesh.models[model], max_tokens=tokens), finish
+    def prompt(self, request: str) -> str:
+        # Every prompt is another one: none is poison for what another request killed.
+        return f"Count, please. ({self._mesh.seed}, {request})"
+
+    def fit(self, requests: Sequence[Planned]) -> list[Planned]:
+        return list(requests)
+
+    def expected(self, planned: Planned) -> tuple[str | None, str | None]:
+        recipe, tokens = self._mesh.models[planned.model], planned.tokens
+        finish = "length" if tokens < len(chain(recipe)) else "stop"
+        return expected_text(recipe, max_tokens=tokens), finish
 
     async def places(self) -> Places:
         health = await self._mesh.health()

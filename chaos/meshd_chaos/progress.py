@@ -56,18 +56,22 @@ class Progress:
 
     # ---------------------------------------------------------------- what happens
 
-    def starts(self, scenario: Scenario) -> None:
-        """The next one: its mesh is being started."""
+    def starts(self, scenario: Scenario, *, is_local: bool = True) -> None:
+        """The next one: its mesh is being started, or looked at."""
         self._number += 1
         self._scenario = scenario
         self._said.clear()
         self._clock = ""
         mesh = scenario.mesh
-        engines = f"{mesh.nodes} daemons, {mesh.models} models with {mesh.copies} copies each"
+        doing = (
+            f"starting {mesh.nodes} daemons, {mesh.models} models with {mesh.copies} copies each"
+        )
+        if not is_local:
+            doing = "asking for undisturbed answers"
         if self._console.is_terminal:
-            self._draw([Text(f"  starting {engines} ...", style="dim")])
+            self._draw([Text(f"  {doing} ...", style="dim")])
         else:
-            self._console.print(f"{self._title()}: starting {engines}", markup=False)
+            self._console.print(f"{self._title()}: {doing}", markup=False)
 
     def say(self, sentence: str) -> None:
         """Something happened."""

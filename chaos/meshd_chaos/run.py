@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from statistics import median
 
 import httpx
 import msgspec
 import trio
 
 from meshd import __version__
-from meshd.testing.checker import Answer, How, judge_answers
+from meshd.testing.checker import Answer, How, Mode, judge_answers
 from meshd_chaos.aftermath import look_back, must_end
 from meshd_chaos.clients import Clients
 from meshd_chaos.excuses import REPEATED, excused
@@ -74,10 +75,11 @@ class Runner:
             rate_per_s=self._rate_per_s,
             duration_s=self.duration_s,
         )
+        requests = stage.fit(requests)
         steps = steps_of(scenario, seed=seed, duration_s=self.duration_s)
         pool = httpx.Limits(max_connections=None, max_keepalive_connections=200)
         async with httpx.AsyncClient(limits=pool, verify=False, trust_env=False) as http:
-            clients = Clients(http, stage.entries, stage.expected, seed, stage.headers)
+            clients = Clients(http, stage, seed)
             self.clients = clients
             self.faults.now_s = clients.now_s
             healed_at_s, found = None, []
@@ -101,6 +103,7 @@ class Runner:
                 found += await look_back(stage, clients)
         answers = self._answers(clients)
         answers = excused(answers, self.faults.records, places, scenario.expect.excuses)
+        answers = with_first_tokens(answers)
         tally = judge_answers(answers)
         if not self._is_interrupted:
             found += must_end(scenario.expect, tally, len(self.faults.records))
@@ -146,6 +149,35 @@ class Runner:
                 for answer in answers
             ]
         return answers
+
+
+def with_first_tokens(answers: Sequence[Answer]) -> list[Answer]:
+    """The same with what of each gap the next engine's first token took.
+
+    That is not told, so it is taken to be what the undisturbed streams of this run waited for
+    theirs, in the median.
+    """
+    waits = [
+        answer.pieces[0].at_s - answer.sent_at_s
+        for answer in answers
+        if answer.mode is Mode.STREAMED and answer.how is How.WHOLE
+        if answer.pieces and answer.attempts == 1
+    ]
+    if not waits:
+        return list(answers)
+    usual_s = median(waits)
+    return [
+        msgspec.structs.replace(
+            answer,
+            seams=[
+                msgspec.structs.replace(seam, first_token_s=min(usual_s, seam.gap_s))
+                for seam in answer.seams
+            ],
+        )
+        if answer.seams
+        else answer
+        for answer in answers
+    ]
 
 
 def _machine() -> str:

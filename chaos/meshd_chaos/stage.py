@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import msgspec
@@ -14,6 +14,7 @@ from meshd.control import StatusReport
 from meshd_chaos.excuses import Places
 from meshd_chaos.records import NotTested
 from meshd_chaos.schedule import Step
+from meshd_chaos.workload import Planned
 
 
 class Injected(msgspec.Struct, frozen=True, kw_only=True):
@@ -22,8 +23,6 @@ class Injected(msgspec.Struct, frozen=True, kw_only=True):
     nodes: tuple[str, ...]
     did: str
     """A sentence."""
-    is_moment: bool = False
-    """It was over at once: nothing is left to heal."""
 
 
 class Stage(Protocol):
@@ -46,7 +45,15 @@ class Stage(Protocol):
         """The base URL of each node that clients may ask, by its name, now."""
         ...
 
-    def expected(self, model: str, tokens: int) -> tuple[str | None, str | None]:
+    def prompt(self, request: str) -> str:
+        """What the request of that name asks."""
+        ...
+
+    def fit(self, requests: Sequence[Planned]) -> list[Planned]:
+        """Those requests as they can be made there."""
+        ...
+
+    def expected(self, planned: Planned) -> tuple[str | None, str | None]:
         """(text, finish_reason) of an undisturbed answer; None where nobody knows."""
         ...
 

@@ -86,7 +86,7 @@ def command(call: Callable[P, R]) -> Callable[P, R]:
             fail(error)
         except BaseExceptionGroup as group:
             # A daemon is a tree of tasks; what ended it may come wrapped once per level.
-            leaves = list(_leaves(group))
+            leaves = list(leaves_of(group))
             for leaf in leaves:
                 if isinstance(leaf, MeshdError):
                     fail(leaf)
@@ -104,10 +104,11 @@ def fail(error: MeshdError) -> NoReturn:
     raise typer.Exit(USAGE if usage else FAILED)
 
 
-def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterable[BaseException]:
+def leaves_of(group: BaseExceptionGroup[BaseException]) -> Iterable[BaseException]:
+    """The errors themselves, without the groups that trio wraps around them."""
     for error in group.exceptions:
         if isinstance(error, BaseExceptionGroup):
-            yield from _leaves(error)
+            yield from leaves_of(error)
         else:
             yield error
 

@@ -1,0 +1,56 @@
+"""What the command line says of a mesh that exists.  Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+from meshd.cli.shell import UsageError
+from meshd_chaos.target import Target
+
+
+def read_target(urls: str | None, flags: Mapping[str, Any]) -> Target | None:
+    """None: no such mesh is meant.  Raises UsageError for flags that do not fit together."""
+    given = [name for name, value in flags.items() if value]
+    if urls is None:
+        if given:
+            raise UsageError(f"{', '.join(given)}: only with --target URL")
+        return None
+    if not flags["--model"]:
+        raise UsageError("--target needs --model NAME: which of its models to ask")
+    breaking = [name for name in ("--pid", "--kill", "--start") if flags[name]]
+    if breaking and not flags["--faults"]:
+        raise UsageError(f"{', '.join(breaking)}: nothing is broken without --faults")
+    pids = _pairs("--pid", flags["--pid"])
+    for node, text in pids.items():
+        if not text.isdigit() or int(text) < 2:
+            raise UsageError(f"--pid {node}={text}: {text!r} is no process id")
+    return Target(
+        urls=tuple(_url(text) for text in urls.split(",") if text.strip()),
+        models=tuple(flags["--model"]),
+        api_key=flags["--api-key"],
+        with_jobs=flags["--jobs"],
+        with_faults=flags["--faults"],
+        pids={node: int(text) for node, text in pids.items()},
+        kills=_pairs("--kill", flags["--kill"]),
+        starts=_pairs("--start", flags["--start"]),
+    )
+
+
+def _url(text: str) -> str:
+    url = text.strip().rstrip("/")
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.netloc:
+        raise UsageError(f"--target {url}: that is no URL like http://studio.local:11435")
+    return url
+
+
+def _pairs(flag: str, values: Sequence[str] | None) -> dict[str, str]:
+    pairs = {}
+    for value in values or ():
+        node, sign, what = value.partition("=")
+        if not sign or not node or not what:
+            raise UsageError(f"{flag} {value}: it must be NODE=...")
+        pairs[node] = what
+    return pairs
