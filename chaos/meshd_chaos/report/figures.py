@@ -9,7 +9,7 @@ from typing import Final
 
 import msgspec
 
-from meshd.testing.checker import Gaps, Seam, Tally, gaps_by_way, gaps_of
+from meshd.testing.checker import Gaps, Seam, Tally, gaps_by_way, gaps_of, seams_in_text
 from meshd_chaos.excuses import REPEATED
 from meshd_chaos.records import NotTested, Run, RunSet
 from meshd_chaos.report.fates import excuse
@@ -25,6 +25,13 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     gaps: Gaps | None
     """At all seams, whatever the way; None: there were none."""
     ok: bool
+
+    @property
+    def ways(self) -> list[tuple[str, int, Gaps | None]]:
+        """Each way in which answers went on, how many were whole, and the gaps that were seen."""
+        whole, gaps = self.tally.recovered_by, self.tally.gaps_by
+        ways = sorted(whole.keys() | gaps.keys())
+        return [(way, whole.get(way, 0), gaps.get(way)) for way in ways]
 
     @property
     def recovered(self) -> int:
@@ -112,9 +119,14 @@ def verdict(runs: RunSet) -> str:
     tally = figures.tally
     if not tally.accepted:
         return "No request was accepted, so nothing is shown."
-    if tally.failed or figures.excused:
+    excusable = sum(
+        answer.accepted and answer.is_excused and answer.excuse != REPEATED
+        for run in runs.runs
+        for answer in run.answers
+    )
+    if tally.failed or excusable:
         errors = f"{tally.failed:,} ended in an error" if tally.failed else ""
-        excused = f"{figures.excused:,} not answered, with an excuse" if figures.excused else ""
+        excused = f"{excusable:,} not answered, with an excuse" if excusable else ""
         but = " and ".join(filter(None, (errors, excused)))
         return f"No accepted request was lost, doubled or wrong ({but})."
     if not figures.faults:
@@ -134,7 +146,7 @@ def _runs(runs: Sequence[Run]) -> str:
 
 
 def _seams(runs: Iterable[Run]) -> list[Seam]:
-    return [seam for run in runs for answer in run.answers for seam in answer.seams]
+    return seams_in_text(answer for run in runs for answer in run.answers)
 
 
 def _gaps(seams: Sequence[Seam]) -> Gaps | None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from meshd.testing.checker import Answer
+from meshd.testing.checker import Answer, seams_in_text
 from meshd.testing.checker.answers import quantile
 from meshd_chaos.report.fates import WAYS, seconds
 from meshd_chaos.report.markup import Markup, element
@@ -28,9 +28,8 @@ _MOST_S: Final = 1000.0
 def gap_plot(answers: Iterable[Answer]) -> Markup | None:
     """The drawing; None if there was no gap."""
     gaps: dict[str, list[float]] = {}
-    for answer in answers:
-        for seam in answer.seams:
-            gaps.setdefault(seam.way, []).append(seam.gap_s)
+    for seam in seams_in_text(answers):
+        gaps.setdefault(seam.way, []).append(seam.gap_s)
     if not gaps:
         return None
     height = _TOP + _LANE * len(gaps) + 8

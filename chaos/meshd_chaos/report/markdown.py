@@ -15,6 +15,7 @@ BEGIN: Final = "<!-- measured: begin (python -m meshd_chaos.measured writes this
 END: Final = "<!-- measured: end -->"
 
 Cells = Sequence[str | int]
+_NO_GAPS: Final = ("", "", "", "")
 
 
 def measured(runs: RunSet) -> str:
@@ -73,7 +74,7 @@ def _row(name: str, count: int, its: Figures) -> Cells:
         count, its.faults, tally.sent, tally.answered, tally.lost, tally.doubled, tally.wrong,
         tally.failed, its.excused, its.recovered,
     )  # fmt: skip
-    return (name, *numbers, *(_gap_cells(its.gaps) if its.gaps else ("", "", "", "")))
+    return (name, *numbers, *(_gap_cells(its.gaps) if its.gaps else _NO_GAPS))
 
 
 def _gap_cells(gaps: Gaps) -> tuple[str, str, str, str]:
@@ -87,10 +88,10 @@ def _gap_cells(gaps: Gaps) -> tuple[str, str, str, str]:
 
 
 def _by_way(everything: Figures) -> str:
-    head = ("how it went on", "times", "gap p50", "p99", "longest", "p99 beyond first token")
+    head = ("how it went on", "answered", "gap p50", "p99", "longest", "p99 beyond first token")
     rows: list[Cells] = [
-        (WAYS.get(way, way), gaps.count, *_gap_cells(gaps))
-        for way, gaps in everything.tally.gaps_by.items()
+        (WAYS.get(way, way), whole, *(_gap_cells(gaps) if gaps else _NO_GAPS))
+        for way, whole, gaps in everything.ways
     ]
     return _table(head, rows) if rows else ""
 

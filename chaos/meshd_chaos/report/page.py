@@ -130,7 +130,7 @@ def _run(run: Run, anchor: str, hover: bool) -> Markup:
         element("div", timeline(run, found, anchor=anchor, hover=hover), class_="scroll"),
         _legend(run, found),
         *(_gap_section(run.answers) if run.answers else ()),
-        *_ways(run),
+        *_ways(its),
         *_longest(run, found, anchor),
         *_causes("Ended in an error", run.tally.failed_by),
         *_causes("Not answered, and excused", its.excused_in_words),
@@ -233,36 +233,40 @@ def _legend(run: Run, found: Sequence[Fate]) -> Markup:
 def _gap_section(answers: Sequence[Answer]) -> Iterator[Markup]:
     plot = gap_plot(answers)
     if plot is not None:
-        yield element("h3", "How long clients saw no text when an answer went on elsewhere")
+        yield element("h3", "How long a stream had no text when it went on elsewhere")
         yield element("div", plot, class_="scroll")
 
 
-def _ways(run: Run) -> Iterator[Markup]:
-    if not run.tally.gaps_by:
+def _ways(its: Figures) -> Iterator[Markup]:
+    if not its.ways:
         return
     names = (
-        ("how it went on", ""), ("times", "n"), ("answered", "n"), ("gap p50", "n"), ("p99", "n"),
+        ("how it went on", ""), ("answered", "n"), ("gaps", "n"), ("p50", "n"), ("p99", "n"),
         ("longest", "n"), ("p99 beyond the new holder's first token", "n"),
     )  # fmt: skip
-    rows = [
-        element("tr", *_way_cells(way, gaps, run.tally.recovered_by.get(way, 0)))
-        for way, gaps in run.tally.gaps_by.items()
-    ]
-    yield _table(names, rows)
+    yield _table(names, [element("tr", *_way_cells(*one)) for one in its.ways])
 
 
-def _way_cells(way: str, gaps: Gaps, whole: int) -> Iterator[Markup]:
-    beyond = gaps.p99_beyond_first_token_s
+def _way_cells(way: str, whole: int, gaps: Gaps | None) -> Iterator[Markup]:
     yield element("td", WAYS.get(way, way), class_="name")
-    yield _number(gaps.count)
     yield _number(whole)
+    if gaps is None:
+        yield element("td", "none seen: not streamed", colspan=5, class_="soft n")
+        return
+    yield _number(gaps.count)
     for gap in (gaps.p50_s, gaps.p99_s, gaps.longest_s):
         yield element("td", seconds(gap), class_="n")
+    beyond = gaps.p99_beyond_first_token_s
     yield element("td", "not known" if beyond is None else seconds(beyond), class_="n")
 
 
 def _longest(run: Run, found: Sequence[Fate], anchor: str) -> Iterator[Markup]:
-    seams = [(s.gap_s, n, s) for n, answer in enumerate(run.answers) for s in answer.seams]
+    seams = [
+        (seam.gap_s, number, seam)
+        for number, answer in enumerate(run.answers)
+        for seam in answer.seams
+        if answer.came_in_pieces
+    ]
     if not seams:
         return
     longest = sorted(seams, key=lambda item: (-item[0], item[1]))[:LONGEST_GAPS]

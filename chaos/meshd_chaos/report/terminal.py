@@ -23,8 +23,8 @@ def table(runs: RunSet) -> RenderableType:
     parts: list[RenderableType] = []
     if runs.runs:
         parts += [_numbers(runs, everything), Text()]
-    if everything.tally.gaps_by:
-        parts += [_gaps(everything), Text()]
+    if everything.ways:
+        parts += [_ways(everything), Text()]
     parts += [_item(what, f"{n} x {why}") for what, why, n in everything.unanswered]
     for scenario, one, count in figures.not_tested(runs.runs):
         times = f" ({count} times)" if count > 1 else ""
@@ -66,17 +66,14 @@ def _row(its: Figures) -> list[Text]:
     ]
 
 
-def _gaps(everything: Figures) -> Table:
+def _ways(everything: Figures) -> Table:
     table = _plain_table()
     table.add_column("went on elsewhere", overflow="fold")
-    for name in ("times", "gap p50", "p99", "longest"):
+    for name in ("answered", "gap p50", "p99", "longest"):
         table.add_column(name, justify="right", no_wrap=True)
-    for way, gaps in everything.tally.gaps_by.items():
-        table.add_row(
-            Text(plain(WAYS.get(way, way))),
-            str(gaps.count),
-            *(seconds(gap) for gap in (gaps.p50_s, gaps.p99_s, gaps.longest_s)),
-        )
+    for way, whole, gaps in everything.ways:
+        seen = (gaps.p50_s, gaps.p99_s, gaps.longest_s) if gaps else ()
+        table.add_row(Text(plain(WAYS.get(way, way))), str(whole), *map(seconds, seen))
     return table
 
 

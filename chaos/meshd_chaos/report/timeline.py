@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from meshd.testing.checker import Answer, Mode
+from meshd.testing.checker import Answer
 from meshd_chaos.records import FaultRecord, Run
 from meshd_chaos.report.fates import Fate, facts, seconds
 from meshd_chaos.report.markup import Markup, element, join
@@ -262,8 +262,9 @@ class _Drawing:
     def _parts(self, answer: Answer) -> tuple[list[Span], list[Span]]:
         """Where it waited for text, and where text came."""
         begin, end = self._span(answer)
-        silent = [(seam.at_s - seam.gap_s, seam.at_s) for seam in answer.seams]
-        if answer.mode is not Mode.WHOLE and answer.pieces:
+        silent = []
+        if answer.came_in_pieces:
+            silent = [(seam.at_s - seam.gap_s, seam.at_s) for seam in answer.seams]
             silent.insert(0, (answer.sent_at_s, answer.pieces[0].at_s))
         waits: list[Span] = []
         said: list[Span] = []
@@ -283,7 +284,7 @@ class _Drawing:
 
 
 def _extent(run: Run) -> Span:
-    times = [0.0, run.duration_s]
+    times = [0.0]
     for answer in run.answers:
         times += [answer.sent_at_s, answer.ended_at_s or 0.0]
     for fault in run.faults:

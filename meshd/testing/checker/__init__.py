@@ -28,6 +28,7 @@ from meshd.testing.checker.answers import (
     gaps_by_way,
     gaps_of,
     judge_answers,
+    seams_in_text,
 )
 from meshd.testing.checker.explain import check, shrink
 from meshd.testing.checker.fences import check_fences
@@ -129,6 +130,7 @@ __all__ = [
     "gaps_of",
     "judge_answers",
     "load",
+    "seams_in_text",
     "search",
     "shrink",
 ]

@@ -114,6 +114,11 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
         return "".join(piece.text for piece in self.pieces)
 
     @property
+    def came_in_pieces(self) -> bool:
+        """It was streamed, or looks so to its client."""
+        return len(self.pieces) > 1
+
+    @property
     def failed(self) -> bool:
         """It ended in an explicit error."""
         return self.how in (How.ERROR, How.REFUSED)
@@ -159,6 +164,7 @@ class Tally(msgspec.Struct, frozen=True, kw_only=True):
     left: int
     recovered_by: dict[str, int]
     gaps_by: dict[str, Gaps]
+    """Of answers that came in pieces."""
     violations: list[str]
     """And what could not be decided: that is no pass."""
 
@@ -201,10 +207,14 @@ def judge_answers(answers: Iterable[Answer], *others: Report) -> Tally:
 def gaps_by_way(answers: Iterable[Answer]) -> dict[str, Gaps]:
     """For each way to go on, how long the gaps were."""
     seams: dict[str, list[Seam]] = {}
-    for answer in answers:
-        for seam in answer.seams:
-            seams.setdefault(seam.way, []).append(seam)
+    for seam in seams_in_text(answers):
+        seams.setdefault(seam.way, []).append(seam)
     return {way: gaps_of(found) for way, found in sorted(seams.items())}
+
+
+def seams_in_text(answers: Iterable[Answer]) -> list[Seam]:
+    """Those that a client could see: who gets one body hears nothing before its end anyway."""
+    return [seam for answer in answers if answer.came_in_pieces for seam in answer.seams]
 
 
 def gaps_of(seams: Sequence[Seam]) -> Gaps:

@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from meshd.testing.checker import How, Piece, Seam
+from meshd.testing.checker import How, Mode, Piece, Seam
 from meshd_chaos.records import FaultRecord, NotTested, Run, RunSet
 from meshd_chaos.report import render
 from meshd_chaos.report.page import VIOLATIONS_MAX
@@ -95,6 +95,26 @@ def test_a_run_that_held_says_so_and_one_with_errors_does_not_say_that_all_were_
     shown = page(a_run(answers, faults=faults(1))).text
     assert "once, whole" not in shown
     assert "1 ended in an error" in shown
+
+
+def test_an_excuse_of_what_was_never_accepted_takes_nothing_from_the_verdict() -> None:
+    excused = {"how": How.BROKEN, "excuse": "entry-died", "pieces": (), "finish": None}
+    unaccepted = an_answer("r2", accepted=False, **excused)
+    text = page(a_run([went_on(), unaccepted], faults=faults(1))).text
+    assert "once, whole, in order" in text
+    assert "on the entry that died" in text
+    accepted = an_answer("r3", **(excused | {"excuse": "no-holder"}))
+    text = page(a_run([went_on(), accepted], faults=faults(1))).text
+    assert "once, whole, in order" not in text
+    assert "1 not answered, with an excuse" in text
+
+
+def test_an_answer_in_one_body_that_went_on_is_listed_without_a_gap() -> None:
+    seam = Seam(way="replay", at_s=3.0, gap_s=2.0)
+    body = an_answer(mode=Mode.WHOLE, pieces=(Piece(3.0, "one two three"),), seams=(seam,))
+    text = page(a_run([body], faults=faults(1))).text
+    assert "none seen: not streamed" in text
+    assert "The longest gaps" not in text
 
 
 def test_what_anyone_named_shows_as_it_is_and_is_never_markup() -> None:

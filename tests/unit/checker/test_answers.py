@@ -109,6 +109,14 @@ def test_gaps_are_told_apart_by_how_the_answer_went_on() -> None:
     assert tally.recovered_by == {"continue": 100}
 
 
+def test_an_answer_in_one_body_that_went_on_is_recovered_and_has_no_gap_that_anyone_saw() -> None:
+    body = (Piece(at_s=6.0, text=TEXT),)
+    seam = Seam(way="replay", at_s=6.0, gap_s=5.5)
+    tally = judge_answers([answer(mode=Mode.WHOLE, pieces=body, seams=[seam])])
+    assert tally.recovered_by == {"replay": 1}
+    assert tally.gaps_by == {}
+
+
 def test_a_tally_is_data() -> None:
     tally = judge_answers([answer(seams=[Seam(way="replay", at_s=1.0, gap_s=0.2)])])
     assert msgspec.json.decode(msgspec.json.encode(tally), type=type(tally)) == tally
