@@ -156,6 +156,9 @@ class Usage(msgspec.Struct, frozen=True, omit_defaults=True):
     load_ns: int = 0
     prompt_ns: int = 0
     completion_ns: int = 0
+    spent_prompt_tokens: int = 0
+    """Over all runs that it took; 0: it was one.  Entries alone know."""
+    spent_completion_tokens: int = 0
 
 
 class Embedding(msgspec.Struct, frozen=True):

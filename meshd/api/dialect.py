@@ -40,7 +40,10 @@ class DialectError(MeshdError):
 
 
 ATTEMPTS: Final = b"x-meshd-attempts"
-"""The header, and the field of a stream's last chunk, that says how many runs an answer took."""
+"""The header, and the field of a body or of a stream's last chunk, that says how many runs an
+answer took."""
+SPENT: Final = "x-meshd-spent"
+"""The field beside an answer's usage that has the tokens of all its runs together."""
 
 
 class AnswerEncoder(Protocol):
@@ -188,3 +191,13 @@ def call_id(request_id: str, index: int) -> str:
     """The id of a tool call whose engine gave none: the same however often it is asked for."""
     digest = hashlib.sha256(f"{request_id}/{index}".encode()).hexdigest()
     return f"call_{digest[:24]}"
+
+
+def spent_object(usage: Usage) -> dict[str, int] | None:
+    """What all runs of an answer took together; None if it was one."""
+    if not usage.spent_completion_tokens:
+        return None
+    return {
+        "prompt_tokens": usage.spent_prompt_tokens,
+        "completion_tokens": usage.spent_completion_tokens,
+    }

@@ -15,7 +15,15 @@ from typing import Any, Final
 
 import msgspec
 
-from meshd.api.dialect import ATTEMPTS, NO_FINISH, AnswerEncoder, DialectError, VectorEncoder
+from meshd.api.dialect import (
+    ATTEMPTS,
+    NO_FINISH,
+    SPENT,
+    AnswerEncoder,
+    DialectError,
+    VectorEncoder,
+    spent_object,
+)
 from meshd.api.ollama_error import error_body, error_object
 from meshd.api.toolcalls import Collector, arguments_object
 from meshd.inference import Delta, Embedding, Failure, TokenLogprob, Usage
@@ -140,9 +148,7 @@ class _Encoder(ABC):
             piece = self._piece("", "")
             piece["message"]["tool_calls"] = calls
             lines = _json({**self._head, **piece, "done": False}) + b"\n"
-        last = {**self._head, **self._piece("", ""), **self._done(self._finish), **metrics(usage)}
-        if self.attempts > 1:
-            last[ATTEMPTS.decode()] = self.attempts
+        last = {**self._head, **self._piece("", ""), **self._done(self._finish)} | self._cost(usage)
         return lines + _json(last) + b"\n"
 
     def error(self, failure: Failure) -> bytes:
@@ -175,7 +181,16 @@ class _Encoder(ABC):
         body = {**self._head, **piece, **self._done(reason)}
         if self._logprobs and logprobs:
             body["logprobs"] = logprobs_list(logprobs)
-        return _json({**body, **metrics(usage)})
+        return _json(body | self._cost(usage))
+
+    def _cost(self, usage: Usage | None) -> dict[str, Any]:
+        """Counts and times; and what it took, if that were several runs."""
+        told: dict[str, Any] = {**metrics(usage)}
+        if self.attempts > 1:
+            told[ATTEMPTS.decode()] = self.attempts
+        if usage is not None and (spent := spent_object(usage)) is not None:
+            told[SPENT] = spent
+        return told
 
     def embedding(self, result: Embedding) -> bytes:
         raise TypeError("this encoder answers with text")

@@ -17,10 +17,12 @@ import msgspec
 from meshd.api.dialect import (
     ATTEMPTS,
     NO_FINISH,
+    SPENT,
     AnswerEncoder,
     DialectError,
     VectorEncoder,
     call_id,
+    spent_object,
 )
 from meshd.api.openai_error import error_body, failure_object
 from meshd.api.toolcalls import Collector
@@ -52,12 +54,16 @@ def finish_reason(reason: str, has_calls: bool) -> str:
     return reason if reason in _REASONS else "stop"
 
 
-def usage_object(usage: Usage) -> dict[str, int]:
-    return {
+def usage_object(usage: Usage) -> dict[str, Any]:
+    """Of the answer that the client has; and of all runs that it took, if they were several."""
+    told: dict[str, Any] = {
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.completion_tokens,
         "total_tokens": usage.prompt_tokens + usage.completion_tokens,
     }
+    if (spent := spent_object(usage)) is not None:
+        told[SPENT] = spent
+    return told
 
 
 class Terms(msgspec.Struct, frozen=True):
@@ -146,6 +152,8 @@ class _Encoder(ABC):
     def _whole(self, choice: dict[str, Any], usage: Usage | None) -> bytes:
         body = self._head(self.whole_object)
         body["choices"] = [choice]
+        if self.attempts > 1:
+            body[ATTEMPTS.decode()] = self.attempts
         if usage is not None:
             body["usage"] = usage_object(usage)
         return _json(body)

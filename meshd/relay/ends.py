@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from meshd.inference import Failure, FailureKind
 
 
@@ -30,4 +32,14 @@ def nobody(why: str = "") -> Failure:
         f"no node that has this model can be reached now{why}",
         503,
         retry_after_s=2.0,
+    )
+
+
+def all_busy(waits_s: Collection[float]) -> Failure:
+    """`waits_s`: what those that were asked predict."""
+    return Failure(
+        FailureKind.BUSY,
+        "every node that has this model is busy; try again later",
+        503,
+        retry_after_s=max(1.0, min(min(waits_s, default=1.0), 120.0)),
     )

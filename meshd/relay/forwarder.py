@@ -16,9 +16,7 @@ from meshd.http import Sweeper
 from meshd.ids import NodeId, RequestId
 from meshd.inference import Failure, FailureKind, Request, known_kind
 from meshd.relay.budget import PoisonList, RetryBudget
-from meshd.relay.holder import Holder, Order
-from meshd.relay.in_flight import InFlight
-from meshd.relay.machine import (
+from meshd.relay.directives import (
     Attempt,
     Avoid,
     Directive,
@@ -26,10 +24,11 @@ from meshd.relay.machine import (
     Finish,
     Pick,
     Poison,
-    Relay,
     Say,
-    State,
 )
+from meshd.relay.holder import Holder, Order
+from meshd.relay.in_flight import InFlight
+from meshd.relay.machine import Relay, State
 from meshd.relay.remote import RemoteHolders
 from meshd.relay.sinks import AnswerItem, AnswerSink, SinkClosed
 from meshd.relay.splice import DoesNotFit, Splice, Way
@@ -227,8 +226,8 @@ class Forwarder:
                 return await self._attempt(directive, exchange, tap)
             case Pick():
                 return self._pick(directive, exchange)
-            case Say(delta):
-                await tap.sink.emit([delta])
+            case Say(items):
+                await tap.sink.emit(items)
             case Finish():
                 self.counters["answered"] += 1
                 await tap.sink.finish()

@@ -17,12 +17,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
-import msgspec
-
 from meshd import limits
 from meshd.ids import NodeId
-from meshd.inference import Delta, Embedding, Failure, FailureKind, Request, Usage
-from meshd.relay.ends import cut, deadline, given_up, nobody, stopped
+from meshd.inference import Delta, Embedding, Failure, FailureKind, Usage
+from meshd.relay.directives import (
+    Attempt,
+    Avoid,
+    Directive,
+    Fail,
+    Finish,
+    Pick,
+    Poison,
+    Say,
+)
+from meshd.relay.ends import all_busy, cut, deadline, given_up, nobody, stopped
+from meshd.relay.spent import Spent
 from meshd.relay.splice import Splice, Way
 from meshd.routing.catalogue import Target
 from meshd.routing.placement import TargetKey
@@ -37,60 +46,6 @@ class State(Enum):
     DONE = auto()
 
 
-class Pick(msgspec.Struct, frozen=True, gc=False):
-    """Choose the best holder not in `exclude` and call `picked`."""
-
-    exclude: frozenset[TargetKey]
-    way: Way | None = None
-    """It is to go on with what was delivered, so it must have the very model that `like` has."""
-    like: Target | None = None
-
-
-class Attempt(msgspec.Struct, frozen=True, gc=False):
-    """Ask this holder; it may queue the request for `wait_s` at most."""
-
-    target: Target
-    number: int
-    wait_s: float
-    ask: int = 1
-    """Which question to a holder this is: its name there, never used twice."""
-    way: Way | None = None
-    request: Request | None = None
-    """What to ask there; None: what the client asked."""
-    others: int = 0
-    """How many more could be asked in its stead."""
-
-
-class Avoid(msgspec.Struct, frozen=True, gc=False):
-    """This target failed: try others first, and tell membership if its node is the suspect."""
-
-    target: Target
-    failure: Failure
-
-
-class Poison(msgspec.Struct, frozen=True, gc=False):
-    """This very request killed as many engines as one request may: refuse its like for a while."""
-
-
-class Say(msgspec.Struct, frozen=True, gc=False):
-    """Tell the client this: no run will."""
-
-    delta: Delta
-
-
-class Finish(msgspec.Struct, frozen=True, gc=False):
-    """The answer is whole."""
-
-
-class Fail(msgspec.Struct, frozen=True, gc=False):
-    """The request is over without a whole answer.  `in_stream`: a part was already delivered."""
-
-    failure: Failure
-    in_stream: bool
-
-
-Directive = Pick | Attempt | Avoid | Poison | Say | Finish | Fail
-
 _BROKE_OFF = frozenset({FailureKind.BROKEN, FailureKind.SILENT, FailureKind.HOLDER_LOST})
 _ENGINE_DIED = frozenset({FailureKind.BROKEN, FailureKind.SILENT})
 _FINAL = frozenset(
@@ -99,13 +54,17 @@ _FINAL = frozenset(
         FailureKind.DEADLINE,
         FailureKind.CANCELLED,
         FailureKind.NO_ROOM,
-        FailureKind.DIVERGED,
     }
 )
 _WAIT_ELSEWHERE = frozenset({FailureKind.BUSY, FailureKind.DRAINING})
 _NOBODY_THERE = frozenset({FailureKind.UNREACHABLE, FailureKind.DRAINING})
 _NOT_ITS_FAULT = frozenset(
-    {FailureKind.NOT_FOUND, FailureKind.CONTEXT_OVERFLOW, FailureKind.UNSUPPORTED}
+    {
+        FailureKind.NOT_FOUND,
+        FailureKind.CONTEXT_OVERFLOW,
+        FailureKind.UNSUPPORTED,
+        FailureKind.DIVERGED,
+    }
 )
 
 
@@ -159,6 +118,9 @@ class Relay:
     """The current holder has said something of the answer."""
     _gave: bool = False
     """The client of a stream was given something by it, that it did not have before."""
+    _said_tokens: int = 0
+    _usage_told: bool = False
+    _spent: Spent = field(default_factory=Spent)
     _ways: list[Way] = field(default_factory=list)
     """How to go on with what was delivered: the first is being tried."""
     _like: Target | None = None
@@ -212,6 +174,7 @@ class Relay:
         self.heard(now)
         for item in items:
             if isinstance(item, Delta):
+                self._said_tokens += item.finish_reason is None or item.has_content()
                 if item.finish_reason is not None:
                     self.finish_seen = True
                 if not self._said_here and item.has_content():
@@ -228,6 +191,9 @@ class Relay:
             items = self.splice.take(items)
         if not self._gave and self.streaming:
             self._gave = any(isinstance(item, Delta) and item.has_content() for item in items)
+        if items and type(items[-1]) is Usage:
+            self._usage_told = True
+            items = [*items[:-1], self._spent.labelled(items[-1], self._told_tokens)]
         return items
 
     def ended(self, now: float) -> list[Directive]:
@@ -255,7 +221,9 @@ class Relay:
         self.failures = (*self.failures, (target.node, kind))
         if self.finish_seen and kind in _BROKE_OFF:
             self.state = State.DONE  # all of the answer was here; only its usage may be missing
-            return [Finish()]
+            return [Finish()] if self._usage_told else [Say((self._counted(),)), Finish()]
+        if self._said_here:
+            self._spent.lost(self._told_tokens, self._said_tokens)
         out: list[Directive] = []
         if self._stopping:
             self.state = State.DONE
@@ -271,6 +239,10 @@ class Relay:
         if self._ways[:1] == [Way.CONTINUE] and kind == FailureKind.UNSUPPORTED:
             self._unable.add(target.key)
             self.attempts -= 1  # nothing ran
+        elif kind == FailureKind.DIVERGED:
+            self._ways.pop(0)  # the same engine may well go on in the other way
+            if not self._ways:
+                return self._fail(failure)
         else:
             self._excluded.add(target.key)
         if kind in _FINAL or self.attempts >= self.attempts_max:
@@ -280,7 +252,7 @@ class Relay:
         # Those that were busy before may have room by now: they are asked anew.
         self._busy.clear()
         self._asked = 0
-        if self._said_here and self.streaming:
+        if self._said_here and self.streaming and kind != FailureKind.DIVERGED:
             return [*out, *self._go_on_elsewhere(target, failure)]
         self.state = State.PICKING
         return [*out, self._pick()]
@@ -334,7 +306,7 @@ class Relay:
         assert self.splice is not None
         if self.splice.is_full():
             self.state = State.DONE
-            return [Say(Delta(finish_reason="length")), Finish()]
+            return [Say((Delta(finish_reason="length"), self.splice.usage())), Finish()]
         self._like = target
         self._unable.clear()
         self.state = State.PICKING
@@ -352,6 +324,8 @@ class Relay:
     ) -> list[Directive]:
         self.state = State.ASKING
         self._said_here = self._gave = False
+        self._said_here = self._usage_told = False
+        self._said_tokens = 0
         self._queueing = queue
         if queue and self._queue_until == math.inf:
             self._queue_until = min(now + self.queue_wait_s, self.deadline_at)
@@ -381,7 +355,7 @@ class Relay:
             self._busy[target.key] = (failure.retry_after_s or 0.0, target, self._remote)
         self.state = State.PICKING
         if self._queueing and failure.kind == FailureKind.BUSY:
-            return self._fail(self._all_busy())
+            return self._fail(all_busy([busy[0] for busy in self._busy.values()]))
         if self._asked <= self.repicks_max:
             return [self._pick()]
         return self._nobody_left(now)
@@ -396,17 +370,18 @@ class Relay:
             self._ways.pop(0)
             return [self._pick()]
         if self._busy:
-            return self._fail(self._all_busy())
+            return self._fail(all_busy([busy[0] for busy in self._busy.values()]))
         return self._fail(self._last)
 
-    def _all_busy(self) -> Failure:
-        wait_s = min((b[0] for b in self._busy.values()), default=1.0)
-        return Failure(
-            FailureKind.BUSY,
-            "every node that has this model is busy; try again later",
-            503,
-            retry_after_s=max(1.0, min(wait_s, 120.0)),
-        )
+    @property
+    def _told_tokens(self) -> int:
+        return 0 if self.splice is None else self.splice.told_tokens
+
+    def _counted(self) -> Usage:
+        """The usage of an answer whose engine died before it told."""
+        if self.splice is None:
+            return Usage(completion_tokens=self._said_tokens)
+        return self._spent.labelled(self.splice.usage(), self._told_tokens)
 
     def _abort(self, cause: Failure) -> str | None:
         if self.state is State.DONE or self._cause is not None:

@@ -18,8 +18,8 @@ from meshd.http import ClientResponse, HttpClient, Sweeper
 from meshd.ids import Address, NodeId, RequestId, short
 from meshd.inference import Failure, FailureKind, Load
 from meshd.ports import Alpn, ByteStream, Network
+from meshd.relay.directives import Attempt
 from meshd.relay.holder import Order
-from meshd.relay.machine import Attempt
 from meshd.relay.sinks import AnswerSink
 from meshd.wire.answer import AnswerFrame, AnswerReader, FrameKind
 from meshd.wire.fields import one_line

@@ -1,12 +1,15 @@
 """One answer out of several runs: what the client has so far, and how another run goes on.  Pure.
 
-Two ways (DESIGN.md, "One request"), tried in this order:
+Two ways (DESIGN.md, "One request"):
 
 CONTINUE    an engine is told what was said and goes on after it.  For plain text only: in a tool
             call, in JSON that a schema holds, or with log-probabilities an engine that begins in
             the middle knows neither where it is nor what it said before.
 REGENERATE  a deterministic request is run again from its start; what comes is held against what
             was delivered, and what follows that is passed on.  If it differs nothing more is.
+
+With a seed and a temperature the other way round: the numbers drawn for the rest would not be those
+of one run, so it is run again first; if that differs, there was nothing to keep to.
 
 The seam.  All that was delivered is told, to the last space, and what comes is passed on as it is:
 text that ends where a token did becomes the same tokens again.  Characters are whole on both sides,
@@ -60,6 +63,7 @@ class Splice:
     __slots__ = (
         "_again",
         "_calls",
+        "_futile",
         "_reasoning",
         "_reasoning_again",
         "_request",
@@ -76,6 +80,8 @@ class Splice:
         self._reasoning = StringIO()
         self._size = 0
         self._calls = False
+        self._futile: set[Way] = set()
+        """Ways that led to something else."""
         self._tokens = self._tokens_before = 0
         self._again = self._reasoning_again = ""
         """What is still to be said again, before something new may be."""
@@ -88,10 +94,13 @@ class Splice:
         self, items: Sequence[Delta | Usage | Embedding]
     ) -> Sequence[Delta | Usage | Embedding]:
         """What of these the client is to get now.  Raises DoesNotFit."""
-        if self.way is Way.REGENERATE:
-            items = self._not_again(items)
-        elif self.way is Way.CONTINUE:
-            items = self._after_the_seam(items)
+        if self.way is not None:
+            try:
+                again = self.way is Way.REGENERATE
+                items = self._not_again(items) if again else self._after_the_seam(items)
+            except DoesNotFit:
+                self._futile.add(self.way)
+                raise
         for item in items:
             if type(item) is Delta:
                 self._note(item)
@@ -158,8 +167,22 @@ class Splice:
         """How another run may go on from here, best first; none: it cannot."""
         if self._size > limits.SPLICE_CHARS or self._calls:
             return []
+        sampling = self._request.sampling
         ways = [Way.CONTINUE] if self._is_plain() else []
-        return [*ways, Way.REGENERATE] if _is_deterministic(self._request) else ways
+        if sampling.temperature == 0:
+            ways = [*ways, Way.REGENERATE]
+        elif sampling.seed is not None:
+            ways = [Way.REGENERATE, *ways]
+        return [way for way in ways if way not in self._futile]
+
+    @property
+    def told_tokens(self) -> int:
+        """Of the answer, to the run under way."""
+        return self._tokens_before if self.way is Way.CONTINUE else 0
+
+    def usage(self) -> Usage:
+        """Of what was delivered, where no engine told: how long the prompt was is not known."""
+        return Usage(completion_tokens=self._tokens)
 
     def is_full(self) -> bool:
         """All the tokens that the client asked for were delivered: only the end is missing."""
@@ -197,11 +220,6 @@ class Splice:
         # What the client itself began has no thoughts in front of it.
         begun = bool(request.messages) and request.messages[-1].role == "assistant"
         return not (begun and self._reasoning.tell())
-
-
-def _is_deterministic(request: Request) -> bool:
-    sampling = request.sampling
-    return sampling.temperature == 0 or sampling.seed is not None
 
 
 def _shared(one: str, other: str) -> int:

@@ -68,6 +68,8 @@ class Wire:
         self.path = path
         self.body = body
         self.is_raw = path == "/v1/completions" or bool(body.get("raw"))
+        self.told = 0
+        """So many tokens of the answer its prompt has."""
         self._template = template
         self._thoughts = thoughts
 
@@ -79,7 +81,9 @@ class Wire:
         told = prompt.rpartition(ANSWER)[2]
         closed = THOUGHT in told
         words = told.replace(THINK, " ").replace(THOUGHT, " ").split()
-        said = next(n for n in range(len(words), -1, -1) if words[len(words) - n :] == _BARE[:n])
+        said = self.told = next(
+            n for n in range(len(words), -1, -1) if words[len(words) - n :] == _BARE[:n]
+        )
         limit = self.max_tokens()
         stop = len(_WORDS) if limit is None else min(said + limit, len(_WORDS))
         return [self._word(number, closed) for number in range(said, stop)]
@@ -138,7 +142,9 @@ class OpenAIWire(Wire):
         if self.path != "/v1/chat/completions":
             choice = {"index": 0, "text": "", "finish_reason": self.finish_reason(count)}
             finish = self._event(choices=[choice])
-        usage = self._event(choices=[], usage={"prompt_tokens": 7, "completion_tokens": count})
+        usage = self._event(
+            choices=[], usage={"prompt_tokens": 7 + self.told, "completion_tokens": count}
+        )
         return finish + usage + self.done_marker()
 
     def error(self, message: str) -> bytes:
@@ -178,7 +184,7 @@ class OllamaWire(Wire):
             done=True,
             done_reason=reason,
             total_duration=10**9,
-            prompt_eval_count=7,
+            prompt_eval_count=7 + self.told,
             eval_count=count,
         )
 

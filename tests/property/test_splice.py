@@ -123,7 +123,7 @@ GREEDY = Sampling(temperature=0)
     [
         (PLAIN, [Way.CONTINUE]),
         (chat(sampling=GREEDY), [Way.CONTINUE, Way.REGENERATE]),
-        (chat(sampling=Sampling(seed=7)), [Way.CONTINUE, Way.REGENERATE]),
+        (chat(sampling=Sampling(seed=7)), [Way.REGENERATE, Way.CONTINUE]),
         (chat(json_mode=True), []),
         (chat(json_schema={"type": "object"}, sampling=GREEDY), [Way.REGENERATE]),
         (chat(logprobs=True), []),

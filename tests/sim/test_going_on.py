@@ -161,11 +161,19 @@ async def test_usage_and_maximum_are_those_of_one_answer(autojump_clock: MockClo
         more = {"max_tokens": 12, "stream_options": {"include_usage": True}}
         answer = m.ask(m.a, **more)
         await some_text(answer)
-        (await m.busy()).kill()
+        first = await m.busy()
+        first.kill()
         await m.answered(answer)
         assert answer.text.split() == WHOLE.split()[:12]
         assert answer.finish == "length"
-        assert b'"completion_tokens":12' in answer.raw
+        usage = re.search(rb'"usage":({[^{}]*{[^{}]*}})', answer.raw)
+        assert usage is not None
+        told = msgspec.json.decode(usage[1])
+        assert (told["prompt_tokens"], told["completion_tokens"]) == (7, 12)
+        spent = told["x-meshd-spent"]
+        was_told = m.engine(m.other(first)).requests[-1]["messages"][-1]["content"]
+        assert spent["prompt_tokens"] == 7 + (7 + len(was_told.split()))
+        assert spent["completion_tokens"] == 12
 
 
 async def test_an_engine_that_begins_anew_is_not_asked_to_go_on(autojump_clock: MockClock) -> None:

@@ -18,7 +18,8 @@ from meshd.inference import (
     Sampling,
     Usage,
 )
-from meshd.relay.machine import Attempt, Avoid, Fail, Finish, Pick, Poison, Relay, Say, State
+from meshd.relay.directives import Attempt, Avoid, Fail, Finish, Pick, Poison, Say
+from meshd.relay.machine import Relay, State
 from meshd.relay.splice import DoesNotFit, Splice, Way
 from meshd.routing.catalogue import Target
 
@@ -289,7 +290,8 @@ def test_a_link_that_breaks_after_the_last_word_takes_nothing_from_the_answer() 
     machine.start(0.0)
     asked(machine, A)
     machine.accept([Delta(text="all"), Delta(finish_reason="stop")], 1.0)
-    assert machine.failed(failure(FailureKind.HOLDER_LOST), 1.1) == [Finish()]
+    counted = Say((Usage(completion_tokens=1),))  # nobody told
+    assert machine.failed(failure(FailureKind.HOLDER_LOST), 1.1) == [counted, Finish()]
 
 
 def test_every_question_has_a_name_of_its_own() -> None:
@@ -417,6 +419,54 @@ def test_a_repetition_that_differs_ends_the_stream() -> None:
     assert fail.in_stream
 
 
+SEEDED = Request(Kind.CHAT, "tiny", sampling=Sampling(seed=7))
+
+
+def test_what_was_drawn_with_a_seed_is_drawn_again_and_gone_on_with_if_that_differs() -> None:
+    machine = streaming(SEEDED)
+    assert machine.failed(failure(FailureKind.HOLDER_LOST), 1.1)[-1] == Pick(
+        frozenset({A.key}), Way.REGENERATE, A
+    )
+    asked(machine, B)
+    with pytest.raises(DoesNotFit):
+        machine.accept([Delta(text=" eins")], 2.0)
+    (pick,) = machine.failed(failure(FailureKind.DIVERGED), 2.0)
+    assert isinstance(pick, Pick)
+    assert (pick.exclude, pick.way) == (frozenset({A.key}), Way.CONTINUE), "B may well continue"
+    assert asked(machine, B).way is Way.CONTINUE
+    assert machine.accept([Delta(text=" three")], 3.0) == [Delta(text=" three")]
+
+
+def test_usage_is_of_the_answer_and_says_what_all_runs_took() -> None:
+    machine = streaming()  # said two
+    machine.failed(failure(FailureKind.HOLDER_LOST), 1.1)
+    asked(machine, B)
+    machine.accept([Delta(text=" three")], 2.0)
+    machine.failed(failure(FailureKind.HOLDER_LOST), 2.1)
+    asked(machine, C)
+    machine.accept([Delta(text=" four", finish_reason="stop")], 3.0)
+    (usage,) = machine.accept([Usage(prompt_tokens=10 + 3, completion_tokens=1)], 3.1)
+    assert usage == Usage(
+        prompt_tokens=10,
+        completion_tokens=4,
+        spent_prompt_tokens=10 + (10 + 2) + (10 + 3),
+        spent_completion_tokens=4,
+    )
+
+
+def test_a_repeated_run_is_paid_for_twice() -> None:
+    machine = Relay(deadline_at=100.0, may_retry=lambda now: True, streaming=False)
+    machine.start(0.0)
+    asked(machine, A)
+    machine.accept([Delta(text=" one"), Delta(text=" two")], 1.0)
+    machine.failed(failure(FailureKind.HOLDER_LOST), 1.1)
+    asked(machine, B)
+    machine.accept([Delta(text=" one")], 2.0)
+    machine.accept([Delta(finish_reason="stop")], 2.0)
+    (usage,) = machine.accept([Usage(prompt_tokens=10, completion_tokens=3)], 2.1)
+    assert (usage.spent_prompt_tokens, usage.spent_completion_tokens) == (20, 5)
+
+
 def test_a_busy_holder_is_waited_for_in_mid_stream_too() -> None:
     machine = streaming()
     machine.failed(failure(FailureKind.HOLDER_LOST), 1.1)
@@ -470,7 +520,10 @@ def test_an_answer_that_lacks_only_its_end_needs_nobody() -> None:
     machine = streaming()
     machine.accept([Delta(text=" three"), Delta(text=" four")], 1.0)
     directives = machine.failed(failure(FailureKind.HOLDER_LOST), 1.1)
-    assert directives[1:] == [Say(Delta(finish_reason="length")), Finish()]
+    assert directives[1:] == [
+        Say((Delta(finish_reason="length"), Usage(completion_tokens=4))),
+        Finish(),
+    ]
 
 
 def test_what_cannot_be_gone_on_with_ends_in_the_stream() -> None:
