@@ -72,6 +72,7 @@ class LimitsConfig:
 @dataclass(frozen=True, slots=True)
 class RoutingConfig:
     policy: str = "predicted"
+    hedge: bool = False
     same_name_is_same_model: bool = False
 
 

@@ -356,6 +356,13 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting("routing.policy", choice(POLICIES), "predicted", "How a node is picked for a request."),
     Setting(
+        "routing.hedge",
+        switch(),
+        False,
+        "Whether a second node is asked when a first token is later than 95 of 100 were; whoever "
+        "begins first answers, and the other is stopped. Not for requests with an Idempotency-Key.",
+    ),
+    Setting(
         "routing.same_name_is_same_model",
         switch(),
         False,

@@ -84,16 +84,25 @@ async def answer(
     share: Share,
     more_headers: Sequence[HeaderPair] = (),
     ending: Callable[[], None] = lambda: None,
+    *,
+    may_hedge: bool = True,
 ) -> Answered:
     """Answer one inference request; the response has been completed when this returns.
 
     `ending` is called before the first piece of a stream that says that the answer is whole.  What
     is kept of an answer that is not streamed is held by `share`, which the caller releases.
+    `may_hedge`: two holders may run it at the same time.
     """
     # A streaming client's read timeout is between bytes; only a whole answer has it as deadline.
     deadline_s = None if call.stream else call.deadline_s
     began_at = trio.current_time()
-    exchange = forwarder.open(request_id, call.request, stream=call.stream, deadline_s=deadline_s)
+    exchange = forwarder.open(
+        request_id,
+        call.request,
+        stream=call.stream,
+        deadline_s=deadline_s,
+        may_hedge=may_hedge,
+    )
     responder.on_disconnect = exchange.client_gone
     kind = _StreamingSink if call.stream else _WholeSink
     way = _Way(

@@ -176,8 +176,18 @@ class ClientApi:
             return error_body(request.path, failure)
 
         def answering(client: Client, ending: Callable[[], None]) -> Awaitable[Answered]:
-            forwarder, name_of = self._forwarder, self._node_name
-            return answer(call, request_id, client, forwarder, failed, name_of, share, cors, ending)
+            return answer(
+                call,
+                request_id,
+                client,
+                self._forwarder,
+                failed,
+                self._node_name,
+                share,
+                cors,
+                ending,
+                may_hedge=key is None,  # a key has one run, which may outlive this node
+            )
 
         try:
             if key is None:

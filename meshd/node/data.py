@@ -108,6 +108,7 @@ class DataSide:
             request_s=config.limits.request_s,
             queue_wait_s=config.limits.queue_wait_s,
             same_name_is_same_model=config.routing.same_name_is_same_model,
+            hedge=config.routing.hedge,
         )
 
     # ---------------------------------------------------------------- what happens in the mesh

@@ -47,6 +47,17 @@ class RetryBudget:
         self._retries.append(now)
         return True
 
+    def may_hedge(self, now: float) -> bool:
+        """Whether a second run may be begun beside one that is only late; if so it is counted.
+
+        Half of the budget at most, and none for what is under way: failures find room always.
+        """
+        self._forget(now)
+        if 2 * len(self._retries) >= max(self._floor, self._fraction * self._count):
+            return False
+        self._retries.append(now)
+        return True
+
     def _forget(self, now: float) -> None:
         oldest = now - self._window_s
         while self._requests and self._requests[0][0] < oldest:

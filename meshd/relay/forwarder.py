@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Protocol
 
 import msgspec
@@ -26,10 +27,11 @@ from meshd.relay.directives import (
     Poison,
     Say,
 )
+from meshd.relay.hedging import Hedging
 from meshd.relay.holder import Holder, Order
 from meshd.relay.in_flight import InFlight
 from meshd.relay.machine import Relay, State
-from meshd.relay.remote import RemoteHolders
+from meshd.relay.remote import RemoteHolders, RemoteSink
 from meshd.relay.sinks import AnswerItem, AnswerSink, SinkClosed
 from meshd.relay.splice import DoesNotFit, Splice, Way
 from meshd.routing.catalogue import Target
@@ -60,11 +62,26 @@ class ClientSink(AnswerSink, Protocol):
 class Exchange:
     """One client request while it is under way at this entry."""
 
-    __slots__ = ("_late_s", "_sweeper", "control", "relay", "request", "request_id", "watch")
+    __slots__ = (
+        "_late_s",
+        "_sweeper",
+        "control",
+        "may_hedge",
+        "relay",
+        "request",
+        "request_id",
+        "watch",
+    )
 
     def __init__(
-        self, request_id: RequestId, request: Request, relay: Relay, sweeper: Sweeper
+        self,
+        request_id: RequestId,
+        request: Request,
+        relay: Relay,
+        sweeper: Sweeper,
+        may_hedge: bool,
     ) -> None:
+        self.may_hedge = may_hedge
         self.request_id = request_id
         self.request = request
         self.relay = relay
@@ -118,6 +135,11 @@ class _Tap:
         relay.heard(trio.current_time())
         exchange.watch.at = relay.wake_at
 
+    def asking(self, attempt: Attempt) -> None:
+        """This holder is being asked now, or its run is the one that answers."""
+        goes_on = attempt.way is not None
+        self.sink.asking(attempt.target, attempt.number, attempt.wait_s, goes_on=goes_on)
+
     def begun(self) -> None:
         """An engine has the request."""
         self.sink.begun()
@@ -150,8 +172,12 @@ class Forwarder:
         request_s: float = limits.REQUEST_S,
         queue_wait_s: float = limits.QUEUE_WAIT_S,
         same_name_is_same_model: bool = False,
+        hedge: bool = False,
     ) -> None:
-        """`same_name_is_same_model`: engines that tell no digest may go on for each other."""
+        """`same_name_is_same_model`: engines that tell no digest may go on for each other.
+
+        `hedge`: a second holder is asked besides one whose first token is late.
+        """
         self._node = node
         self._holder = holder
         self._remotes = remotes
@@ -166,11 +192,26 @@ class Forwarder:
         self._exchanges: dict[Exchange, None] = {}
         self.counters: Counter[str] = Counter()
         self.in_flight = InFlight()
+        self._hedging: Hedging | None = None
+        if hedge:
+            self._hedging = Hedging(
+                node, placement, self._budget, sweeper, self.counters, self._note
+            )
 
     def open(
-        self, request_id: RequestId, request: Request, *, stream: bool, deadline_s: float | None
+        self,
+        request_id: RequestId,
+        request: Request,
+        *,
+        stream: bool,
+        deadline_s: float | None,
+        may_hedge: bool = True,
     ) -> Exchange:
-        """Begin an exchange; `run` it next.  `deadline_s` is the client's own, if it told one."""
+        """Begin an exchange; `run` it next.
+
+        `deadline_s` is the client's own, if it told one.  `may_hedge`: it may run at two holders at
+        the same time, if that is wanted here at all.
+        """
         now = trio.current_time()
         self._budget.request(now)
         relay = Relay(
@@ -180,7 +221,7 @@ class Forwarder:
             splice=Splice(request) if stream else None,
             queue_wait_s=self._queue_wait_s,
         )
-        return Exchange(request_id, request, relay, self.sweeper)
+        return Exchange(request_id, request, relay, self.sweeper, may_hedge)
 
     async def run(self, exchange: Exchange, sink: ClientSink) -> None:
         """See the exchange to its end; the sink has been finished or failed when this returns.
@@ -236,12 +277,17 @@ class Forwarder:
                     raise SinkClosed(failure.message)  # only a client that left has that
                 self.counters["failed_in_stream" if in_stream else "failed"] += 1
                 await tap.sink.fail(failure, in_stream=in_stream)
-            case Avoid(target, failure):
-                self._placement.avoid(target, trio.current_time())
-                self._on_failure(target, failure)
+            case Avoid():
+                self._note([directive])
             case Poison():
                 self._poison.add(_digest(exchange.request), trio.current_time())
         return []
+
+    def _note(self, directives: Sequence[Directive]) -> None:
+        for directive in directives:
+            if isinstance(directive, Avoid):
+                self._placement.avoid(directive.target, trio.current_time())
+                self._on_failure(directive.target, directive.failure)
 
     def _pick(self, pick: Pick, exchange: Exchange) -> list[Directive]:
         now = trio.current_time()
@@ -280,25 +326,39 @@ class Forwarder:
         if relay.abort_reason is not None:
             exchange.control.abort(relay.abort_reason)
         exchange.watch.at = relay.wake_at
-        tap.sink.asking(target, attempt.number, attempt.wait_s, goes_on=attempt.way is not None)
-        tap.dispatch = self._placement.dispatched(target)
+        tap.asking(attempt)
+        serve = partial(self._serve, exchange.request_id)
         try:
-            if target.node == self._node:
-                await self._holder.serve(order, tap, exchange.control)
+            if self._hedging is not None and self._hedging.concerns(attempt, exchange):
+                target = await self._hedging.run(attempt, order, exchange, tap, serve)
             else:
-                await self._remotes.serve(
-                    target.node, exchange.request_id, attempt, order, tap, exchange.control
-                )
+                tap.dispatch = self._placement.dispatched(target)
+                await serve(attempt, order, tap, exchange.control)
         except BackendFailed as e:
             self.counters[f"attempt_{known_kind(e.failure.kind)}"] += 1
             return relay.failed(e.failure, trio.current_time())
         finally:
-            self._placement.returned(tap.dispatch)
+            if tap.dispatch is not None:
+                self._placement.returned(tap.dispatch)
             exchange.control = None
         self._placement.succeeded(target)
         if attempt.way is not None:
             self.counters[f"went_on_by_{attempt.way.name.lower()}"] += 1
         return relay.ended(trio.current_time())
+
+    async def _serve(
+        self,
+        request_id: RequestId,
+        attempt: Attempt,
+        order: Order,
+        sink: RemoteSink,
+        control: RunControl,
+    ) -> None:
+        node = attempt.target.node
+        if node == self._node:
+            await self._holder.serve(order, sink, control)
+        else:
+            await self._remotes.serve(node, request_id, attempt, order, sink, control)
 
     def _may_retry(self, now: float) -> bool:
         allowed = self._budget.may_retry(now, len(self._exchanges))

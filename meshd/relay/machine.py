@@ -257,6 +257,31 @@ class Relay:
         self.state = State.PICKING
         return [*out, self._pick()]
 
+    def hedged(self) -> tuple[int, int]:
+        """A second run begins beside the first, which said nothing yet; its number and its name."""
+        self.attempts += 1
+        self.asks += 1
+        return self.attempts, self.asks
+
+    def moved(self, target: Target, remote: bool, now: float) -> None:
+        """Of two runs this one goes on alone."""
+        self._target, self._remote = target, remote
+        self.heard(now)
+
+    def lost_one(self, target: Target, failure: Failure) -> list[Directive]:
+        """One of two runs is over without a word of an answer, and the other goes on."""
+        if failure.kind == FailureKind.CANCELLED:
+            failure = given_up(failure)
+        kind = failure.kind
+        self.failures = (*self.failures, (target.node, kind))
+        if kind in _WAIT_ELSEWHERE:
+            self.attempts -= 1  # nothing ran
+            return []
+        self._excluded.add(target.key)
+        if kind in _ENGINE_DIED:
+            self._engine_deaths += 1
+        return [] if kind in _FINAL or kind in _NOT_ITS_FAULT else [Avoid(target, failure)]
+
     def client_gone(self) -> str | None:
         """The client went away: why to abort the attempt, or None if there is nothing to abort."""
         return self._abort(Failure(FailureKind.CANCELLED, "the client went away", 499))

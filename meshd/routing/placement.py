@@ -14,7 +14,7 @@ import msgspec
 from meshd.ids import NodeId
 from meshd.inference import Load, ModelLoad
 from meshd.routing.catalogue import Catalogue, Target
-from meshd.routing.cost import Candidate, fitting
+from meshd.routing.cost import Candidate, fitting, predict
 from meshd.routing.demand import Demand
 from meshd.routing.policies import Policy
 
@@ -160,6 +160,12 @@ class Placement:
         trusted = [c for c in able if not self._is_avoided(c.target, now)] or able
         best = self._policy.order(trusted, demand)[0]
         return Choice(best.target, best.local, len(able) - 1)
+
+    def before_reading_s(self, target: Target, demand: Demand) -> float:
+        """How long it will take, as predicted, until that holder begins to read the prompt: a slot
+        has to be free, and the model loaded."""
+        predicted = predict(self._candidate(target), demand)
+        return predicted.wait_s + predicted.load_s
 
     def _candidate(self, target: Target) -> Candidate:
         if target.node == self._self_id and self.own_load is not None:

@@ -30,6 +30,14 @@ def test_as_many_as_are_under_way_may_retry_once_each() -> None:
     assert not budget.may_retry(now, under_way=3)
 
 
+def test_second_runs_of_what_is_only_late_take_half_of_it_and_count_as_retries() -> None:
+    budget = RetryBudget()
+    hedged = [budget.may_hedge(0.0) for _ in range(limits.RETRY_BUDGET_FLOOR)]
+    assert hedged.count(True) == limits.RETRY_BUDGET_FLOOR // 2
+    retried = [budget.may_retry(0.0) for _ in range(limits.RETRY_BUDGET_FLOOR)]
+    assert retried.count(True) == limits.RETRY_BUDGET_FLOOR - limits.RETRY_BUDGET_FLOOR // 2
+
+
 def test_what_was_long_ago_does_not_count() -> None:
     budget = RetryBudget(floor=1)
     budget.request(0.0)

@@ -366,6 +366,43 @@ def test_a_queue_at_a_node_that_begins_to_drain_is_left_for_the_other_busy_one()
     assert again == Attempt(B, 1, limits.QUEUE_WAIT_S - 1.0, ask=4)
 
 
+def test_a_run_that_failed_beside_another_one_is_blamed_and_left_out() -> None:
+    machine = relay()
+    machine.start(0.0)
+    asked(machine, A)
+    assert machine.hedged() == (2, 2)
+    assert machine.lost_one(A, failure(FailureKind.HOLDER_LOST)) == [
+        Avoid(A, failure(FailureKind.HOLDER_LOST))
+    ]
+    machine.moved(B, True, 1.0)
+    assert machine.asked == B.node
+    assert machine.silent_at == 1.0 + limits.HOLDER_SILENT_S
+    assert machine.failed(failure(FailureKind.HOLDER_LOST), 2.0)[-1] == Pick(
+        frozenset({A.key, B.key})
+    )
+    assert asked(machine, C).number == limits.ATTEMPTS, "both were attempts"
+
+
+def test_two_engines_that_die_side_by_side_make_a_request_poison() -> None:
+    machine = relay()
+    machine.start(0.0)
+    asked(machine, A)
+    machine.hedged()
+    machine.lost_one(A, failure(FailureKind.BROKEN))
+    machine.moved(B, False, 1.0)
+    assert Poison() in machine.failed(failure(FailureKind.BROKEN), 2.0)
+
+
+def test_a_second_run_for_which_there_is_no_room_was_none() -> None:
+    machine = relay()
+    machine.start(0.0)
+    asked(machine, A)
+    machine.hedged()
+    assert machine.lost_one(B, failure(FailureKind.BUSY, 503, 1.0)) == []
+    assert machine.attempts == 1
+    assert machine.failed(failure(FailureKind.BACKEND), 2.0)[-1] == Pick(frozenset({A.key}))
+
+
 GREEDY = Request(Kind.CHAT, "tiny", sampling=Sampling(temperature=0, max_tokens=4))
 
 
