@@ -80,25 +80,26 @@ class Clients:
     request_ids: dict[str, str] = field(default_factory=dict)
     """The mesh's names of requests, by ours."""
     sent: int = 0
+    under_way: int = 0
     began_at: float = field(default_factory=trio.current_time)
 
     def now_s(self) -> float:
         return trio.current_time() - self.began_at
 
-    @property
-    def under_way(self) -> int:
-        return self.sent - len({answer.request.partition(".")[0] for answer in self.answers})
-
     async def ask(self, planned: Planned) -> None:
         """Live through one request; its answers are there when this returns, even if cancelled."""
         self.sent += 1
-        match planned.mode:
-            case Mode.KEYED:
-                await _Keyed(self, planned).live()
-            case Mode.QUEUED:
-                await _Queued(self, planned).live()
-            case _:
-                await self._once(planned)
+        self.under_way += 1
+        try:
+            match planned.mode:
+                case Mode.KEYED:
+                    await _Keyed(self, planned).live()
+                case Mode.QUEUED:
+                    await _Queued(self, planned).live()
+                case _:
+                    await self._once(planned)
+        finally:
+            self.under_way -= 1
 
     async def _once(self, planned: Planned) -> None:
         chance = Random(planned.seed)
