@@ -109,8 +109,12 @@ def _fate(answer: Answer, answered_keys: set[str]) -> Fate:
 def facts(answer: Answer, fate: Fate) -> str:
     """A request's facts in a few lines."""
     key = f" (key {answer.key})" if answer.key else ""
+    return "\n".join([f"{answer.request}{key}: {MEANING[fate]}", *about(answer)])
+
+
+def about(answer: Answer) -> list[str]:
+    """What was asked, when, and how it went, each a line."""
     lines = [
-        f"{answer.request}{key}: {MEANING[fate]}",
         f"{answer.mode}, {answer.dialect}, {answer.model} via {answer.entry}",
         _times(answer),
     ]
@@ -129,7 +133,7 @@ def facts(answer: Answer, fate: Fate) -> str:
     if answer.cause or answer.status not in (0, 200):
         status = f"{answer.status} " if answer.status else ""
         lines.append(f"{status}{answer.cause}".strip())
-    return "\n".join(lines)
+    return lines
 
 
 def _times(answer: Answer) -> str:

@@ -8,17 +8,14 @@ from typing import Final
 from meshd.testing.checker import Answer, Gaps
 from meshd_chaos.records import FaultRecord, NotTested, Run, RunSet
 from meshd_chaos.report import figures
-from meshd_chaos.report.fates import MEANING, WAYS, Fate, Names, counted, facts, fates, seconds
+from meshd_chaos.report.fates import MEANING, WAYS, Fate, counted, facts, fates, seconds
 from meshd_chaos.report.figures import Figures
 from meshd_chaos.report.gap_plot import gap_plot
 from meshd_chaos.report.markup import Markup, Node, element, join, text
 from meshd_chaos.report.style import STYLE
-from meshd_chaos.report.timeline import HOVER_MAX, bar_id, timeline
+from meshd_chaos.report.timeline import HOVER_MAX, timeline
+from meshd_chaos.report.violations import to_bar, violations
 
-VIOLATIONS_MAX: Final = 200
-"""Shown of one run; more are counted."""
-EVIDENCE_MAX: Final = 4
-"""Lines of evidence shown for each."""
 LONGEST_GAPS: Final = 8
 """Listed for one run."""
 FAULTS_OPEN: Final = 12
@@ -126,7 +123,7 @@ def _run(run: Run, anchor: str, hover: bool) -> Markup:
         element("h2", _mark(_state(run)), run.scenario),
         element("p", run.about, class_="soft"),
         _numbers(its),
-        *_violations(run, found, anchor),
+        *violations(run, anchor),
         element("div", timeline(run, found, anchor=anchor, hover=hover), class_="scroll"),
         _legend(run, found),
         *(_gap_section(run.answers) if run.answers else ()),
@@ -169,53 +166,6 @@ def _numbers(its: Figures) -> Markup:
         ),
         class_="numbers",
     )
-
-
-def _violations(run: Run, found: Sequence[Fate], anchor: str) -> Iterator[Markup]:
-    if not run.violations:
-        return
-    names = Names(run.answers)
-    yield element("h3", "What must not be")
-    shown = []
-    for one in run.violations[:VIOLATIONS_MAX]:
-        told = names.spans(one)
-        number = told[0][2][0] if told else None
-        its = None if number is None else facts(run.answers[number], found[number])
-        shown.append(_violation(one, its, names, anchor))
-    if len(run.violations) > VIOLATIONS_MAX:
-        more = len(run.violations) - VIOLATIONS_MAX
-        shown.append(element("li", f"and {more:,} more, which the JSON of the run holds"))
-    yield element("ul", *shown, class_="violations")
-
-
-def _violation(violation: str, its: str | None, names: Names, anchor: str) -> Markup:
-    """`its`: the facts of the request that it names first, for those who cannot hover."""
-    sentence, *evidence = violation.split("\n")
-    lines = [
-        element("div", _linked(line.strip(), names, anchor), class_="evidence")
-        for line in evidence[:EVIDENCE_MAX]
-    ]
-    if len(evidence) > EVIDENCE_MAX:
-        more = len(evidence) - EVIDENCE_MAX
-        lines.append(element("div", f"and {more:,} more lines", class_="evidence"))
-    if its is not None:
-        lines.append(element("div", its.replace("\n", "; "), class_="evidence"))
-    return element("li", _linked(sentence, names, anchor), *lines)
-
-
-def _linked(sentence: str, names: Names, anchor: str) -> Markup:
-    """The sentence, with each request in it a link to its bar."""
-    parts: list[Node] = []
-    at = 0
-    for begin, end, numbers in names.spans(sentence):
-        parts.append(sentence[at:begin])
-        parts.append(_to_bar(sentence[begin:end], anchor, numbers[0]))
-        at = end
-    return join([*parts, sentence[at:]])
-
-
-def _to_bar(name: str, anchor: str, number: int) -> Markup:
-    return element("a", name, href=f"#{bar_id(anchor, number)}")
 
 
 def _legend(run: Run, found: Sequence[Fate]) -> Markup:
@@ -274,7 +224,7 @@ def _longest(run: Run, found: Sequence[Fate], anchor: str) -> Iterator[Markup]:
     rows = []
     for gap_s, number, seam in longest:
         answer = run.answers[number]
-        link = _to_bar(answer.request, anchor, number)
+        link = to_bar(answer.request, anchor, number)
         row = (
             element("td", seconds(gap_s), class_="n"),
             element("td", f"{seam.at_s:.2f} s", class_="n"),

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from meshd.testing.checker import How, Mode, Piece, Seam
 from meshd_chaos.records import FaultRecord, NotTested, Run, RunSet
 from meshd_chaos.report import render
-from meshd_chaos.report.page import VIOLATIONS_MAX
+from meshd_chaos.report.violations import VIOLATIONS_MAX
 from tests.unit.chaos.made_up_runs import a_run, an_answer, faults, many, went_on
 
 VOID = {"meta"}
@@ -154,6 +154,7 @@ def test_a_violation_links_to_the_bar_of_its_request_which_is_red() -> None:
     assert 'lost: request <a href="#run1-1">r7</a> was accepted' in html
     assert '<g id="run1-1" class="bad">' in html
     assert "#run1-0" not in html
+    assert "</a>: streamed, openai, tiny via anna; sent at 1.00 s, never ended" in html
 
 
 def test_all_requests_of_a_key_with_two_answers_are_red() -> None:
