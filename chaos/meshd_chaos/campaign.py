@@ -5,17 +5,24 @@ from __future__ import annotations
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Final
 
 import msgspec
 import trio
 
+from meshd.cli.shell import leaves_of
+from meshd.testing.daemons import DaemonFailed
+from meshd.testing.engines import EngineFailed
 from meshd_chaos.local_stage import local_stage
+from meshd_chaos.mesh import MeshFailed
 from meshd_chaos.progress import Progress
-from meshd_chaos.records import Run
+from meshd_chaos.records import NotTested, Run, RunSet
 from meshd_chaos.run import Runner
 from meshd_chaos.scenario import Scenario
 from meshd_chaos.stage import Stage
 from meshd_chaos.target import Target, target_stage
+
+_NO_MESH: Final = (MeshFailed, DaemonFailed, EngineFailed)
 
 
 class Campaign(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,18 +37,44 @@ class Campaign(msgspec.Struct, frozen=True, kw_only=True):
     """A mesh that exists; None: each scenario has one of its own."""
 
 
-def run_all(campaign: Campaign) -> tuple[list[Run], bool]:
+class NoMesh(Exception):
+    """A scenario had no mesh to run on; the text says why, and may end with a log."""
+
+
+def run_all(campaign: Campaign) -> tuple[RunSet, bool]:
     """What each came to, and whether somebody pressed Ctrl-C; then the rest was left out."""
     runs: list[Run] = []
+    not_run: list[NotTested] = []
+    was_interrupted = False
     with Progress(len(campaign.scenarios), campaign.seed) as progress:
         for scenario in campaign.scenarios:
-            done, was_interrupted = trio.run(_run, campaign, scenario, progress)
+            try:
+                done, was_interrupted = _run_one(campaign, scenario, progress)
+            except NoMesh as error:
+                progress.failed(str(error))
+                why = str(error).partition("\n")[0]
+                not_run.append(NotTested(name=scenario.name, why=why))
+                continue
             if done is not None:
                 runs.append(done)
                 progress.over(done)
             if was_interrupted:
-                return runs, True
-    return runs, False
+                break
+    return RunSet(runs=tuple(runs), not_run=tuple(not_run)), was_interrupted
+
+
+def _run_one(campaign: Campaign, scenario: Scenario, progress: Progress) -> tuple[Run | None, bool]:
+    try:
+        return trio.run(_run, campaign, scenario, progress)
+    except _NO_MESH as error:
+        raise NoMesh(str(error)) from error
+    except BaseExceptionGroup as group:
+        # A run is a tree of tasks; what ended it may come wrapped once per level.
+        leaves = [leaf for leaf in leaves_of(group) if not isinstance(leaf, trio.Cancelled)]
+        for leaf in leaves:
+            if not isinstance(leaf, _NO_MESH):
+                raise
+        raise NoMesh(str(leaves[0])) from group
 
 
 async def _run(

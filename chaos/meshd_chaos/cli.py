@@ -19,7 +19,7 @@ from meshd.cli.shell import FAILED, INTERRUPTED, OK, USAGE, UsageError, leaves_o
 from meshd.cli.tables import Cell, Column, Paper
 from meshd.errors import MeshdError
 from meshd.testing.daemons import DaemonFailed
-from meshd.testing.engines import EngineFailed
+from meshd.testing.engines import EngineFailed, why_no_llama
 from meshd_chaos import library
 from meshd_chaos.campaign import Campaign, run_all
 from meshd_chaos.mesh import NODES_MAX
@@ -30,6 +30,9 @@ from meshd_chaos.scenario import Scenario
 from meshd_chaos.scenario_file import BadScenario
 from meshd_chaos.target import for_target
 from meshd_chaos.target_flags import read_target
+
+NOT_RUN = 3
+"""No mesh could be had to run on: that says nothing of what it would have done."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -57,12 +60,12 @@ def command(call: Callable[P, R]) -> Callable[P, R]:
         except (UsageError, BadScenario) as error:
             raise _ended(error, USAGE) from None
         except (MeshdError, DaemonFailed, EngineFailed) as error:
-            raise _ended(error, FAILED) from None
+            raise _ended(error, NOT_RUN) from None
         except BaseExceptionGroup as group:
             # A run is a tree of tasks; what ended it may come wrapped once per level.
             for leaf in leaves_of(group):
                 if isinstance(leaf, MeshdError | DaemonFailed | EngineFailed):
-                    code = USAGE if isinstance(leaf, UsageError) else FAILED
+                    code = USAGE if isinstance(leaf, UsageError) else NOT_RUN
                     raise _ended(leaf, code) from None
             raise
 
@@ -100,7 +103,8 @@ def run(
         float, typer.Option(min=0.1, max=1000, help="Requests a second.", metavar="N")
     ] = 20.0,
     seed: Annotated[
-        int | None, typer.Option(help="Of all choices; by default another one each time.")
+        int | None,
+        typer.Option(help="Of all choices; by default another one each time.", metavar="N"),
     ] = None,
     report: Annotated[
         Path | None, typer.Option(help="Write a page with the timeline.", metavar="FILE.html")
@@ -113,10 +117,14 @@ def run(
         ),
     ] = None,
     model: Annotated[
-        list[str] | None, typer.Option(help="With --target: which model to ask; repeatable.")
+        list[str] | None,
+        typer.Option(help="With --target: which model to ask; repeatable.", metavar="NAME"),
     ] = None,
     api_key: Annotated[
-        str, typer.Option(envvar="MESHD_CHAOS_API_KEY", help="With --target: an API key.")
+        str,
+        typer.Option(
+            envvar="MESHD_CHAOS_API_KEY", help="With --target: an API key.", metavar="KEY"
+        ),
     ] = "",
     jobs: Annotated[
         bool,
@@ -141,6 +149,7 @@ def run(
     """Run scenarios and judge what clients saw: on a mesh of their own, or on yours.
 
     Exit code 0: nothing was lost, doubled or wrong.  1: a violation.  2: wrong input.
+    3: a scenario had no mesh to run on.
     """
     chosen = [found for name in scenario or ["mix"] for found in library.find(name)]
     if report is not None and not report.parent.is_dir():
@@ -149,6 +158,8 @@ def run(
     given |= {"--pid": pid, "--kill": kill, "--start": start}
     theirs = read_target(target, given)
     if theirs is None:
+        if why := why_no_llama():
+            raise EngineFailed(f"a mesh of its own needs real engines, and {why}")
         chosen = [_with_nodes(one, nodes) for one in chosen]
     elif nodes is not None:
         raise UsageError("--nodes is for a mesh that is started here, and --target is one there is")
@@ -161,10 +172,12 @@ def run(
         duration_s=duration,
         target=theirs,
     )
-    runs, was_interrupted = run_all(campaign)
-    _show(RunSet(runs=tuple(runs)), report, as_json)
-    if not all(one.ok for one in runs):
+    came, was_interrupted = run_all(campaign)
+    _show(came, report, as_json)
+    if not all(one.ok for one in came.runs):
         raise typer.Exit(FAILED)
+    if came.not_run:
+        raise typer.Exit(NOT_RUN)
     raise typer.Exit(INTERRUPTED if was_interrupted else OK)
 
 

@@ -22,7 +22,11 @@ class Unusable(Exception):
 
 def read_runs(files: Sequence[Path]) -> RunSet:
     """The runs of all files, in their order.  Raises Unusable."""
-    return RunSet(runs=tuple(run for file in files for run in _read(file).runs))
+    read = [_read(file) for file in files]
+    return RunSet(
+        runs=tuple(run for runs in read for run in runs.runs),
+        not_run=tuple(one for runs in read for one in runs.not_run),
+    )
 
 
 def _read(file: Path) -> RunSet:

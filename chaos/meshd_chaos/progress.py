@@ -89,6 +89,11 @@ class Progress:
         self._live.update(Text(""), refresh=True)
         self._console.print(text)
 
+    def failed(self, why: str) -> None:
+        """It had no mesh to run on."""
+        self._live.update(Text(""), refresh=True)
+        self._console.print(Text(f"{self._title()}: not run: {why}"), soft_wrap=True)
+
     async def watch(self, runner: Runner) -> None:
         """Draw it again and again until cancelled."""
         while True:

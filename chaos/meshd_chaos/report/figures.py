@@ -87,11 +87,16 @@ def of_all(runs: RunSet) -> Figures:
     return Figures(
         name=ALL,
         faults=sum(len(run.faults) for run in runs.runs),
-        not_tested=sum(len(run.not_tested) for run in runs.runs),
+        not_tested=len(runs.not_run) + sum(len(run.not_tested) for run in runs.runs),
         tally=_sum([run.tally for run in runs.runs], runs),
         gaps=_gaps(_seams(runs.runs)),
         ok=all(run.ok for run in runs.runs),
     )
+
+
+def all_not_tested(runs: RunSet) -> list[tuple[str, NotTested, int]]:
+    """The same of all runs, and the scenarios that were not run at all."""
+    return [*((one.name, one, 1) for one in runs.not_run), *not_tested(runs.runs)]
 
 
 def not_tested(runs: Iterable[Run]) -> list[tuple[str, NotTested, int]]:
@@ -104,6 +109,11 @@ def not_tested(runs: Iterable[Run]) -> list[tuple[str, NotTested, int]]:
             counts[key] += 1
             first.setdefault(key, one)
     return [(key[0], one, counts[key]) for key, one in first.items()]
+
+
+def named(scenario: str, one: NotTested) -> str:
+    """What was not tested: all of a scenario, or a fault of it."""
+    return f"{scenario}: {one.name}" if one.name != scenario else scenario
 
 
 def verdict(runs: RunSet) -> str:

@@ -55,7 +55,8 @@ def _summary(runs: RunSet) -> Markup:
         parts.append(_summary_table(runs, everything))
     if len(runs.runs) > 1:
         parts += _gap_section([answer for run in runs.runs for answer in run.answers])
-        parts += _not_tested(figures.not_tested(runs.runs), with_scenario=True)
+    if runs.not_run or len(runs.runs) > 1:
+        parts += _not_tested(figures.all_not_tested(runs), with_scenario=True)
     return element("header", *parts)
 
 
@@ -281,10 +282,10 @@ def _not_tested(
         return
     items = []
     for scenario, one, count in found:
-        where = f"{scenario}: " if with_scenario else ""
+        where = figures.named(scenario, one) if with_scenario else one.name
         times = f" ({count:,} times)" if count > 1 else ""
         badge = element("span", "not tested", class_="badge")
-        items.append(element("li", badge, element("b", where + one.name), f": {one.why}{times}"))
+        items.append(element("li", badge, element("b", where), f": {one.why}{times}"))
     yield element("h3", "Not tested")
     yield element("ul", *items, class_="untested")
 

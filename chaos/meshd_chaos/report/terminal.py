@@ -26,9 +26,11 @@ def table(runs: RunSet) -> RenderableType:
     if everything.ways:
         parts += [_ways(everything), Text()]
     parts += [_item(what, f"{n} x {why}") for what, why, n in everything.unanswered]
-    for scenario, one, count in figures.not_tested(runs.runs):
+    for scenario, one, count in figures.all_not_tested(runs):
         times = f" ({count} times)" if count > 1 else ""
-        parts.append(_item("not tested", f"{scenario}: {one.name}: {one.why}{times}", "yellow"))
+        parts.append(
+            _item("not tested", f"{figures.named(scenario, one)}: {one.why}{times}", "yellow")
+        )
     for run in runs.runs:
         parts += _violations(run)
     good = everything.ok and everything.tally.accepted

@@ -84,5 +84,5 @@ def test_what_was_not_tested_and_what_must_not_be_are_said_and_break_no_table() 
     )
     text = measured(RunSet(runs=(run,)))
     assert "| a\\|b | 1 |" in text
-    assert "- **not tested**: full-disk in a\\|b: No disk to fill." in text
+    assert "- **not tested**: a\\|b: full-disk: No disk to fill." in text
     assert "- **must not be**: a\\|b, seed 7: lost: request r1\n" in text
