@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo test lint bench bench-record sim-record sim sim-members clean
+.PHONY: demo test lint bench bench-record sim-record sim sim-members chaos clean
 
 $(STAMP): pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -46,6 +46,13 @@ sim-record: $(STAMP)  ## the record under faults, by seed; SEEDS=1000 FROM=0 FOR
 sim: $(STAMP)    ## whole nodes under faults, by seed; SEEDS=1000 FROM=0 FOR_S=120
 	$(BIN)/python -m meshd.testing.simulation $(if $(SEEDS),--seeds $(SEEDS)) \
 		$(if $(FROM),--from $(FROM)) $(if $(FOR_S),--for-s $(FOR_S))
+
+# About three minutes: each scenario starts a mesh of its own (10 s), and heals it.  In CI:
+# make chaos SCENARIOS=mix DURATION=25
+SCENARIOS ?= holder-killed entry-killed backend-frozen partition full-disk mix
+chaos: $(STAMP)  ## real daemons, broken on purpose; SCENARIOS="mix zombie" DURATION=60 RATE=20 SEED=7
+	@$(BIN)/meshd-chaos run $(SCENARIOS:%=--scenario %) --duration $(or $(DURATION),15) \
+		--rate $(or $(RATE),8) $(if $(SEED),--seed $(SEED)) $(if $(REPORT),--report $(REPORT))
 
 sim-members: $(STAMP) ## 1,000 simulated members, 60 virtual seconds
 	$(BIN)/python -m tests.sim.thousand

@@ -64,6 +64,8 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     answers: tuple[Answer, ...] = ()
     healed_at_s: float | None = None
     """When all faults were over and the mesh was whole again; None: it never was."""
+    late_s: float = 0.0
+    """How late the harness's own loop was at worst: it lived on the same machine as the mesh."""
     tally: Tally
     violations: tuple[str, ...] = ()
     """All that must not be: the tally's and those of the mesh after the heal."""

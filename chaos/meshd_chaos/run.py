@@ -28,6 +28,10 @@ HEAL_S = 60.0
 """After the last fault, until all nodes have to see each other: daemons and engines start."""
 END_S = 30.0
 """After that, until every accepted request has to have ended."""
+LATE_S = 0.5
+"""A loop that is later than that had too little of the processor to tell much: holders are given up
+after 1.5 s of silence, and a dial after 1 s."""
+_LOOK_S = 0.05
 
 Say = Callable[[str], None]
 
@@ -49,6 +53,7 @@ class Runner:
         self._stage, self._seed, self._rate_per_s, self._say = stage, seed, rate_per_s, say
         self._stop = trio.CancelScope()
         self._is_interrupted = False
+        self._late_s = 0.0
         self.clients: Clients | None = None
         self.faults = Faults(stage, at_once=scenario.at_once, say=say)
         self.phase = "starting"
@@ -84,6 +89,7 @@ class Runner:
             self.faults.now_s = clients.now_s
             healed_at_s, found = None, []
             async with trio.open_nursery() as asking:
+                asking.start_soon(self._watch_the_loop)
                 self.phase = "breaking things"
                 with self._stop:
                     async with trio.open_nursery() as nursery:
@@ -121,6 +127,7 @@ class Runner:
             not_tested=tuple(self.faults.not_tested),
             answers=tuple(answers),
             healed_at_s=healed_at_s,
+            late_s=round(self._late_s, 3),
             tally=tally,
             violations=(*tally.violations, *found),
         )
@@ -132,11 +139,18 @@ class Runner:
             await trio.sleep_until(self.clients.began_at + planned.at_s)
             asking.start_soon(self.clients.ask, planned)
 
+    async def _watch_the_loop(self) -> None:
+        """Remember how late this very loop is: on a busy machine so are the daemons."""
+        while True:
+            due_at = trio.current_time() + _LOOK_S
+            await trio.sleep_until(due_at)
+            self._late_s = max(self._late_s, trio.current_time() - due_at)
+
     async def _all_ended(self, timeout_s: float) -> None:
         assert self.clients is not None
         with trio.move_on_after(timeout_s):
             while self.clients.under_way:  # noqa: ASYNC110 - clients come and go by themselves
-                await trio.sleep(0.05)
+                await trio.sleep(_LOOK_S)
 
     def _answers(self, clients: Clients) -> list[Answer]:
         """All, in the order in which they were asked."""
