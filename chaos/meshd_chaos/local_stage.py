@@ -94,11 +94,17 @@ class LocalStage:
                     await self._mesh.serves(machine, BACK_S)
 
     async def whole_again(self, timeout_s: float) -> list[str]:
+        found: list[str] = []
         try:
             await self._mesh.heal(timeout_s)
         except MeshFailed as error:
-            return [str(error)]
-        return []
+            found.append(str(error))
+        return found + self._mesh.surprises
+
+    def notes(self, *, keep: bool) -> list[str]:
+        self._mesh.keep = keep
+        kept = f"all that the daemons wrote is kept in {self._mesh.folder}" if keep else ""
+        return [note for note in (kept, self._mesh.stalls.note) if note]
 
     async def statuses(self) -> Mapping[str, StatusReport]:
         return (await self._mesh.health()).statuses

@@ -69,6 +69,8 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     tally: Tally
     violations: tuple[str, ...] = ()
     """All that must not be: the tally's and those of the mesh after the heal."""
+    notes: tuple[str, ...] = ()
+    """What else a reader should know, as sentences: where state was kept, what was unusual."""
 
     @property
     def ok(self) -> bool:

@@ -113,6 +113,7 @@ class Runner:
         tally = judge_answers(answers)
         if not self._is_interrupted:
             found += must_end(scenario.expect, tally, len(self.faults.records))
+        violations = (*tally.violations, *found)
         return Run(
             scenario=scenario.name,
             about=scenario.about,
@@ -129,7 +130,8 @@ class Runner:
             healed_at_s=healed_at_s,
             late_s=round(self._late_s, 3),
             tally=tally,
-            violations=(*tally.violations, *found),
+            violations=violations,
+            notes=tuple(stage.notes(keep=bool(violations))),
         )
 
     async def _ask(self, requests: list[Planned], asking: trio.Nursery) -> None:

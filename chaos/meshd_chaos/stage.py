@@ -80,6 +80,13 @@ class Stage(Protocol):
         """Wait until all nodes see each other; sentences about those that do not in that time."""
         ...
 
+    def notes(self, *, keep: bool) -> list[str]:
+        """What a reader of the run should know of the mesh, as sentences.
+
+        `keep`: something was wrong, so what may show why stays behind, where it can.
+        """
+        ...
+
     async def statuses(self) -> Mapping[str, StatusReport]:
         """What each daemon says of itself; of a mesh that is only asked: nothing."""
         ...

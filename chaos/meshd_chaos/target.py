@@ -202,6 +202,9 @@ class TargetStage:
                     await trio.sleep(_LOOK_S)
         return [f"{name} ({url}) does not answer after the faults" for name, url in away.items()]
 
+    def notes(self, *, keep: bool) -> list[str]:
+        return []
+
     async def statuses(self) -> Mapping[str, StatusReport]:
         return {}
 

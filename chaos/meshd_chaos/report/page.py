@@ -125,6 +125,7 @@ def _run(run: Run, anchor: str, hover: bool) -> Markup:
         element("p", run.about, class_="soft"),
         _numbers(its),
         *violations(run, anchor),
+        *(element("p", f"Note: {note}.", class_="soft") for note in run.notes),
         element("div", timeline(run, found, anchor=anchor, hover=hover), class_="scroll"),
         _legend(run, found),
         *(_gap_section(run.answers) if run.answers else ()),

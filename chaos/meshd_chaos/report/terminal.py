@@ -32,6 +32,7 @@ def table(runs: RunSet) -> RenderableType:
             _item("not tested", f"{figures.named(scenario, one)}: {one.why}{times}", "yellow")
         )
     for run in runs.runs:
+        parts += [_item("note", f"{run.scenario}: {note}", "yellow") for note in run.notes]
         parts += _violations(run)
     good = everything.ok and everything.tally.accepted
     style = "bold green" if good else "bold yellow" if everything.ok else "bold red"

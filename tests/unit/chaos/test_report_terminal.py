@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 
+import msgspec
 from rich.console import Console
 
 from meshd.testing.checker import How
@@ -69,3 +70,8 @@ def test_the_numbers_add_up_to_what_was_sent() -> None:
 
 def test_no_runs_are_nothing() -> None:
     assert shown().strip() == "Nothing was run."
+
+
+def test_what_a_reader_should_know_besides_is_told() -> None:
+    run = msgspec.structs.replace(a_run([went_on()]), notes=("the machine was too busy",))
+    assert "kill-holder: the machine was too busy" in shown(run)
