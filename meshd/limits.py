@@ -131,6 +131,12 @@ RETRY_BUDGET_FRACTION: Final = 0.2
 RETRY_BUDGET_WINDOW_S: Final = 10.0
 RETRY_BUDGET_FLOOR: Final = 10
 ORPHAN_GRACE_S: Final = 5.0  # a run whose entry's link broke goes on for so long
+ADOPT_AFTER_S: Final = (
+    2.0  # a keyed one is gone on with, if its entry seems gone by then: a suspect
+)
+# that lives has refuted it
+ADOPT_LOOK_S: Final = 0.25  # how often it is looked whether it is gone
+GONE_WAIT_S: Final = 2.0  # from when an entry is known gone, for a holder to go on with what it ran
 RESUME_BYTES: Final = 4 * MIB  # of an answer's frames that its holder keeps
 RESUME_WINDOW_S: Final = 30.0  # for which they are kept after its end
 RESUME_ENDED_BYTES: Final = 16 * MIB  # of all answers that ended: 16,000 short ones

@@ -2,9 +2,8 @@
 
 Two sinks for the relay: one streams what comes in the dialect's form, one collects and sends a
 whole body.  Nothing is sent before there is something of the answer to send, so that a failure
-before it still gets a status of its own; but a stream that has been silent for long (its model
-loads, it queues) begins with bytes that mean nothing, where the dialect has such, before something
-on the way takes it for dead.
+before it still gets a status of its own; but a stream that is silent for long (its model loads, it
+queues) begins with bytes that mean nothing, where the dialect has such, lest it be taken for dead.
 """
 
 from __future__ import annotations
@@ -25,8 +24,10 @@ from meshd.http import Headers, Share, Sweeper, Watch
 from meshd.ids import NodeId, RequestId
 from meshd.inference import Delta, Embedding, Failure, FailureKind, Usage
 from meshd.relay.forwarder import ClientSink, Forwarder
+from meshd.relay.orphans import Orphan
 from meshd.relay.sinks import AnswerItem, SinkClosed
 from meshd.routing.catalogue import Target
+from meshd.wire.serve import KeyedClaim
 
 QUEUE_SLACK_S = 1.0
 """After the longest wait in a queue, for "busy" to arrive."""
@@ -85,13 +86,14 @@ async def answer(
     more_headers: Sequence[HeaderPair] = (),
     ending: Callable[[], None] = lambda: None,
     *,
-    may_hedge: bool = True,
+    claim: KeyedClaim | None = None,
+    orphan: Orphan | None = None,
 ) -> Answered:
     """Answer one inference request; the response has been completed when this returns.
 
     `ending` is called before the first piece of a stream that says that the answer is whole.  What
     is kept of an answer that is not streamed is held by `share`, which the caller releases.
-    `may_hedge`: two holders may run it at the same time.
+    `claim` is that of a keyed request; `orphan` a run of this node that is to be gone on with.
     """
     # A streaming client's read timeout is between bytes; only a whole answer has it as deadline.
     deadline_s = None if call.stream else call.deadline_s
@@ -101,7 +103,8 @@ async def answer(
         call.request,
         stream=call.stream,
         deadline_s=deadline_s,
-        may_hedge=may_hedge,
+        claim=claim,
+        orphan=orphan,
     )
     responder.on_disconnect = exchange.client_gone
     kind = _StreamingSink if call.stream else _WholeSink

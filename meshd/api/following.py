@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -89,16 +90,17 @@ class Followers:
                 "answer from its start"
             )
 
-    async def attach(self, running: Running, asking: Asking) -> bool:
+    async def attach(self, running: Running, asking: Asking, *, may_end: bool = False) -> bool:
         """Tell what that run says.  False: it is over, and nothing was told of it.
 
         One that does not stream says nothing before its end, and then the record has it.
+        `may_end`: the client may have it run anew, so the claim of a node that is gone is ended.
         Raises DialectError, StreamBroken.
         """
         with self._delivery(running.job, asking) as delivery:
             try:
                 await self.check(running.job, asking.place)
-                return await self._follow(running, delivery)
+                return await self._follow(running, delivery, may_end)
             except GivenUp:
                 return await _given_up(asking, delivery)
             except (OtherWords, BeyondTheEnd) as error:
@@ -138,24 +140,33 @@ class Followers:
             responder.on_disconnect = None
             del self._attached[delivery]
 
-    async def _follow(self, running: Running, delivery: Delivery) -> bool:
-        requests, tries = self._requests, 0
-        while requests.is_live(running):
-            had_bytes = delivery.size_bytes
+    async def _follow(self, running: Running, delivery: Delivery, may_end: bool) -> bool:
+        requests, tries, gone_at = self._requests, 0, math.inf
+        heard: int | None = None
+        while (now := requests.run_of(running.job)) is not None:
+            if now.fence != heard or delivery.comparing:
+                # Another node goes on with it, if it begins with what was told.
+                heard, gone_at = now.fence, math.inf
+                delivery.begin_again()
+            had_bytes = delivery.heard_bytes
             try:
-                async with requests.listen(running, had_bytes) as listener:
+                async with requests.listen(now, had_bytes) as listener:
                     end = await delivery.hear(listener)
             except NotHeard as error:
-                log.info("a run is not heard", job=job_name(running.job), why=str(error))
-                tries = 1 if delivery.size_bytes > had_bytes else tries + 1
-                pause_s = limits.SAID_PAUSE_S[min(tries, len(limits.SAID_PAUSE_S)) - 1]
-                with delivery.waiting():
-                    await requests.until_over(running, pause_s)
-                continue
-            if delivery.begun or isinstance(end, Whole):
-                await delivery.tell(end)
-                return True
-            return False
+                log.info("a run is not heard", job=job_name(now.job), why=str(error))
+            else:
+                if delivery.begun or isinstance(end, Whole):
+                    await delivery.tell(end)
+                    return True
+                return False
+            tries = 1 if delivery.heard_bytes > had_bytes else tries + 1
+            if may_end and requests.is_gone(now.node):
+                gone_at = min(gone_at, trio.current_time())
+                if trio.current_time() >= gone_at + limits.GONE_WAIT_S:
+                    await requests.end_for(now)
+            pause_s = limits.SAID_PAUSE_S[min(tries, len(limits.SAID_PAUSE_S)) - 1]
+            with delivery.waiting():
+                await requests.until_over(now, pause_s)
         if not delivery.begun:
             return False
         # Another run says something else, unless it was this one, and its entry is only away.

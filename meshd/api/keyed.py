@@ -30,6 +30,7 @@ from meshd.jobs.keyed import Key, KeyedRequests, Running, key_of
 from meshd.jobs.keyed_run import KeyedRun
 from meshd.jobs.said import Answer, Broken, Listener, TooMuchSaid, Whole
 from meshd.modelnames import normalise
+from meshd.wire.serve import KeyedClaim
 
 HEADER: Final = b"idempotency-key"
 _FINAL: Final = frozenset({400, 401, 403, 404, 405, 409, 413, 415, 422})
@@ -43,8 +44,20 @@ _NOTHING_TO_GO_ON_WITH: Final = (
     "without a place"
 )
 
-Answering = Callable[[Client, Callable[[], None]], Awaitable[object]]
-"""Answers the request to that client; the second is to be called when a stream begins to end."""
+Answering = Callable[[Client, Callable[[], None], KeyedClaim | None], Awaitable[object]]
+"""Answers the request to that client; the second is to be called when a stream begins to end, the
+third is the claim under which it runs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a run is to do."""
+
+    call: Call
+    path: str
+    headers: list[HeaderPair]
+    """That go with what is not an answer of an engine."""
+    answering: Answering
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +71,10 @@ class Asked:
     headers: list[HeaderPair]
     """That go with what is not an answer of an engine."""
     answering: Answering
+
+    def work(self) -> Work:
+        """The same, to be run."""
+        return Work(self.call, self.request.path, self.headers, self.answering)
 
     def asking(self) -> Asking:
         """The same, of somebody else's run.  Raises Refused for what is no place in a stream."""
@@ -113,8 +130,13 @@ class KeyedApi:
                 case KeyedRun():
                     with self.in_flight:
                         return await _run(accepted, asked, asking)
-                case Running() if await self.followers.attach(accepted, asking):
+                case Running() if await self.followers.attach(accepted, asking, may_end=True):
                     return None
+
+    async def go_on(self, run: KeyedRun, work: Work) -> None:
+        """Run it for whoever repeats it: the node that was asked is gone."""
+        with self.in_flight:
+            await _work(run, work)
 
     async def _check(self, job: int, asking: Asking) -> None:
         try:
@@ -142,22 +164,23 @@ async def _run(run: KeyedRun, asked: Asked, asking: Asking) -> None:
     )
     with said.listen() as listener:
         if not asked.call.stream:
-            await _work(run, asked)
+            await _work(run, asked.work())
             await _tell(listener, delivery, asking.path)
             return
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_tell, listener, delivery, asking.path)
-            await _work(run, asked)
+            await _work(run, asked.work())
 
 
-async def _work(run: KeyedRun, asked: Asked) -> None:
+async def _work(run: KeyedRun, work: Work) -> None:
     """The run itself, with its lease kept."""
-    speaker = _Speaker(run, asked)
+    speaker = _Speaker(run, work)
+    claim = KeyedClaim(run.job, run.fence, work.call.form)
     try:
         with run.scope:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(run.hold)
-                await asked.answering(speaker, speaker.ending)
+                await work.answering(speaker, speaker.ending, claim)
                 nursery.cancel_scope.cancel()
     finally:
         await run.end()
@@ -179,12 +202,12 @@ async def _tell(listener: Listener, delivery: Delivery, path: str) -> None:
 class _Speaker:
     """Stands where a client would: keeps what the run says, and withholds the last of it."""
 
-    def __init__(self, run: KeyedRun, asked: Asked) -> None:
+    def __init__(self, run: KeyedRun, work: Work) -> None:
         self._run = run
         self._said = run.said
-        self._encoder = asked.call.encoder
-        self._path = asked.request.path
-        self._headers = asked.headers
+        self._encoder = work.call.encoder
+        self._path = work.path
+        self._headers = work.headers
         self._is_ending = False
         self._numbering = Numbering() if self._path.startswith("/v1/") else None
         self.on_disconnect: Callable[[], None] | None = None

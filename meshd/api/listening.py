@@ -14,7 +14,7 @@ from typing import Final
 import trio
 
 from meshd.api.dialect import AnswerEncoder, HeaderPair
-from meshd.api.places import Place, Rest, comment
+from meshd.api.places import OtherWords, Place, Rest, comment
 from meshd.http import Headers, Responder
 from meshd.inference import Failure
 from meshd.jobs.said import Answer, Broken, End, Listener
@@ -51,8 +51,12 @@ class Delivery:
         self._rest = rest or Rest(Place(), events=True)
         self._more = tuple(more)
         self.size_bytes = 0
-        """Of the run's stream, what was heard: given to the client, or had by it before."""
+        """Of the stream, what was heard: given to the client, or had by it before."""
+        self.heard_bytes = 0
+        """Of it, what the run that is heard now has said: less while that begins again."""
         self._digest = hashlib.sha256()
+        self._again = hashlib.sha256()
+        """Of `heard_bytes`, while they are compared."""
         self._waiting: trio.CancelScope | None = None
         self._given_up = False
 
@@ -78,9 +82,32 @@ class Delivery:
         """What the client is to be told of it."""
         if not said:  # an answer of which nothing was told yet may still become a refusal
             return comment(self._encoder.keep_alive()) if self._rest.reached else b""
+        said = self._not_again(said)
         self.size_bytes += len(said)
+        self.heard_bytes += len(said)
         self._digest.update(said)
         return self._rest.feed(said)
+
+    @property
+    def comparing(self) -> bool:
+        """Whether what is heard now was heard before, of another run."""
+        return self.heard_bytes < self.size_bytes
+
+    def begin_again(self) -> None:
+        """Another run is heard from its first byte on: it must begin with what was heard."""
+        self.heard_bytes = 0
+        self._again = hashlib.sha256()
+
+    def _not_again(self, said: bytes) -> bytes:
+        """What is new in it.  Raises OtherWords."""
+        if not self.comparing:
+            return said
+        again = said[: self.size_bytes - self.heard_bytes]
+        self._again.update(again)
+        self.heard_bytes += len(again)
+        if not self.comparing and self._again.digest() != self._digest.digest():
+            raise OtherWords("another run of it said other words")
+        return said[len(again) :]
 
     async def tell(self, end: End) -> None:
         """The end, as the run told it.  Raises BeyondTheEnd if the client had more than all."""

@@ -36,7 +36,7 @@ from meshd.ports import Clock, Entropy
 from meshd.relay.forwarder import Forwarder
 from meshd.routing.catalogue import Catalogue, Target
 from meshd.routing.placement import Placement
-from meshd.wire.serve import FORWARDED_HEADER
+from meshd.wire.serve import FORWARDED_HEADER, KeyedClaim
 
 JSON = (b"content-type", b"application/json; charset=utf-8")
 TEXT = (b"content-type", b"text/plain; charset=utf-8")
@@ -175,7 +175,9 @@ class ClientApi:
         def failed(failure: Failure) -> tuple[int, list[HeaderPair], bytes]:
             return error_body(request.path, failure)
 
-        def answering(client: Client, ending: Callable[[], None]) -> Awaitable[Answered]:
+        def answering(
+            client: Client, ending: Callable[[], None], claim: KeyedClaim | None = None
+        ) -> Awaitable[Answered]:
             return answer(
                 call,
                 request_id,
@@ -186,7 +188,7 @@ class ClientApi:
                 share,
                 cors,
                 ending,
-                may_hedge=key is None,  # a key has one run, which may outlive this node
+                claim=claim,
             )
 
         try:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from typing import Protocol
 
@@ -92,9 +92,19 @@ class KeyedRequests:
     """What becomes of a request that has a key."""
 
     def __init__(
-        self, ledger: Ledger, jobs: JobService, bodies: Bodies, remote: RemoteSaid, room: Room
+        self,
+        ledger: Ledger,
+        jobs: JobService,
+        bodies: Bodies,
+        remote: RemoteSaid,
+        room: Room,
+        is_gone: Callable[[NodeId], bool],
     ) -> None:
-        """`room` is where answers are kept until they are stored."""
+        """`room` is where answers are kept until they are stored.
+
+        `is_gone`: whether all there is to know says that a node is not there any more.
+        """
+        self.is_gone = is_gone
         self._ledger = ledger
         self._jobs = jobs
         self._bodies = bodies
@@ -104,6 +114,8 @@ class KeyedRequests:
         self._runs: dict[tuple[int, int], KeyedRun] = {}
         self._accepting: Counter[tuple[str, str]] = Counter()
         """Keys with which somebody asks the record now: a claim may be theirs."""
+        self._moving: Counter[int] = Counter()
+        """Jobs with which this node is about to go on."""
 
     # ---------------------------------------------------------------- asked by clients
 
@@ -168,7 +180,7 @@ class KeyedRequests:
         row = self._ledger.state.jobs.live.get(running.job)
         if row is None or not self.is_live(running) or running.node != self._ledger.me:
             return False
-        if (running.job, running.fence) in self._runs:
+        if (running.job, running.fence) in self._runs or running.job in self._moving:
             return False
         if any(self._accepting[pair] > askers for pair in row.keys):
             return False
@@ -186,6 +198,34 @@ class KeyedRequests:
         self._runs[job, fence] = run
         return run
 
+    async def move(self, job: int, fence: int) -> KeyedRun:
+        """Go on here with a run that another node claimed, under a fence of this node's.
+
+        Raises RecordRefused (it is that node's no more), NotWritten, MaybeWritten.
+        """
+        asked_at = trio.current_time()
+        command = commands.Move(job=job, fence=fence, lease_ms=LEASE_MS)
+        self._moving[job] += 1
+        try:
+            told = await self._ledger.execute(command, timeout_s=limits.JOB_LEASE_S)
+            running = Running(job, told["fence"], self._ledger.me)
+            run = self._begin(running, asked_at)
+        finally:
+            self._moving[job] -= 1
+            if not self._moving[job]:
+                del self._moving[job]
+        if not self.is_live(running):  # meanwhile more was applied here
+            run.stop("it is over")
+        return run
+
+    async def end_for(self, running: Running) -> None:
+        """End the claim of a node that is gone, if it has it still: whoever asks may run it."""
+        command = commands.Fail(job=running.job, fence=running.fence, reason="its node is gone")
+        try:
+            await self._ledger.execute(command, timeout_s=WRITE_S)
+        except MeshdError as error:
+            log.info("a claim was not ended", job=job_name(running.job), why=str(error))
+
     def _over(self, run: KeyedRun) -> None:
         self._runs.pop((run.job, run.fence), None)
 
@@ -195,6 +235,14 @@ class KeyedRequests:
         """Whether, as far as this node has heard, that run goes on."""
         row = self._ledger.state.jobs.live.get(running.job)
         return row is not None and row.claim is not None and row.claim.fence == running.fence
+
+    def run_of(self, job: int) -> Running | None:
+        """The run that the job has now, as far as this node has heard."""
+        row = self._ledger.state.jobs.live.get(job)
+        if row is None or row.claim is None:
+            return None
+        key = row.keys[0] if row.keys else ("", "")
+        return Running(job, row.claim.fence, NodeId(row.claim.node), key)
 
     async def until_over(self, running: Running, wait_s: float = float("inf")) -> None:
         """Until it has ended, one way or the other (it has a lease), or that time has passed."""

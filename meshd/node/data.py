@@ -129,8 +129,16 @@ class DataSide:
         Either alone may be wrong, and an answer that still flows is worth more than their word.
         """
         self.remotes.drop_idle(node)
-        if not (self.placement.is_present(node) or self._mesh.links.is_up(node)):
-            self.service.cut(node, "the node that asked is away")
+        if self.is_gone(node):
+            self.service.entry_gone(node, "the node that asked is away")
+
+    def is_gone(self, node: NodeId) -> bool:
+        """Gossip and the control link agree that it is away."""
+        return not (self.placement.is_present(node) or self._mesh.links.is_up(node))
+
+    def seems_gone(self, node: NodeId) -> bool:
+        """There is no link to it, and gossip does not call it well."""
+        return not (self.placement.seems_well(node) or self._mesh.links.is_up(node))
 
     def forget(self, node: NodeId) -> None:
         """A node is no member any more: nothing of it is asked, nothing for it goes on."""

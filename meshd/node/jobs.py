@@ -8,6 +8,7 @@ from functools import partial
 import trio
 
 from meshd import limits
+from meshd.api.adopting import Adoptions
 from meshd.api.job_orders import JobOrders
 from meshd.api.job_run import run_job
 from meshd.api.job_stream import JobStreams
@@ -35,7 +36,7 @@ from meshd.node.data import DataSide
 from meshd.node.mesh import MeshSide
 from meshd.node.record import RecordSide
 from meshd.ports import Ports
-from meshd.record.events import Event
+from meshd.record.events import Event, JobFinished, JobReturned
 from meshd.settings import webhook_key
 from meshd.wire.said import SAID_PATH
 
@@ -120,8 +121,12 @@ class JobsSide:
         workers = Workers(ledger, self.service, self.blobs)
         self.orders = JobOrders(self.service, self.requests, self._unknown)
         said = SaidLinks(data.remotes.pool)
-        self._keyed = KeyedRequests(ledger, self.service, self.blobs, said, room)
+        self._keyed = KeyedRequests(
+            ledger, self.service, self.blobs, said, room, is_gone=data.is_gone
+        )
         self.keyed = KeyedApi(self._keyed)
+        self._adoptions = Adoptions(self._keyed, self.keyed, data.forwarder, room, mesh.name_of)
+        data.service.use_adopter(self._adoptions.take, data.seems_gone)
         streams = JobStreams(self.service, self._keyed.answers, self.keyed.followers)
         self.api = JobsApi(self.service, workers, self.requests, streams)
         data.service.serve_also(SAID_PATH, partial(serve_said, self._keyed.said_for_others))
@@ -138,6 +143,7 @@ class JobsSide:
             nursery.start_soon(self.blobs.run)
             nursery.start_soon(self.runner.run)
             nursery.start_soon(self.duties.run)
+            nursery.start_soon(self._adoptions.run)
 
     def use(self, api: ClientApi) -> None:
         """What queued requests are run by: the way of those of clients."""
@@ -148,6 +154,11 @@ class JobsSide:
         self.service.happened(events)
         self.runner.happened(events)
         self._keyed.happened(events)
+        for event in events:
+            if isinstance(event, JobReturned):
+                self._data.service.claim_over(event.job, event.fence)
+            elif isinstance(event, JobFinished):
+                self._data.service.claim_over(event.row.id, event.fence)
         self.duties.happened(events)
         self.webhooks.happened(events)
 

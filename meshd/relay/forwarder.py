@@ -15,7 +15,7 @@ from meshd import limits
 from meshd.backends import BackendFailed, RunControl
 from meshd.http import Sweeper
 from meshd.ids import NodeId, RequestId
-from meshd.inference import Failure, FailureKind, Request, known_kind
+from meshd.inference import Failure, FailureKind, ModelInfo, Request, known_kind
 from meshd.relay.budget import PoisonList, RetryBudget
 from meshd.relay.directives import (
     Attempt,
@@ -27,16 +27,20 @@ from meshd.relay.directives import (
     Poison,
     Say,
 )
+from meshd.relay.exchange import Exchange
 from meshd.relay.hedging import Hedging
 from meshd.relay.holder import Holder, Order
 from meshd.relay.in_flight import InFlight
+from meshd.relay.incoming import RemoteSink
 from meshd.relay.machine import Relay, State
-from meshd.relay.remote import RemoteHolders, RemoteSink
+from meshd.relay.orphans import Orphan
+from meshd.relay.remote import RemoteHolders
 from meshd.relay.sinks import AnswerItem, AnswerSink, SinkClosed
 from meshd.relay.splice import DoesNotFit, Splice, Way
 from meshd.routing.catalogue import Target
 from meshd.routing.demand import demand_of
 from meshd.routing.placement import Dispatch, Placement
+from meshd.wire.serve import KeyedClaim
 
 
 class ClientSink(AnswerSink, Protocol):
@@ -57,58 +61,6 @@ class ClientSink(AnswerSink, Protocol):
     async def fail(self, failure: Failure, *, in_stream: bool) -> None:
         """There is no (whole) answer."""
         ...
-
-
-class Exchange:
-    """One client request while it is under way at this entry."""
-
-    __slots__ = (
-        "_late_s",
-        "_sweeper",
-        "control",
-        "may_hedge",
-        "relay",
-        "request",
-        "request_id",
-        "watch",
-    )
-
-    def __init__(
-        self,
-        request_id: RequestId,
-        request: Request,
-        relay: Relay,
-        sweeper: Sweeper,
-        may_hedge: bool,
-    ) -> None:
-        self.may_hedge = may_hedge
-        self.request_id = request_id
-        self.request = request
-        self.relay = relay
-        self.control: RunControl | None = None
-        self._sweeper = sweeper
-        self._late_s = sweeper.late_s
-        self.watch = sweeper.watch(self._tick, relay.wake_at)
-
-    def client_gone(self) -> None:
-        """The client disconnected: end the attempt at once."""
-        self._abort(self.relay.client_gone())
-
-    def stop(self) -> None:
-        """This node ends."""
-        self._abort(self.relay.stop())
-
-    def _tick(self) -> None:
-        if (late_s := self._sweeper.late_s - self._late_s) > 0:
-            # This process did not get to listen: what arrived meanwhile is still to be read.
-            self._late_s += late_s
-            self.relay.silent_at += late_s
-        self._abort(self.relay.tick(trio.current_time()))
-        self.watch.at = self.relay.wake_at
-
-    def _abort(self, reason: str | None) -> None:
-        if reason is not None and self.control is not None:
-            self.control.abort(reason)
 
 
 class _Tap:
@@ -205,12 +157,13 @@ class Forwarder:
         *,
         stream: bool,
         deadline_s: float | None,
-        may_hedge: bool = True,
+        claim: KeyedClaim | None = None,
+        orphan: Orphan | None = None,
     ) -> Exchange:
         """Begin an exchange; `run` it next.
 
-        `deadline_s` is the client's own, if it told one.  `may_hedge`: it may run at two holders at
-        the same time, if that is wanted here at all.
+        `deadline_s` is the client's own, if it told one; `claim` that of a keyed request.  The
+        first attempt is `orphan`, if that is given.
         """
         now = trio.current_time()
         self._budget.request(now)
@@ -221,7 +174,7 @@ class Forwarder:
             splice=Splice(request) if stream else None,
             queue_wait_s=self._queue_wait_s,
         )
-        return Exchange(request_id, request, relay, self.sweeper, may_hedge)
+        return Exchange(request_id, request, relay, self.sweeper, claim, orphan)
 
     async def run(self, exchange: Exchange, sink: ClientSink) -> None:
         """See the exchange to its end; the sink has been finished or failed when this returns.
@@ -292,12 +245,22 @@ class Forwarder:
     def _pick(self, pick: Pick, exchange: Exchange) -> list[Directive]:
         now = trio.current_time()
         request = exchange.request
+        if exchange.orphan is not None:
+            return exchange.relay.picked(self._target_of(exchange.orphan), 1, False, now)
         choice = self._placement.choose(
             request.model, demand_of(request), pick.exclude, now, self._may_follow(pick)
         )
         if choice is None:
             return exchange.relay.picked(None, 0, False, now)
         return exchange.relay.picked(choice.target, choice.others, not choice.local, now)
+
+    def _target_of(self, orphan: Orphan) -> Target:
+        """What runs it here, also if it is offered no more."""
+        asked = orphan.asked
+        for target in self._placement.catalogue.holders(asked.model):
+            if (target.node, target.backend) == (self._node, asked.backend):
+                return target
+        return Target(self._node, asked.backend, "", 1, ModelInfo(asked.model))
 
     def _may_follow(self, pick: Pick) -> Callable[[Target], bool] | None:
         """Who may go on with another's answer: only the very same model says the same."""
@@ -327,7 +290,7 @@ class Forwarder:
             exchange.control.abort(relay.abort_reason)
         exchange.watch.at = relay.wake_at
         tap.asking(attempt)
-        serve = partial(self._serve, exchange.request_id)
+        serve = partial(self._serve, exchange)
         try:
             if self._hedging is not None and self._hedging.concerns(attempt, exchange):
                 target = await self._hedging.run(attempt, order, exchange, tap, serve)
@@ -348,17 +311,22 @@ class Forwarder:
 
     async def _serve(
         self,
-        request_id: RequestId,
+        exchange: Exchange,
         attempt: Attempt,
         order: Order,
         sink: RemoteSink,
         control: RunControl,
     ) -> None:
         node = attempt.target.node
-        if node == self._node:
+        if (orphan := exchange.orphan) is not None:
+            exchange.orphan = None
+            await orphan.serve(sink, control)
+        elif node == self._node:
             await self._holder.serve(order, sink, control)
         else:
-            await self._remotes.serve(node, request_id, attempt, order, sink, control)
+            claim = exchange.claim if attempt.way is None else None
+            name = exchange.request_id
+            await self._remotes.serve(node, name, attempt, order, sink, control, claim)
 
     def _may_retry(self, now: float) -> bool:
         allowed = self._budget.may_retry(now, len(self._exchanges))

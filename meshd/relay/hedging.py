@@ -23,9 +23,9 @@ from meshd.relay.budget import RetryBudget
 from meshd.relay.directives import Attempt, Directive
 from meshd.relay.ends import cut
 from meshd.relay.holder import Order
+from meshd.relay.incoming import RemoteSink
 from meshd.relay.machine import Relay
 from meshd.relay.race import Race, Racer, ends_both
-from meshd.relay.remote import RemoteSink
 from meshd.relay.sinks import AnswerItem, SinkClosed
 from meshd.routing.catalogue import Target
 from meshd.routing.demand import demand_of

@@ -3,7 +3,7 @@
 What was said is kept for a while (after its end: `kept_answers.py`), so that an entry whose link
 broke finds this run again and has the rest of it: no second generation (proto/peer.md, "Resuming").
 Between two links the run goes on; without a new one within `ORPHAN_GRACE_S` nobody is there for it
-any more.
+any more, unless it is a keyed request's (`orphans.py`).
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from typing import Protocol
 
 import trio
 
 from meshd import limits
 from meshd.backends.control import failed
 from meshd.errors import LimitExceeded, StreamBroken
-from meshd.http import Responder, Sweeper, Watch
+from meshd.http import Sweeper, Watch
 from meshd.inference import FailureKind, Load
 from meshd.relay.kept_answers import KeptAnswer, rest_of
 from meshd.relay.sinks import AnswerItem, SinkClosed
@@ -27,18 +28,43 @@ from meshd.wire.answer import AnswerWriter
 GONE = "the node that asked went away"
 
 
+class Link(Protocol):
+    """What frames are sent on: a `Responder`, or a way within this process."""
+
+    on_disconnect: Callable[[], None] | None
+
+    @property
+    def disconnected(self) -> bool: ...
+    @property
+    def finished(self) -> bool: ...
+    async def write(self, data: bytes) -> None: ...
+    def write_nowait(self, data: bytes) -> bool: ...
+    async def finish(self, data: bytes = b"") -> None: ...
+    def abort(self, reason: str) -> None: ...
+
+
 class Outgoing:
     """Encodes an answer into frames, keeps them, sends them, with beats in the silences."""
 
     def __init__(
-        self, sweeper: Sweeper, load: Callable[[], Load], abandoned: Callable[[], None]
+        self,
+        sweeper: Sweeper,
+        load: Callable[[], Load],
+        orphaned: Callable[[float], float | None],
+        look_s: float = limits.ORPHAN_GRACE_S,
     ) -> None:
-        """`abandoned` is told when nobody came back for the answer."""
+        """`orphaned` is asked what is to become of a run that has no link: first `look_s` after it
+        broke, then so long after as it said itself; None: nobody is there for it.  Its argument is
+        how long that is now, in seconds.
+        """
         self.writer = AnswerWriter()
         self._sweeper = sweeper
         self._load = load
-        self._abandoned = abandoned
-        self._responder: Responder | None = None
+        self._orphaned = orphaned
+        self._look_s = look_s
+        self._lost_at = math.inf
+        """When the last link broke."""
+        self._responder: Link | None = None
         self._sent = 0
         """The last item that went out on the present link."""
         self._kept: deque[tuple[int, bytes]] = deque()
@@ -53,7 +79,7 @@ class Outgoing:
         self._over = trio.Event()
         self._given_up = False
         now = trio.current_time()
-        self._grace: Watch = sweeper.watch(self._give_up)
+        self._grace: Watch = sweeper.watch(self._look)
         self._watch: Watch = sweeper.watch(self._beat, now + limits.BEAT_S)
         self._load_at = self._watch.at
         """When this node's load, with this request in it, is told.  Once: a short answer brings
@@ -68,7 +94,12 @@ class Outgoing:
         oldest = self._kept[0][0] if self._kept else self.writer.seq
         return oldest <= after <= self.writer.seq and not self._over.is_set()
 
-    def attach(self, responder: Responder, after: int = 0) -> None:
+    @property
+    def is_linked(self) -> bool:
+        """Whether there is a link to send on, as far as is known."""
+        return self._responder is not None
+
+    def attach(self, responder: Link, after: int = 0) -> None:
         """Send on this link from here on, what follows item `after` first; `keeps` was asked."""
         former, self._responder = self._responder, responder
         self._sent = after
@@ -84,21 +115,26 @@ class Outgoing:
         await self._flush()
         await self._over.wait()
 
-    def _lost(self, responder: Responder) -> None:
+    def _lost(self, responder: Link) -> None:
         if self._responder is responder and not self._over.is_set():
             self._responder = None
             self._linked = trio.Event()
-            self._grace.at = trio.current_time() + limits.ORPHAN_GRACE_S
+            self._lost_at = trio.current_time()
+            self._grace.at = self._lost_at + self._look_s
 
     def nobody_waits(self) -> None:
         """The entry said so: there will be no other link."""
         self._given_up = True
         self._linked.set()
 
-    def _give_up(self) -> None:
+    def _look(self) -> None:
+        now = trio.current_time()
         self._grace.at = math.inf
-        self.nobody_waits()
-        self._abandoned()
+        again_s = self._orphaned(now - self._lost_at)
+        if again_s is None:
+            self.nobody_waits()
+        else:
+            self._grace.at = now + again_s
 
     # ---------------------------------------------------------------- what is said
 
@@ -171,7 +207,7 @@ class Outgoing:
         if self._given_up and not self._over.is_set():
             raise SinkClosed(GONE)
 
-    async def _send_on(self, responder: Responder, more: bytes) -> bool:
+    async def _send_on(self, responder: Link, more: bytes) -> bool:
         """What that link lacks; whether it has all there is now."""
         data, upto, ended = self._unsent(), self.writer.seq, self._ended
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 import trio
@@ -20,14 +20,15 @@ from meshd.inference import Failure, FailureKind, Load
 from meshd.ports import Alpn, ByteStream, Network
 from meshd.relay.directives import Attempt
 from meshd.relay.holder import Order
-from meshd.relay.sinks import AnswerSink
-from meshd.wire.answer import AnswerFrame, AnswerReader, FrameKind
+from meshd.relay.incoming import RemoteSink, read_answer
+from meshd.wire.answer import AnswerReader
 from meshd.wire.fields import one_line
 from meshd.wire.serve import (
     FORWARDED_HEADER,
     RESUME_PATH,
     SERVE_PATH,
     SHOW_PATH,
+    KeyedClaim,
     ResumeRequest,
     ServeRequest,
     ShowRequest,
@@ -41,28 +42,12 @@ log = logs.get("relay")
 HEADERS = ((b"content-type", b"application/msgpack"), (FORWARDED_HEADER, b"1"))
 
 
-STEP_BYTES = limits.KIB
-"""Of frames at a time, some eighty tokens: in a client's dialect they are twenty times as large,
-and what is written to a client in one go must be read within `limits.HTTP_SEND_STALL_S`."""
-
 _RUNS_ALREADY = 409
 _ROUND_TRIPS = 4
 """Of a question on a new link: TCP, TLS, the answer; and one to spare."""
 
 SHOW_S = 5.0
 """A description comes from memory, or from an engine on the holder's own loopback."""
-
-
-class RemoteSink(AnswerSink, Protocol):
-    """A sink that also wants to know of frames without content."""
-
-    def heard(self) -> None:
-        """The holder gave a sign of life; the first one says that it has the request."""
-        ...
-
-    def sent(self, size_bytes: int) -> None:
-        """The whole request is with this machine's transport."""
-        ...
 
 
 @dataclass(slots=True)
@@ -111,8 +96,12 @@ class RemoteHolders:
         order: Order,
         sink: RemoteSink,
         control: RunControl,
+        claim: KeyedClaim | None = None,
     ) -> None:
-        """Have the request served there; raises BackendFailed like `Holder.serve`."""
+        """Have the request served there; raises BackendFailed like `Holder.serve`.
+
+        `claim`: it is a keyed one's, and this attempt makes the whole answer.
+        """
         # Each question is a run of its own at the holder.
         run = RequestId(f"{request_id}.{attempt.ask}")
         body = encode_serve(
@@ -124,6 +113,7 @@ class RemoteHolders:
                 backend=order.backend,
                 model=order.model,
                 request=order.request,
+                keyed=claim,
             )
         )
         asked = _Asked(node, run, body, sink, control, alone=not attempt.others)
@@ -252,33 +242,7 @@ class RemoteHolders:
                 raise failed(FailureKind.BUSY, one_line(text), 503, 1.0)
             raise ProtocolError(f"it answered {response.status}: {text}")
         sink.heard()
-        last: AnswerFrame | None = None
-        try:
-            while data := await response.read_some():
-                for at in range(0, len(data), STEP_BYTES):
-                    frames = reader.feed(data[at : at + STEP_BYTES])
-                    if items := [item for frame in frames for item in frame.items]:
-                        await sink.emit(items)
-                    else:
-                        sink.heard()
-                    for frame in frames:
-                        if frame.kind is FrameKind.LOAD and frame.load is not None:
-                            self._on_load(node, frame.load)
-                        elif frame.kind is FrameKind.BEGUN:
-                            sink.begun()
-                        last = frame
-        except StreamBroken:
-            if not reader.complete:
-                raise
-            # It said how the answer ended, and went away before it had said that this was all.
-        except BaseException:  # also a cancel: a connection half read serves nobody; raised again
-            response.abort("the attempt is over")
-            raise
-        # The body was read to its end, so the connection goes back to the pool, also after "busy".
-        if last is not None and last.failure is not None:
-            raise BackendFailed(last.failure)
-        if last is None or last.kind is not FrameKind.END:
-            raise StreamBroken("the stream of frames ended without an end")
+        await read_answer(response, sink, reader, lambda load: self._on_load(node, load))
 
     def pool(self, node: NodeId) -> HttpClient:
         """The HTTP connections to that member."""

@@ -8,7 +8,10 @@ has the rules.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import NamedTuple
 
 import msgspec
@@ -23,6 +26,7 @@ from meshd.inference import Failure, FailureKind
 from meshd.relay.holder import Holder, Order
 from meshd.relay.in_flight import InFlight
 from meshd.relay.kept_answers import KeptAnswer, KeptAnswers, RunKey
+from meshd.relay.orphans import Orphan
 from meshd.relay.outgoing import GONE, Outgoing
 from meshd.relay.sinks import SinkClosed
 from meshd.wire.serve import (
@@ -56,6 +60,8 @@ class PeerService:
         self._ended = KeptAnswers()
         self._forgetting: Watch | None = None
         self._others: dict[str, Handler] = {}
+        self._adopt: Callable[[Orphan], None] | None = None
+        self._seems_gone: Callable[[NodeId], bool] = lambda node: False
         self._stopped = False
         self.in_flight = InFlight()
         """Answers to other nodes that have not been told to their end."""
@@ -63,6 +69,15 @@ class PeerService:
     def serve_also(self, path: str, handler: Handler) -> None:
         """What is asked there is answered by that; it may raise ProtocolError and StreamBroken."""
         self._others[path] = handler
+
+    def use_adopter(
+        self, adopt: Callable[[Orphan], None], seems_gone: Callable[[NodeId], bool]
+    ) -> None:
+        """Who goes on with runs of keyed requests whose entry is gone.
+
+        `seems_gone`: whether a node is not linked, and gossip does not call it well either.
+        """
+        self._adopt, self._seems_gone = adopt, seems_gone
 
     async def handle(self, request: ServerRequest, responder: Responder) -> None:
         """The handler of the peer HTTP server."""
@@ -101,6 +116,46 @@ class PeerService:
             if owner == node:
                 run.control.abort(reason)
 
+    def entry_gone(self, node: NodeId, reason: str) -> None:
+        """Gossip and the control link agree that a node is away: end what it asked for, but for
+        what is a keyed request's."""
+        for key, run in list(self._runs.items()):
+            if key[0] == node and not self._hand_over(key, run):
+                run.control.abort(reason)
+
+    def claim_over(self, job: int, fence: int) -> None:
+        """Whatever runs under that claim without an entry is nobody's any more."""
+        for run in list(self._runs.values()):
+            claim = run.asked.keyed
+            if claim is None or (claim.job, claim.fence) != (job, fence):
+                continue
+            if not run.outgoing.is_linked:
+                run.control.abort("its claim is over")
+                run.outgoing.nobody_waits()
+
+    def _orphaned(self, key: RunKey, since_s: float) -> float | None:
+        """What is to become of a run whose entry has no link here for so long (`Outgoing`)."""
+        run = self._runs.get(key)
+        if run is None:
+            return math.inf  # it was handed over
+        if run.asked.keyed is not None and self._adopt is not None and self._seems_gone(key[0]):
+            if since_s < limits.ADOPT_AFTER_S or not self._hand_over(key, run):
+                return limits.ADOPT_LOOK_S
+            return math.inf
+        if since_s < limits.ORPHAN_GRACE_S:
+            return limits.ADOPT_LOOK_S
+        run.control.abort(GONE)
+        return None
+
+    def _hand_over(self, key: RunKey, run: _Run) -> bool:
+        """Have a keyed request's run gone on with in the place of its entry, if it can be."""
+        claim = run.asked.keyed
+        if claim is None or self._adopt is None or not run.outgoing.keeps(0):
+            return False
+        del self._runs[key]
+        self._adopt(Orphan(key[0], run.asked, claim, run.control, run.outgoing))
+        return True
+
     def stop(self) -> None:
         """This node ends: what runs is ended with an error that says so, not by a cut."""
         self._stopped = True
@@ -112,8 +167,13 @@ class PeerService:
         if key in self._runs:
             return await _plain(responder, 409, b"that request is running here already")
         control = RunControl()
-        outgoing = Outgoing(self._sweeper, self._holder.load, lambda: control.abort(GONE))
-        self._runs[key] = _Run(control, outgoing)
+        outgoing = Outgoing(
+            self._sweeper,
+            self._holder.load,
+            partial(self._orphaned, key),
+            limits.ORPHAN_GRACE_S if asked.keyed is None else limits.ADOPT_LOOK_S,
+        )
+        self._runs[key] = run = _Run(control, outgoing, asked)
         order = Order(
             asked.request,
             asked.backend,
@@ -136,10 +196,11 @@ class PeerService:
                 control.abort(GONE)
             finally:
                 self._sweeper.unwatch(deadline)
-                if (answer := outgoing.ended()) is not None:
-                    self._keep(key, answer)
+                if self._runs.get(key) is run:  # else it was handed over
+                    del self._runs[key]
+                    if (answer := outgoing.ended()) is not None:
+                        self._keep(key, answer)
                 outgoing.close()
-                del self._runs[key]
 
     def _keep(self, key: RunKey, answer: KeptAnswer) -> None:
         now = trio.current_time()
@@ -206,6 +267,7 @@ class _Run(NamedTuple):
 
     control: RunControl
     outgoing: Outgoing
+    asked: ServeRequest
 
 
 def _seconds(asked: float, most: float) -> float:

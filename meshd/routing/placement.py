@@ -86,6 +86,10 @@ class Placement:
         (self._absent.discard if present else self._absent.add)(node)
         (self._suspect.add if suspect else self._suspect.discard)(node)
 
+    def seems_well(self, node: NodeId) -> bool:
+        """Whether membership has nothing against it."""
+        return node not in self._absent and node not in self._suspect
+
     def forget(self, node: NodeId) -> None:
         """A node that is no member any more."""
         self._loads.pop(node, None)

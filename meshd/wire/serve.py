@@ -7,7 +7,7 @@ not know are ignored.  proto/peer.md is the specification.
 
 from __future__ import annotations
 
-from typing import Final, TypeVar
+from typing import Annotated, Final, TypeVar
 
 import msgspec
 
@@ -44,6 +44,17 @@ class AnswerForm(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """Vectors are wanted so."""
 
 
+class KeyedClaim(msgspec.Struct, frozen=True):
+    """Which run of which keyed request it is, and how its answer is written.
+
+    Should the entry be gone, the holder goes on in its place (proto/peer.md).
+    """
+
+    job: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+    fence: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+    form: AnswerForm
+
+
 class ServeRequest(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """The body of `POST /mesh/v1/serve`: one attempt at one request."""
 
@@ -59,6 +70,8 @@ class ServeRequest(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True
     model: str
     """As that engine lists it."""
     request: Request
+    keyed: KeyedClaim | None = None
+    """Of a keyed request, if this attempt makes the whole answer; not if it goes on with one."""
 
 
 class CancelRequest(msgspec.Struct, frozen=True):

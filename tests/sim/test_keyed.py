@@ -101,23 +101,6 @@ async def test_a_client_that_goes_away_finds_its_answer_when_it_comes_back(
         assert (len(engine.requests), engine.cancelled) == (1, 0)
 
 
-async def test_when_the_entry_dies_the_repeat_is_run_anew_under_another_fence(
-    autojump_clock: MockClock,
-) -> None:
-    async with World.open() as world:
-        engine = MemoryEngine("tiny", tokens_per_s=2)
-        a, b, c = await three(world, engine)
-        async with trio.open_nursery() as nursery:
-            first = ask(c, "k1")
-            nursery.start_soon(first.run)
-            await some_text(first)
-            c.crash()
-            again = await answered(ask(a, "k1"))
-        assert first.how != "whole"
-        assert len(engine.requests) == 2
-        assert (await answered(ask(b, "k1"))).raw == again.raw
-
-
 async def test_without_a_majority_nothing_runs_and_the_client_is_told_to_repeat(
     autojump_clock: MockClock,
 ) -> None:

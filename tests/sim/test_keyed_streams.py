@@ -151,13 +151,18 @@ async def test_over_a_broken_link_a_repeat_goes_on_where_it_was(
         assert said(again) == said(first)
 
 
-async def test_when_the_entry_dies_no_other_runs_words_are_put_behind_its_own(
+async def test_when_entry_and_holder_die_no_other_runs_words_are_put_behind_their_own(
     autojump_clock: MockClock,
 ) -> None:
-    async with mesh() as m:
-        first, again = m.ask(m.a), m.ask(m.b)
+    async with World.open() as world:
+        engines = [MemoryEngine("tiny", tokens_per_s=TOKENS_PER_S) for _ in "bc"]
+        m = Mesh(world, engines[1], list(await three(world, *engines)))
+        first = m.ask(m.b)
+        await some_text(first, 2)
+        assert first.holder == "b"
+        again = m.ask(m.a)
         await some_text(again, 10)
-        m.a.crash()
+        m.b.crash()
         # Who comes now was given nothing yet, and waits for a run of its own.
         later = m.ask(m.c)
         await over(again, later)
@@ -165,8 +170,8 @@ async def test_when_the_entry_dies_no_other_runs_words_are_put_behind_its_own(
         assert (again.how, again.finish) == ("error", None)
         assert "repeat the request with the same key" in again.error
         assert (later.how, later.text) == ("whole", TEXT)
-        assert len(m.engine.requests) == 2
-        once_more = m.ask(m.b)
+        assert len(m.engine.requests) == 1
+        once_more = m.ask(m.a)
         await over(once_more)
         assert said(once_more) == said(later)
 

@@ -115,6 +115,14 @@ def forwarded() -> list[Vector]:
             "model": "llama3.2:latest",
             "request": {"kind": "chat", "model": "llama3.2",
                         "messages": [{"role": "user", "text": "hi"}]}}),
+        good("a keyed chat", "serve", {
+            "request_id": "req_0123456789abcdef.1", "backend": "", "model": "llama3.2:latest",
+            "request": {"kind": "chat", "model": "llama3.2",
+                        "messages": [{"role": "user", "text": "hi"}]},
+            "keyed": {"job": 4711424, "fence": 4601, "form": {
+                "path": "/v1/chat/completions", "request_id": "req_0123456789abcdef",
+                "unix_s": 1790000000.0, "model": "llama3.2", "stream": True,
+                "include_usage": True}}}),
         good("a chat with everything", "serve", {
             "request_id": "req_0123456789abcdef.2", "attempt": 2, "deadline_s": 59.5,
             "wait_s": 5.0, "backend": "", "model": "llama3.2:latest",
