@@ -17,7 +17,7 @@ from rich.text import Text
 from meshd.testing.checker import How
 from meshd_chaos.excuses import REPEATED
 from meshd_chaos.records import Run
-from meshd_chaos.run import LATE_S, Runner
+from meshd_chaos.run import Runner
 from meshd_chaos.scenario import Scenario
 
 _EVERY_S: Final = 0.25
@@ -88,12 +88,8 @@ class Progress:
         text.append(verdict, style="green" if run.ok else "bold red")
         self._live.update(Text(""), refresh=True)
         self._console.print(text)
-        if run.late_s > LATE_S:
-            warning = (
-                f"  this machine was too busy: the harness was up to {run.late_s:.1f} s late, as "
-                "the daemons were; run fewer nodes, at a lower rate, or with nothing beside it"
-            )
-            self._console.print(Text(warning, style="yellow"), soft_wrap=True)
+        if warning := run.busy:
+            self._console.print(Text(f"  {warning}", style="yellow"), soft_wrap=True)
 
     def failed(self, why: str) -> None:
         """It had no mesh to run on."""

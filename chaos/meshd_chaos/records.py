@@ -12,6 +12,9 @@ import msgspec
 from meshd.testing.checker import Answer, Tally
 
 VERSION: Final = 1
+LATE_S: Final = 0.5
+"""A loop that is later than that had too little of the processor to tell much: holders are given up
+after 1.5 s of silence, and a dial after 1 s."""
 
 Value = str | int | float | bool
 
@@ -75,6 +78,16 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def ok(self) -> bool:
         return not self.violations
+
+    @property
+    def busy(self) -> str:
+        """A warning if the machine was too busy for this run to tell much; else ""."""
+        if self.late_s <= LATE_S:
+            return ""
+        return (
+            f"this machine was too busy: the harness was up to {self.late_s:.1f} s late, as the"
+            " daemons were; run fewer nodes, at a lower rate, or with nothing beside it"
+        )
 
 
 class RunSet(msgspec.Struct, frozen=True, kw_only=True):

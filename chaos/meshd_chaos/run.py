@@ -28,9 +28,6 @@ HEAL_S = 60.0
 """After the last fault, until all nodes have to see each other: daemons and engines start."""
 END_S = 30.0
 """After that, until every accepted request has to have ended."""
-LATE_S = 0.5
-"""A loop that is later than that had too little of the processor to tell much: holders are given up
-after 1.5 s of silence, and a dial after 1 s."""
 _LOOK_S = 0.05
 
 Say = Callable[[str], None]

@@ -26,6 +26,7 @@ def measured(runs: RunSet) -> str:
         _counted("Ended in an error", everything.tally.failed_by),
         _counted("Excused", everything.excused_in_words),
         _not_tested(runs),
+        "\n".join(f"- {_plain(run.scenario)}: {run.busy}" for run in runs.runs if run.busy),
         _violations(runs.runs),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"

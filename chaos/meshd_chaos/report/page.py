@@ -123,6 +123,7 @@ def _run(run: Run, anchor: str, hover: bool) -> Markup:
         "section",
         element("h2", _mark(_state(run)), run.scenario),
         element("p", run.about, class_="soft"),
+        element("p", run.busy[:1].upper(), run.busy[1:], ".", class_="busy") if run.busy else None,
         _numbers(its),
         *violations(run, anchor),
         *(element("p", f"Note: {note}.", class_="soft") for note in run.notes),

@@ -49,6 +49,8 @@ section.run {
 .numbers div { box-shadow: 0 0 0 1px var(--line); padding: 9px 12px; }
 .numbers dt { color: var(--soft); font-size: 12.5px; }
 .numbers dd { margin: 0; font-size: 20px; font-variant-numeric: tabular-nums; }
+p.busy { max-width: none; margin-top: 12px; padding: 9px 14px; border-radius: 6px;
+  border: 1px solid var(--excused); }
 .bad { color: var(--bad); font-weight: 650; }
 .scroll { overflow-x: auto; -webkit-overflow-scrolling: touch; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; min-width: 50%; }

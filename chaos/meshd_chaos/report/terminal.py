@@ -31,6 +31,7 @@ def table(runs: RunSet) -> RenderableType:
         parts.append(
             _item("not tested", f"{figures.named(scenario, one)}: {one.why}{times}", "yellow")
         )
+    parts += [_item(run.scenario, run.busy, "yellow") for run in runs.runs if run.busy]
     for run in runs.runs:
         parts += [_item("note", f"{run.scenario}: {note}", "yellow") for note in run.notes]
         parts += _violations(run)

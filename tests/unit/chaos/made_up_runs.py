@@ -19,6 +19,7 @@ def a_run(
     not_tested: Iterable[NotTested] = (),
     more_violations: Iterable[str] = (),
     duration_s: float = 60.0,
+    late_s: float = 0.0,
     about: str = "The node that is answering is killed and comes back.",
 ) -> Run:
     """A run whose tally is that of its answers."""
@@ -38,6 +39,7 @@ def a_run(
         not_tested=tuple(not_tested),
         answers=answers,
         healed_at_s=duration_s + 2.0,
+        late_s=late_s,
         tally=tally,
         violations=(*tally.violations, *more_violations),
     )

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from meshd.testing.checker import How, Mode, Piece, Seam
 from meshd_chaos.records import FaultRecord, NotTested, Run, RunSet
 from meshd_chaos.report import render
+from meshd_chaos.report.markdown import measured
 from meshd_chaos.report.violations import VIOLATIONS_MAX
 from tests.unit.chaos.made_up_runs import a_run, an_answer, faults, many, went_on
 
@@ -171,6 +172,13 @@ def test_what_was_not_tested_is_listed_as_such_and_is_no_violation() -> None:
     assert "not tested" in shown
     assert "This machine cannot. (2 times)" in shown
     assert "What must not be" not in shown
+
+
+def test_a_run_on_a_machine_that_was_too_busy_says_so_everywhere() -> None:
+    busy = RunSet(runs=(a_run([an_answer()], late_s=3.2),))
+    for shown in (Page(render(busy)).text, measured(busy)):
+        assert "too busy: the harness was up to 3.2 s late" in " ".join(shown.split())
+    assert "too busy" not in page(a_run([an_answer()], late_s=0.1)).text
 
 
 def test_a_run_says_how_to_have_it_again() -> None:
