@@ -53,8 +53,10 @@ log = logs.get("record")
 
 _T = TypeVar("_T")
 
-REOPEN_S = 30.0
-"""After a disk failed: full ones are made room on, by people or by rotation."""
+REOPEN_S = 1.0
+"""After a disk failed: some are full for a moment only.  Twice as long after each try in vain."""
+REOPEN_MAX_S = 30.0
+"""Others are made room on by people: each try reads the whole journal."""
 CARE_S = 2.0
 """How often the leader looks whether the record lacks anything."""
 SOON_S = 0.1
@@ -231,7 +233,9 @@ class Ledger:
             nursery.start_soon(self.session.announce)
 
     async def _keep(self) -> None:
+        pause_s = REOPEN_S
         while True:
+            began_at = trio.current_time()
             try:
                 if await self._one_life():
                     continue
@@ -242,7 +246,10 @@ class Ledger:
             except (DiskFailed, JournalFailed) as error:
                 self.problem = str(error)
             log.error("the record stopped here; trying again", why=self.problem)
-            await trio.sleep(REOPEN_S)
+            if trio.current_time() - began_at > REOPEN_MAX_S:
+                pause_s = REOPEN_S  # it had been well since
+            await trio.sleep(pause_s)
+            pause_s = min(2 * pause_s, REOPEN_MAX_S)
 
     async def _one_life(self) -> bool:
         """Until something stops it, which `problem` says; whether to go on at once."""

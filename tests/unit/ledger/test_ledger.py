@@ -7,6 +7,7 @@ import trio
 from trio.testing import MockClock
 
 from meshd import limits
+from meshd.ledger.ledger import REOPEN_MAX_S
 from meshd.ledger.session import MaybeWritten, NotWritten
 from meshd.record.commands_registry import SetAlias
 from meshd.record.results import RecordRefused
@@ -131,6 +132,35 @@ async def test_a_disk_that_fills_up_stops_the_record_here_and_not_elsewhere(
         leader.disk.broken = None
         await agree(mesh)
         assert aliases(mesh, leader.name) == {"x": "m"}
+
+
+async def test_a_disk_that_was_full_for_a_moment_keeps_the_record_away_for_no_longer_than_that(
+    autojump_clock: MockClock,
+) -> None:
+    async with ledgers("a") as mesh:
+        await settled(mesh, voters=1)
+        only = mesh["a"]
+        only.disk.broken = "no space left on the disk"
+        with pytest.raises((MaybeWritten, NotWritten)):
+            await only.runs.execute(SetAlias(alias="x", model="m"), timeout_s=3.0)
+        only.disk.broken = None
+        began = trio.current_time()
+        await until(lambda: only.runs.problem is None, within_s=60.0)
+        assert trio.current_time() - began < 5.0
+
+
+async def test_a_disk_that_stays_full_is_tried_ever_less_often(autojump_clock: MockClock) -> None:
+    async with ledgers("a") as mesh:
+        await settled(mesh, voters=1)
+        only = mesh["a"]
+        only.disk.broken = "no space left on the disk"
+        with pytest.raises((MaybeWritten, NotWritten)):
+            await only.runs.execute(SetAlias(alias="x", model="m"), timeout_s=3.0)
+        await trio.sleep(600.0)
+        only.disk.broken = None
+        began = trio.current_time()
+        await until(lambda: only.runs.problem is None, within_s=60.0)
+        assert trio.current_time() - began <= REOPEN_MAX_S + 1.0
 
 
 async def test_a_node_that_comes_later_takes_part_within_moments(
