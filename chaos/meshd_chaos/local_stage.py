@@ -103,8 +103,7 @@ class LocalStage:
 
     def notes(self, *, keep: bool) -> list[str]:
         self._mesh.keep = keep
-        kept = f"all that the daemons wrote is kept in {self._mesh.folder}" if keep else ""
-        return [note for note in (kept, self._mesh.stalls.note) if note]
+        return [f"all that the daemons wrote is kept in {self._mesh.folder}"] if keep else []
 
     async def statuses(self) -> Mapping[str, StatusReport]:
         return (await self._mesh.health()).statuses

@@ -34,7 +34,6 @@ from meshd_chaos.links import Links
 from meshd_chaos.machines import DaemonRefused, Engine, Machine
 from meshd_chaos.models import CONTEXT_TOKENS, holders, recipes
 from meshd_chaos.pacer import Pacer
-from meshd_chaos.stalls import Stalls
 from meshd_chaos.stream_proxy import StreamProxy
 
 NODES_MAX: Final = 16
@@ -77,8 +76,6 @@ class Mesh:
         self.clocks = Clocks(folder)
         self.surprises: list[str] = []
         """Daemons that ended by themselves, as sentences: that is never part of a fault."""
-        self.stalls = Stalls()
-        """How often this machine kept the network of this mesh from running."""
         self._newcomers = iter(_NAMES)
         self._nursery = nursery
         self._guardian = Guardian(folder)
@@ -117,7 +114,6 @@ class Mesh:
                     names = [next(mesh._newcomers) for _ in range(nodes)]
                     held = holders(list(mesh.models), names, min(copies or nodes, nodes))
                     await mesh._begin(held)
-                    nursery.start_soon(mesh.stalls.watch)
                     yield mesh
                 finally:
                     mesh._end()

@@ -18,7 +18,6 @@ from meshd_chaos.addresses import HOST, Diallers, bound_pair, free_port
 from meshd_chaos.clocks import Clocks
 from meshd_chaos.disks import allow_writes, why_no_limits
 from meshd_chaos.guardian import Guardian
-from meshd_chaos.stalls import Stalls
 
 GUARD = Path(meshd_chaos.__file__).with_name("guard.py")
 SLEEP = [sys.executable, "-c", "import time; time.sleep(600)"]
@@ -131,16 +130,6 @@ def test_a_clock_that_is_set_wrong_is_wrong_at_once_and_timers_do_not_notice(
             assert told() == (round(ahead_s, -1), 0)
         clocks.set("anna", 0)
         assert told() == (0, 0)
-
-
-def test_a_harness_that_had_to_wait_says_so_and_one_that_had_not_says_nothing() -> None:
-    stalls = Stalls()
-    stalls.saw(0.01)
-    assert stalls.note == ""
-    stalls.saw(0.7)
-    stalls.saw(1.4)
-    assert "2 times" in stalls.note
-    assert "1.4 s at worst" in stalls.note
 
 
 @contextmanager
