@@ -126,6 +126,8 @@ class MemoryHost:
         self._listeners: dict[tuple[str, int], MemoryListener] = {}
         self._control: dict[str, MemoryListener] = {}
         self._streams: list[tuple[MemoryStream, str]] = []
+        self._vanished: list[MemoryStream] = []
+        """What was open when this host lost its power."""
         self._next_port = _FIRST_PORT
 
     def use(self, credentials: Credentials) -> None:
@@ -172,6 +174,9 @@ class MemoryHost:
         return made
 
     def _listen(self, host: str, port: int, *, peers: bool = False) -> MemoryListener:
+        for stream in self._vanished:
+            stream.rebooted()
+        self._vanished.clear()
         host = "" if host in _ANYWHERE else "127.0.0.1" if host in LOOPBACK else host
         port = port or self._free_port()
         if (host, port) in self._listeners:
@@ -311,6 +316,7 @@ class MemoryHost:
         for stream, _ in self._streams:
             if silent:
                 stream.vanish("this host has no power")
+                self._vanished.append(stream)
             else:
                 stream.abort("this process was killed")
         self._streams.clear()

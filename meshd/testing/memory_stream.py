@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Callable
 
 import trio
 
@@ -41,7 +42,7 @@ class Link:
     def heal(self) -> None:
         """What was held back (streams retransmit) arrives after the latency."""
         self.up = True
-        for pipe in self.pipes:
+        for pipe in list(self.pipes):
             pipe.release_all(self.arrival())
 
 
@@ -57,9 +58,11 @@ class Pipe:
         self.ended = False
         self.reset_at = math.inf
         self.reader_gone = False
+        self.unread: Callable[[], None] = lambda: None
+        """Called when what was sent to nobody gets there after all."""
         self.readable = Baton()
         self.writable = Baton()
-        link.pipes[self] = None
+        self.remember()
 
     def room_bytes(self) -> int:
         return self.capacity_bytes - self.buffered_bytes
@@ -122,6 +125,14 @@ class Pipe:
         if self.ended:
             self.ends_at = min(self.ends_at, at)
         self.readable.wake()
+        if self.reader_gone:  # what is sent again now is answered with a reset
+            self.forget()
+            self.unread()
+            self.writable.wake()
+
+    def remember(self) -> None:
+        """Be told of cuts and healings of the link."""
+        self.link.pipes[self] = None
 
     def forget(self) -> None:
         self.link.pipes.pop(self, None)
@@ -216,6 +227,14 @@ class MemoryStream:
         self._in.readable.wake()
         self._out.writable.wake()
 
+    def rebooted(self) -> None:
+        """The host that had vanished is there again, and knows nothing of this: it answers whatever
+        is sent, or sent again, with a reset."""
+        self._in.reader_gone = True
+        if self._in.buffered_bytes:
+            self._out.reset()
+        self._in.writable.wake()
+
     def _leave(self, *, reset: bool) -> None:
         self._in.reader_gone = True
         if reset:
@@ -224,17 +243,21 @@ class MemoryStream:
             self._out.end()
         self._in.readable.wake()  # our own waiters, who find the reason
         self._out.writable.wake()
-        if self._out.link.up:
+        if self._out.link.up and self._in.link.up:
             self._in.writable.wake()  # the other side's sender, whom nobody will make room for
-        self._in.forget()
+            self._in.forget()
 
     def _push(self) -> None:
         """Move what there is room for."""
         if self._out.reader_gone:
             # The other host answers what nobody reads with a reset.
-            self._unsent = b""
-            if self._out.link.up:
+            if len(self._unsent) <= self._out.room_bytes():
+                self._unsent = b""
+            if self._out.link.up and self._in.link.up:
                 self._in.reset()
+            else:
+                self._out.unread = self._in.reset
+                self._out.remember()
             return
         if count := min(len(self._unsent), self._out.room_bytes()):
             self._out.put(self._unsent[:count])

@@ -128,8 +128,11 @@ class MemoryNetwork:
             self.link(b, a).cut()
 
     def heal(self, a: str, b: str) -> None:
-        self.link(a, b).heal()
-        self.link(b, a).heal()
+        links = self.link(a, b), self.link(b, a)
+        for link in links:
+            link.up = True  # both, before anything is answered over the other
+        for link in links:
+            link.heal()
         self._healed.set()
         self._healed = trio.Event()
 

@@ -97,6 +97,46 @@ async def test_a_cut_hides_an_end_and_a_reset(autojump_clock: object) -> None:
                 await setup.far.receive_some()
 
 
+@pytest.mark.parametrize("gone", ["closed in the cut", "without power"])
+async def test_who_waits_for_room_at_somebody_who_is_gone_is_told_when_that_can_be_known(
+    autojump_clock: object, gone: str
+) -> None:
+    setup = await connect()
+    told: list[StreamBroken] = []
+
+    async def send() -> None:
+        try:
+            await setup.near.send_all(b"x" * 1_000_000)
+        except StreamBroken as error:
+            told.append(error)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(send)
+        await trio.sleep(1.0)
+        if gone == "without power":
+            setup.world.crash("b", silent=True)
+        else:
+            setup.world.partition("a", "b")
+            setup.far.abort("bye")
+        await trio.sleep(60.0)
+        assert not told
+        setup.world.heal("a", "b")
+        await setup.world.hosts["b"].listen_clients("127.0.0.1", 0)
+    assert told
+
+
+async def test_what_was_sent_in_a_cut_to_somebody_who_left_is_answered_with_a_reset_later(
+    autojump_clock: object,
+) -> None:
+    setup = await connect()
+    setup.world.partition("a", "b")
+    setup.far.abort("bye")
+    await setup.near.send_all(b"is anybody there?")
+    setup.world.heal("a", "b")
+    with pytest.raises(StreamBroken):
+        await setup.near.receive_some()
+
+
 async def test_a_dial_across_a_cut_waits_for_its_timeout_or_the_healing(
     autojump_clock: object,
 ) -> None:
