@@ -16,8 +16,17 @@ from typing import Final
 import trio
 
 from meshd.api.answering import Client
-from meshd.api.dialect import Call, HeaderPair
-from meshd.api.following import WITHHELD, Asking, Followers, job_header, place_of, refused, replay
+from meshd.api.dialect import Call, DialectError, HeaderPair
+from meshd.api.following import (
+    STOPPED,
+    WITHHELD,
+    Asking,
+    Followers,
+    job_header,
+    place_of,
+    refused,
+    replay,
+)
 from meshd.api.listening import Delivery
 from meshd.api.places import BeyondTheEnd, Numbering, OtherWords
 from meshd.api.routes import error_body
@@ -90,6 +99,9 @@ class KeyedApi:
         self._requests = requests
         self.followers = Followers(requests)
         self.in_flight = self.followers.in_flight
+        self._accepting: dict[trio.CancelScope, None] = {}
+        """Around each request that the record is asked about."""
+        self._stopped = False
 
     def key_of(self, request: ServerRequest, scope: str) -> Key:
         """Its key; `scope` is the API key's id.  Raises DialectError for what can be none."""
@@ -105,6 +117,10 @@ class KeyedApi:
 
     def stop(self) -> None:
         """This node ends: those who wait are told so, in their dialect."""
+        self._stopped = True
+        for scope in self._accepting:
+            scope.cancel()
+        self._requests.hurry()
         self.followers.stop()
 
     async def answer(self, asked: Asked) -> None:
@@ -117,13 +133,8 @@ class KeyedApi:
             asking = asked.asking()
         except Refused as error:
             raise refused(request.path, error) from error
-        model, size_bytes = normalise(asked.call.request.model), len(request.body)
         while True:
-            try:
-                accepted = await self._requests.accept(asked.key, request.path, model, size_bytes)
-            except MeshdError as error:
-                raise refused(request.path, error) from error
-            match accepted:
+            match accepted := await self._accepted(asked):
                 case Stored():
                     await self._check(accepted.job, asking)
                     return await replay(accepted, asking, streamed=asked.call.stream)
@@ -137,6 +148,23 @@ class KeyedApi:
         """Run it for whoever repeats it: the node that was asked is gone."""
         with self.in_flight:
             await _work(run, work)
+
+    async def _accepted(self, asked: Asked) -> KeyedRun | Running | Stored:
+        """What the record says.  Raises DialectError, also when this node is stopped meanwhile."""
+        request = asked.request
+        model, size_bytes = normalise(asked.call.request.model), len(request.body)
+        with self.in_flight, trio.CancelScope() as scope:
+            self._accepting[scope] = None
+            if self._stopped:
+                scope.cancel()
+            try:
+                return await self._requests.accept(asked.key, request.path, model, size_bytes)
+            except MeshdError as error:
+                raise refused(request.path, error) from error
+            finally:
+                del self._accepting[scope]
+        status, headers, body = error_body(request.path, STOPPED)
+        raise DialectError(status, body, headers)
 
     async def _check(self, job: int, asking: Asking) -> None:
         try:

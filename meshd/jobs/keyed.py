@@ -229,6 +229,11 @@ class KeyedRequests:
     def _over(self, run: KeyedRun) -> None:
         self._runs.pop((run.job, run.fence), None)
 
+    def hurry(self) -> None:
+        """This node ends: no run waits for the record any longer than for a moment."""
+        for run in self._runs.values():
+            run.hurry()
+
     # ---------------------------------------------------------------- what others run
 
     def is_live(self, running: Running) -> bool:

@@ -12,11 +12,15 @@ from meshd.errors import MeshdError
 from meshd.jobs.holding import Bodies, keep_lease
 from meshd.jobs.said import Said
 from meshd.ledger.ledger import Ledger
+from meshd.ledger.session import MaybeWritten
 from meshd.record import commands_jobs as commands
 from meshd.record.commands_registry import Command
 from meshd.record.job_rows import job_name
 
 log = logs.get("jobs")
+
+HURRY_S = 0.5
+"""Less than a node that ends leaves for last words (`node.LAST_WORDS_S`)."""
 
 
 class KeyedRun:
@@ -47,6 +51,8 @@ class KeyedRun:
         self._ledger, self._bodies = ledger, bodies
         self._asked_at = asked_at
         self._over = ended
+        self._saying = trio.CancelScope()
+        """Around what the record is told."""
         self._told = False
         """Something was said of how it ends: only the record's answer to that counts now."""
         self._began_at = trio.current_time()
@@ -116,6 +122,13 @@ class KeyedRun:
                 except MeshdError as error:
                     log.info("a key was not given back", why=str(error))
 
+    def hurry(self) -> None:
+        """This node ends: the record has a moment to take what is said of how this run ended."""
+        self._saying.deadline = trio.current_time() + HURRY_S
+
     async def _say(self, command: Command) -> None:
         self._told = True
-        await self._ledger.execute(command, timeout_s=limits.JOB_LEASE_S)
+        with self._saying:
+            await self._ledger.execute(command, timeout_s=limits.JOB_LEASE_S)
+            return
+        raise MaybeWritten("this node was stopped before the record had answered.")

@@ -194,7 +194,7 @@ class Session:
             left_s = deadline - trio.current_time()
             await trio.sleep(max(0.0, min(left_s, pause_s * (0.5 + self._random()))))
             pause_s = min(MAX_PAUSE_S, pause_s * 2)
-        why = self._why_not() or f"{last}."
+        why = self._why_not() or f"{last.rstrip('.')}."
         if perhaps:
             raise MaybeWritten(f"It is not known whether that was written into the record: {why}")
         raise NotWritten(f"That could not be written into the record: {why}")

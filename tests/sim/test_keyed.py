@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -221,3 +222,50 @@ async def test_when_it_is_not_known_whether_a_key_was_noted_nothing_runs_and_a_r
         again = await answered(ask(b, "k1"))
         assert (await answered(ask(a, "k1"))).raw == again.raw
         assert len(engine.requests) == 2
+
+
+@pytest.mark.parametrize("drain_s", [0.5, 30.0])
+async def test_a_node_that_stops_tells_those_whose_key_the_record_is_still_asked_about(
+    autojump_clock: MockClock, drain_s: float
+) -> None:
+    """It cannot be reached, so nothing else is under way at this node."""
+    async with World.open() as world:
+        a, *_ = await three(world, MemoryEngine("tiny"))
+        a.kill()
+        await a.until_over()
+        a.config = replace(a.config, drain_timeout_s=drain_s)
+        await a.start()
+        await world.settled()
+        world.network.isolate("a")
+        answer = ask(a, "k1")
+        world.nursery.start_soon(answer.run)
+        await until(lambda: answer.sent)
+        await trio.sleep(0.1)
+        a.terminate()
+        await until(lambda: answer.over)
+        assert (answer.how, answer.status) == ("refused", 503), answer.broken
+        assert "with the same key" in answer.error
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("tokens_per_s", [1.0, 5.0])
+async def test_a_node_that_stops_tells_those_whose_answer_the_record_cannot_take(
+    autojump_clock: MockClock, stream: bool, tokens_per_s: float
+) -> None:
+    """Its answer is there, or breaks off, and the others cannot be reached."""
+    async with World.open() as world:
+        _, b, _ = await three(world, MemoryEngine("tiny", tokens_per_s=tokens_per_s))
+        b.kill()
+        await b.until_over()
+        b.config = replace(b.config, drain_timeout_s=2.0)
+        await b.start()
+        await world.settled()
+        answer = ask(b, "k1", stream=stream)
+        world.nursery.start_soon(answer.run)
+        await until(lambda: b.engines[0].running == 1)
+        world.network.isolate("b")
+        await trio.sleep(1.0)
+        b.terminate()
+        await until(lambda: answer.over)
+        assert answer.how == ("error" if stream else "refused"), (answer.how, answer.broken)
+        assert "this node was stopped" in answer.error or "with the same key" in answer.error

@@ -194,7 +194,7 @@ class Clients:
 
     def answers(self) -> list[Answer]:
         """As their clients lived them, for the checker."""
-        return [lived(asked) for asked in self.asked]
+        return [lived(asked, is_gentle=self.options.is_gentle) for asked in self.asked]
 
 
 def _is_final(asked: Asked) -> bool:
@@ -208,8 +208,8 @@ def is_open(machine: Machine) -> bool:
     return serves and not machine.stopping
 
 
-def lived(asked: Asked) -> Answer:
-    """One request, in the words of the checker."""
+def lived(asked: Asked, *, is_gentle: bool) -> Answer:
+    """One request, in the words of the checker; `is_gentle`: see `Options`."""
     answer, question = asked.answer, asked.question
     how = _how(asked)
     cause = (answer.error or answer.broken)[:200]
@@ -224,7 +224,7 @@ def lived(asked: Asked) -> Answer:
         ended_at_s=answer.ended_at,
         how=how,
         accepted=_accepted(asked, how),
-        excuse=_excuse(asked, how),
+        excuse=_excuse(asked, how, is_gentle=is_gentle),
         status=answer.status,
         cause=cause,
         finish=answer.finish,
@@ -247,17 +247,32 @@ def _accepted(asked: Asked, how: How) -> bool:
     """Whether somebody has taken it on: see issue 4's words in `answers.py`."""
     if how in (How.REFUSED, How.LEFT):
         return False
-    if asked.question.key:
-        return asked.answer.status == 200
+    if asked.question.key and asked.answer.status == 200:
+        return True
     return asked.answer.sent and not asked.entry_died
 
 
-def _excuse(asked: Asked, how: How) -> str:
+def _excuse(asked: Asked, how: How, *, is_gentle: bool) -> str:
     if asked.entry_died and how in (How.BROKEN, How.SILENT):
         return "the entry died"
     if how in (How.ERROR, How.REFUSED) and not asked.must_work:
-        return "a fault"
+        if asked.question.key:
+            return "a key may be repeated"
+        if "this node was stopped" in asked.answer.error:
+            return "its time to drain was over"
+        if "busy" in asked.answer.error:
+            return "more was asked than engines can do"
+        return "" if is_gentle else "a fault"
     return ""
+
+
+def cut_by_the_living(asked: Asked) -> bool:
+    """Whether a node that was there all the time broke the connection to its client.
+
+    That is never excused, also where a key is repeated and answered elsewhere.
+    """
+    broken = asked.answer.over and asked.answer.how in ("broken", "cut")
+    return broken and asked.answer.sent and not asked.left and not asked.entry_died
 
 
 def _names(raw: bytes) -> Sequence[str]:

@@ -21,6 +21,9 @@ MEMBERS: Final = ("leave", "join", "move house")
 KINDS: Final = (*LINKS, *LIVES, *ENGINES, *DISKS, *CLOCKS, *MEMBERS)
 """Everything that can go wrong; `weather.py` has a method for each."""
 
+GENTLE: Final = (*LINKS, *LIVES, "engine crash", *DISKS, *CLOCKS, "join", "move house")
+"""What may not make a single request fail, one at a time.  A node that leaves is no member any more
+when its drain begins: what its own clients wait for from others fails, with an error."""
 _EVEN_ALONE: Final = (*LIVES, *ENGINES, *DISKS, *CLOCKS, "join")
 """What can befall a mesh of one."""
 _DIGESTS: Final = ("d" * 64, "e" * 64)
@@ -51,6 +54,11 @@ class Options:
     """The rate of each kind of `KINDS` that happens in this run."""
     one_at_a_time: bool
     """No fault begins before the last one is over and the mesh has settled."""
+    is_gentle: bool
+    """One at a time, nothing that befalls the engine of a machine but its end, and at least three
+    engines that go on for each other: then no request without a key may fail."""
+    votes_first: bool
+    """Whether nothing goes wrong before as many nodes vote as may."""
     fault_s: float
     """How long faults last, at most."""
     asks: float
@@ -89,12 +97,15 @@ def options_of(seed: int) -> Options:
     """Some kinds of trouble and not others: together they hide each other."""
     chance = random.Random(f"options {seed}")
     nodes = chance.choice([1, 2, 3, 3, 3, 4, 5, 6])
-    engines = _engines(chance, nodes)
+    is_gentle = nodes >= 3 and chance.random() < 0.25
+    engines = _engines(chance, nodes, alike=is_gentle)
     return Options(
         engines=engines,
         faulty_s=chance.choice([12.0, 18.0, 25.0]),
-        faults=_faults(chance, nodes),
-        one_at_a_time=nodes >= 3 and chance.random() < 0.3,
+        faults=_faults(chance, GENTLE if is_gentle else KINDS if nodes > 1 else _EVEN_ALONE),
+        one_at_a_time=is_gentle or (nodes >= 3 and chance.random() < 0.2),
+        is_gentle=is_gentle,
+        votes_first=is_gentle or chance.random() < 0.7,
         fault_s=chance.choice([1.0, 4.0, 10.0]),
         asks=min(5.0, _capacity(engines) * chance.choice([0.1, 0.3, 0.5, 0.5, 2.0])),
         jobs=chance.choice([0.0, 0.2, 0.7]),
@@ -123,13 +134,16 @@ def _capacity(engines: Sequence[EngineOptions | None]) -> float:
     return words_per_s / (sum(LENGTHS) / len(LENGTHS))
 
 
-def _engines(chance: random.Random, nodes: int) -> tuple[EngineOptions | None, ...]:
-    """At least one; of one kind, or mixed."""
+def _engines(chance: random.Random, nodes: int, *, alike: bool) -> tuple[EngineOptions | None, ...]:
+    """At least one; of one kind, or mixed.  `alike`: at least three that go on for each other."""
     dialects = chance.choice([[Dialect.OLLAMA], [Dialect.LLAMA_CPP], list(Dialect)])
     digests = chance.choice([_DIGESTS[:1], _DIGESTS[:1], _DIGESTS])
-    continue_all = chance.random() < 0.6
+    if alike:
+        dialects, digests = [Dialect.OLLAMA], _DIGESTS[:1]
+    continue_all = alike or chance.random() < 0.6
     speed = chance.choice([15.0, 40.0, 100.0])
-    with_engine = [number == 0 or chance.random() < 0.75 for number in range(nodes)]
+    at_least = 3 if alike else 1
+    with_engine = [number < at_least or chance.random() < 0.75 for number in range(nodes)]
     chance.shuffle(with_engine)
     return tuple(
         EngineOptions(
@@ -148,10 +162,9 @@ def _engines(chance: random.Random, nodes: int) -> tuple[EngineOptions | None, .
     )
 
 
-def _faults(chance: random.Random, nodes: int) -> dict[str, float]:
+def _faults(chance: random.Random, possible: Sequence[str]) -> dict[str, float]:
     if chance.random() < 0.05:
         return {}
-    possible = KINDS if nodes > 1 else _EVEN_ALONE
     kinds = [kind for kind in possible if chance.random() < 0.3]
     rate = chance.choice([0.1, 0.3, 0.8])
     return {kind: rate / len(kinds) * chance.choice([0.5, 1.0, 2.0]) for kind in kinds}

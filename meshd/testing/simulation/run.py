@@ -27,7 +27,7 @@ from meshd.record.job_rows import job_name
 from meshd.testing.checker.answers import How, Tally, judge_answers
 from meshd.testing.memory_answers import Template
 from meshd.testing.memory_engine import MemoryEngine
-from meshd.testing.simulation.clients import Clients, is_open
+from meshd.testing.simulation.clients import Clients, cut_by_the_living, is_open
 from meshd.testing.simulation.options import EngineOptions, Options, options_of
 from meshd.testing.simulation.queues import Queues
 from meshd.testing.simulation.record_watch import RecordWatch
@@ -123,6 +123,8 @@ class _Simulation:
         for number, engine in enumerate(self.options.engines):
             await self._add(f"n{number}", engine)
         await self._until("the mesh settles at its start", self.world.is_settled, HEALED_S)
+        if self.options.votes_first:
+            await self._until("as many vote as may", self._all_vote, HEALED_S)
         self.story.say("world", f"SETTLED: {self.options}")
         async with trio.open_nursery() as nursery:
             for number in range(self.options.workers):
@@ -213,7 +215,12 @@ class _Simulation:
             lambda: not machine.alive or is_open(machine),
             HEALED_S,
         )
-        if not machine.alive and machine.id is not None:
+        if machine.name in self.weather.left:
+            if machine.alive:
+                machine.terminate()
+                await machine.until_over()
+            self.weather.wipe(machine)
+        elif not machine.alive and machine.id is not None:
             await self.weather.start(machine)
         give_up_at = trio.current_time() + HEALED_S
         while not is_open(machine):
@@ -259,6 +266,14 @@ class _Simulation:
             and record.ledger.problem is None
             and not record.report().problem
             for record in records
+        )
+
+    def _all_vote(self) -> bool:
+        wanted = 1 if self.options.nodes < 3 else 3
+        reports = [m.running.record.report() for m in self.world.machines.values()]
+        return all(
+            sum(row.part in ("leads", "votes") for row in report.voters) == wanted
+            for report in reports
         )
 
     def _all_ended(self) -> bool:
@@ -316,8 +331,11 @@ class _Simulation:
         run.violations += run.tally.violations
         for asked in self.clients.asked:
             self.story.sometimes("answer: replayed", "x-meshd-replayed" in asked.answer.headers)
+            told = f"{answers[int(asked.name[1:])]}: {asked.answer.error or asked.answer.broken}"
             if asked.must_work and asked.answer.how != "whole":
-                run.violations.append(f"in peace, {answers[int(asked.name[1:])]}")
+                run.violations.append(f"in peace, {told}")
+            elif cut_by_the_living(asked):
+                run.violations.append(f"a living node cut off {told}")
         run.sums.update(report.counts)
         run.sums["answers"] += len(answers)
         run.sums["whole answers"] += run.tally.answered

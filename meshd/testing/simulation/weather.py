@@ -37,6 +37,8 @@ class Weather:
     """Starts a machine of that name, which joins; None if it could not."""
     busy: set[str] = field(default_factory=set)
     """Machines whose daemon somebody is starting or stopping."""
+    left: set[str] = field(default_factory=set)
+    """Machines that still have the data of a node which is no member any more."""
     hung: list[MemoryEngine] = field(default_factory=list)
     """Engines that may be silent for good."""
     moves: int = 0
@@ -316,12 +318,18 @@ class Weather:
         else:
             self.story.sometimes("a node left")
             self.story.say(machine.name, "has left")
+            self.left.add(machine.name)
             machine.terminate()
             await machine.until_over()
-            machine.wipe()
+            self.wipe(machine)
             await trio.sleep(lasts_s)
             await self.join(machine.name)
         self.busy.discard(machine.name)
+
+    def wipe(self, machine: Machine) -> None:
+        """Make a blank machine of one whose node has left."""
+        machine.wipe()
+        self.left.discard(machine.name)
 
     async def join_one(self) -> None:
         """A new machine."""
