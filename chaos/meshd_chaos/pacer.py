@@ -9,20 +9,19 @@ what was not said yet never will be, and `freeze` while it is stopped.
 from __future__ import annotations
 
 import socket
-import struct
 from collections.abc import Iterator
-from contextlib import suppress
 from typing import Final
 
 import trio
 
+from meshd.errors import DialFailed
+from meshd_chaos import wires
 from meshd_chaos.links import Gate
 
-_PIECE_BYTES: Final = 16 * 1024
 _HEAD_MAX_BYTES: Final = 64 * 1024
-_RESET: Final = struct.pack("ii", 1, 0)
 _EVENT_ENDS: Final = {b"text/event-stream": b"\n\n", b"application/x-ndjson": b"}\n"}
 """How a stream of that kind ends an event."""
+_GONE: Final = (OSError, trio.ClosedResourceError)
 
 
 class Pacer:
@@ -38,11 +37,11 @@ class Pacer:
         """The engine itself; None: there is none now."""
         self._gate = Gate()
         self._streams: set[_Exchange] = set()
-        self._listener = trio.SocketListener(trio.socket.from_stdlib_socket(listener))
+        self._listener = listener
 
     async def run(self) -> None:
         """Pass requests and answers on until cancelled."""
-        await trio.serve_listeners(self._serve, [self._listener])
+        await wires.serve(self._listener, self._serve)
 
     def freeze(self) -> None:
         """Say nothing more, and hear nothing; connections are still accepted."""
@@ -59,7 +58,7 @@ class Pacer:
             exchange.reset()
         return len(broken)
 
-    async def _serve(self, daemon: trio.SocketStream) -> None:
+    async def _serve(self, daemon: socket.socket) -> None:
         exchange = _Exchange(self, self._gate, daemon)
         self._streams.add(exchange)
         try:
@@ -71,7 +70,7 @@ class Pacer:
 class _Exchange:
     """One connection of a daemon to its engine."""
 
-    def __init__(self, pacer: Pacer, gate: Gate, daemon: trio.SocketStream) -> None:
+    def __init__(self, pacer: Pacer, gate: Gate, daemon: socket.socket) -> None:
         self._pacer, self._gate, self._daemon = pacer, gate, daemon
         self._scope = trio.CancelScope()
         self._head_is_next = True
@@ -79,9 +78,7 @@ class _Exchange:
 
     def reset(self) -> None:
         """Break it off as a dying process would."""
-        with suppress(OSError):
-            self._daemon.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-        self._daemon.socket.close()
+        wires.reset(self._daemon)
         self._scope.cancel()
 
     async def run(self) -> None:
@@ -90,43 +87,43 @@ class _Exchange:
             if engine is None:
                 self.reset()
                 return
-            async with engine, self._daemon, trio.open_nursery() as nursery:
-                nursery.start_soon(self._ask, engine, nursery.cancel_scope)
-                try:
-                    await self._answer(engine)
-                except (trio.BrokenResourceError, trio.ClosedResourceError):
-                    self.reset()
-                nursery.cancel_scope.cancel()
+            try:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._ask, engine, nursery.cancel_scope)
+                    try:
+                        await self._answer(engine)
+                    except _GONE:
+                        self.reset()
+                    nursery.cancel_scope.cancel()
+            finally:
+                wires.close(engine)
+                wires.close(self._daemon)
 
-    async def _reach(self) -> trio.SocketStream | None:
+    async def _reach(self) -> socket.socket | None:
         await self._gate.passed()
         if self._pacer.target is None:
             return None
-        sock = trio.socket.socket()
         try:
-            await sock.connect(self._pacer.target)
-        except OSError:
-            sock.close()
+            return await wires.connect(self._pacer.target)
+        except DialFailed:
             return None
-        except BaseException:  # a cancel: it is closed; raised again
-            sock.close()
-            raise
-        return trio.SocketStream(sock)
 
-    async def _ask(self, engine: trio.SocketStream, over: trio.CancelScope) -> None:
+    async def _ask(self, engine: socket.socket, over: trio.CancelScope) -> None:
         """What the daemon sends, at once; when it goes, so does the engine's connection."""
-        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-            while data := await self._daemon.receive_some(_PIECE_BYTES):
+        try:
+            while data := await wires.receive(self._daemon):
                 await self._gate.passed()
                 self._head_is_next = True
-                await engine.send_all(data)
+                await wires.send(engine, data)
+        except _GONE:
+            pass  # the same as an end in good order
         await self._gate.passed()  # a frozen engine notices nothing
         over.cancel()
 
-    async def _answer(self, engine: trio.SocketStream) -> None:
+    async def _answer(self, engine: socket.socket) -> None:
         """What the engine says, event by event where it is a stream."""
         ends, head, due_at = b"", b"", 0.0
-        while data := await engine.receive_some(_PIECE_BYTES):
+        while data := await wires.receive(engine):
             if self._head_is_next:
                 head += data
                 if b"\r\n\r\n" not in head and len(head) < _HEAD_MAX_BYTES:
@@ -138,7 +135,7 @@ class _Exchange:
                     due_at = max(due_at, trio.current_time()) + 1 / self._pacer.tokens_per_s
                     await trio.sleep_until(due_at)
                 await self._gate.passed()
-                await self._daemon.send_all(piece)
+                await wires.send(self._daemon, piece)
 
 
 def _event_end(head: bytes) -> bytes:

@@ -9,23 +9,22 @@ go on, as retransmissions would.
 from __future__ import annotations
 
 import socket
-import struct
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Final
 
 import trio
 
+from meshd.errors import DialFailed
+from meshd_chaos import wires
 from meshd_chaos.links import BUFFER_BYTES, Link, Links
 
 Whose = Callable[[int], Awaitable[str | None]]
 """Which machine has the connection whose local port that is; None: none of ours."""
 
-_PIECE_BYTES: Final = 16 * 1024
 _HELD_S: Final = 15.0
 """So long a connection is held that cannot be made because of a cut: its dialler gave up before."""
-_RESET: Final = struct.pack("ii", 1, 0)
-"""SO_LINGER of no time at all: closing resets."""
+_GONE: Final = (OSError, trio.ClosedResourceError)
 
 
 class StreamProxy:
@@ -36,53 +35,50 @@ class StreamProxy:
         self.name = name
         self.target: tuple[str, int] | None = None
         """Where the daemon itself listens; None: nowhere yet."""
-        self._links, self._whose = links, whose
-        self._listener = trio.SocketListener(trio.socket.from_stdlib_socket(listener))
+        self._links, self._whose, self._listener = links, whose, listener
 
     async def run(self) -> None:
         """Carry connections until cancelled; they end with it."""
-        await trio.serve_listeners(self._carry, [self._listener])
+        await wires.serve(self._listener, self._carry)
 
-    async def _carry(self, dialler: trio.SocketStream) -> None:
-        port = dialler.socket.getpeername()[1] if _has_peer(dialler) else 0
-        source = await self._whose(port) if port else None
-        if source is None:
-            _reset(dialler)  # it has gone already
-            return
-        forth, back = self._links[source, self.name], self._links[self.name, source]
-        daemon = await self._reach(forth, back)
-        if daemon is None:
-            _reset(dialler)
-            return
-        await carry(dialler, daemon, forth, back)
+    async def _carry(self, dialler: socket.socket) -> None:
+        try:
+            source = await self._whose_is(dialler)
+            if source is None:
+                return  # it has gone already
+            forth, back = self._links[source, self.name], self._links[self.name, source]
+            daemon = await self._reach(forth, back)
+            if daemon is not None:
+                await carry(dialler, daemon, forth, back)
+        finally:
+            wires.reset(dialler)
 
-    async def _reach(self, forth: Link, back: Link) -> trio.SocketStream | None:
+    async def _whose_is(self, dialler: socket.socket) -> str | None:
+        try:
+            port = dialler.getpeername()[1]
+        except OSError:
+            return None
+        return await self._whose(port)
+
+    async def _reach(self, forth: Link, back: Link) -> socket.socket | None:
         """A connection to the daemon itself, as soon as both ways are open."""
         with trio.move_on_after(_HELD_S):
             await forth.stream_gate.passed()
             await trio.sleep(forth.delay_s())
             await back.stream_gate.passed()
-            if self.target is None:
-                return None
-            with suppress(OSError):
-                host, port = self.target
-                sock = trio.socket.socket()
-                try:
-                    await sock.connect((host, port))
-                except BaseException:  # also a cancel: it is closed; raised again
-                    sock.close()
-                    raise
-                return trio.SocketStream(sock)
+            if self.target is not None:
+                with suppress(DialFailed):
+                    return await wires.connect(self.target)
         return None
 
 
-async def carry(near: trio.SocketStream, far: trio.SocketStream, forth: Link, back: Link) -> None:
+async def carry(near: socket.socket, far: socket.socket, forth: Link, back: Link) -> None:
     """Carry bytes both ways until both sides have ended, or one has broken off; closes both."""
     async with trio.open_nursery() as nursery:
 
         def reset() -> None:
-            _reset(near)
-            _reset(far)
+            wires.reset(near)
+            wires.reset(far)
             nursery.cancel_scope.cancel()
 
         for link in (forth, back):
@@ -94,8 +90,8 @@ async def carry(near: trio.SocketStream, far: trio.SocketStream, forth: Link, ba
         finally:
             for link in (forth, back):
                 link.is_over(reset)
-            near.socket.close()
-            far.socket.close()
+            wires.close(near)
+            wires.close(far)
 
 
 class _Pipe:
@@ -103,8 +99,8 @@ class _Pipe:
 
     def __init__(
         self,
-        source: trio.SocketStream,
-        target: trio.SocketStream,
+        source: socket.socket,
+        target: socket.socket,
         link: Link,
         back: Link,
         reset: Callable[[], None],
@@ -113,9 +109,11 @@ class _Pipe:
         self._link, self._back, self._reset = link, back, reset
         self._free_at = 0.0
         """When the link has carried all that was put on it."""
+        self._queued = 0
+        """Pieces that are on their way."""
 
     async def run(self) -> None:
-        pieces = BUFFER_BYTES // _PIECE_BYTES
+        pieces = BUFFER_BYTES // wires.PIECE_BYTES
         send, receive = trio.open_memory_channel[tuple[float, bytes | None]](pieces)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._read, send)
@@ -127,10 +125,13 @@ class _Pipe:
             piece: bytes | None = b" "
             while piece:
                 try:
-                    piece = await self._source.receive_some(_PIECE_BYTES)
-                except (trio.BrokenResourceError, trio.ClosedResourceError):
+                    piece = await wires.receive(self._source)
+                except _GONE:
                     piece = None
-                with suppress(trio.BrokenResourceError):  # nobody takes it any more
+                if self._link.is_well and not self._queued:
+                    await self._deliver(piece)
+                else:
+                    self._queued += 1
                     await send.send((self._arrives_at(piece), piece))
 
     def _arrives_at(self, piece: bytes | None) -> float:
@@ -140,35 +141,25 @@ class _Pipe:
         return self._free_at + self._link.delay_s()
 
     async def _write(self, receive: trio.MemoryReceiveChannel[tuple[float, bytes | None]]) -> None:
-        """Take what arrives off the link."""
+        """Take what arrives late off the link."""
         async with receive:
             last = 0.0
             async for due_at, piece in receive:
                 last = max(last, due_at)
                 await trio.sleep_until(last)
-                await self._link.stream_gate.passed()
-                try:
-                    if piece:
-                        await self._target.send_all(piece)
-                    elif piece is None:
-                        self._reset()
-                    else:
-                        await self._target.send_eof()
-                except (trio.BrokenResourceError, trio.ClosedResourceError):
-                    await self._back.stream_gate.passed()  # the sender hears of it by the way back
-                    self._reset()
+                await self._deliver(piece)
+                self._queued -= 1
 
-
-def _has_peer(stream: trio.SocketStream) -> bool:
-    try:
-        stream.socket.getpeername()
-    except OSError:
-        return False
-    return True
-
-
-def _reset(stream: trio.SocketStream) -> None:
-    """Close it with a reset to the other side."""
-    with suppress(OSError):
-        stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-    stream.socket.close()
+    async def _deliver(self, piece: bytes | None) -> None:
+        """Hand it to its receiver, if need be when the cut is over."""
+        await self._link.stream_gate.passed()
+        try:
+            if piece:
+                await wires.send(self._target, piece)
+            elif piece is None:
+                self._reset()
+            else:
+                self._target.shutdown(socket.SHUT_WR)
+        except _GONE:
+            await self._back.stream_gate.passed()  # the sender hears of it by the way back
+            self._reset()

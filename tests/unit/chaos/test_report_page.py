@@ -235,7 +235,7 @@ made_faults = st.builds(
 )
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @given(
     st.lists(answers, max_size=5),
     st.lists(made_faults, max_size=5),
