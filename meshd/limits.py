@@ -310,6 +310,7 @@ WEBHOOK_KEPT_S: Final = 24 * 3600  # an end, told or not
 RESULTS_KEPT: Final = 20_000  # of finished jobs that are blobs, named for BLOB_KEPT_S
 JOB_ATTEMPTS: Final = 10
 JOB_ATTEMPTS_KEPT: Final = 16  # on record; releases do not count as attempts
+JOB_RUNS_TOLD: Final = 8  # that one answer took, the last ones
 JOB_KEYS: Final = 16  # idempotency keys that found one job by its dedupe key
 JOB_PAUSE_S: Final = 3600
 JOB_WEBHOOK_CHARS: Final = 1024

@@ -9,13 +9,13 @@ has given it to another node, the run ends.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 
 import trio
 
 from meshd import limits, logs
-from meshd.api.answering import Answered, Client, NodeName, answer
+from meshd.api.answered import Answered, Ending
+from meshd.api.answering import Client, NodeName, answer
 from meshd.api.dialect import Call
 from meshd.api.keyed import KeyedApi, Work
 from meshd.api.routes import encoder_of, error_body
@@ -91,7 +91,7 @@ class Adoptions:
         orphan: Orphan,
         share: Share,
         client: Client,
-        ending: Callable[[], None],
+        ending: Ending,
         claim: KeyedClaim | None,
     ) -> Answered:
         return await answer(

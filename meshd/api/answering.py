@@ -13,10 +13,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
-import msgspec
 import trio
 
 from meshd import limits
+from meshd.api.answered import Answered, Ending
 from meshd.api.dialect import ATTEMPTS, AnswerEncoder, Call, DialectError, HeaderPair
 from meshd.backends.control import failed
 from meshd.errors import StreamBroken
@@ -53,24 +53,6 @@ class Client(Protocol):
     async def finish(self, data: bytes = b"") -> None: ...
 
 
-class Answered(msgspec.Struct, frozen=True, gc=False):
-    """How a request went."""
-
-    began_at: float
-    status: int
-    """Of the answer's head; 499: the client went away before there was one."""
-    failure: str
-    """A `FailureKind`; "": the client has the whole answer."""
-    first_at: float | None
-    """When the first piece of the answer came."""
-    node: NodeId | None
-    """Who was asked last."""
-    failures: tuple[tuple[NodeId, str], ...]
-    """Who was asked in vain, and the kind of each failure."""
-    prompt_tokens: int
-    completion_tokens: int
-
-
 ErrorBody = Callable[[Failure], tuple[int, list[HeaderPair], bytes]]
 NodeName = Callable[[NodeId], str]
 
@@ -84,15 +66,16 @@ async def answer(
     node_name: NodeName,
     share: Share,
     more_headers: Sequence[HeaderPair] = (),
-    ending: Callable[[], None] = lambda: None,
+    ending: Ending = lambda runs: None,
     *,
     claim: KeyedClaim | None = None,
     orphan: Orphan | None = None,
 ) -> Answered:
     """Answer one inference request; the response has been completed when this returns.
 
-    `ending` is called before the first piece of a stream that says that the answer is whole.  What
-    is kept of an answer that is not streamed is held by `share`, which the caller releases.
+    `ending` is called before the first piece that says that the answer is whole, with the runs that
+    it took.  What is kept of an answer that is not streamed is held by `share`, which the caller
+    releases.
     `claim` is that of a keyed request; `orphan` a run of this node that is to be gone on with.
     """
     # A streaming client's read timeout is between bytes; only a whole answer has it as deadline.
@@ -109,7 +92,14 @@ async def answer(
     responder.on_disconnect = exchange.client_gone
     kind = _StreamingSink if call.stream else _WholeSink
     way = _Way(
-        call.encoder, request_id, responder, error_body, node_name, share, more_headers, ending
+        call.encoder,
+        request_id,
+        responder,
+        error_body,
+        node_name,
+        share,
+        more_headers,
+        lambda: ending(exchange.relay.runs),
     )
     sink = kind(way)
     watch = sink.keep_alive(forwarder.sweeper, call.deadline_s)
@@ -128,7 +118,7 @@ async def answer(
         sink.failure,
         relay.first_at,
         relay.asked,
-        relay.failures,
+        relay.runs,
         usage.prompt_tokens if usage is not None else 0,
         usage.completion_tokens if usage is not None else 0,
     )
@@ -378,6 +368,7 @@ class _WholeSink(_Sink):
             self.failure = FailureKind.UNSUPPORTED
             await self._send(e.status, [*e.headers, *self._meta()], e.body)
             return
+        self._ending()
         await self._send(200, self._headers(self._encoder.content_type_whole), body)
 
     async def fail(self, failure: Failure, *, in_stream: bool) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from meshd.api.server import ClientApi
 from meshd.http import Responder, ServerRequest
 from meshd.http.responder import Drain
+from meshd.jobs.finished import Attempt
+from meshd.jobs.trace_rows import Ended
 
 _HEADERS = [(b"content-type", b"application/json")]
 
@@ -31,10 +33,10 @@ class _KeptWire:
         """There is no connection to break."""
 
 
-async def run_job(api: ClientApi, path: str, body: bytes) -> tuple[int, bytes]:
-    """Status and body of the answer to a request that asks for no stream."""
-    wire = _KeptWire()
+async def run_job(api: ClientApi, path: str, body: bytes) -> tuple[int, bytes, tuple[Attempt, ...]]:
+    """Status and body of the answer to a request that asks for no stream; and what it took."""
+    wire, ended = _KeptWire(), list[Ended]()
     request = ServerRequest("POST", path, "", list(_HEADERS), body)
-    await api.handle(request, Responder(wire, request), is_job=True)
+    await api.handle(request, Responder(wire, request), ended.append)
     head, _, answer = bytes(wire.sent).partition(b"\r\n\r\n")
-    return int(head.split(b" ", 2)[1]), answer
+    return int(head.split(b" ", 2)[1]), answer, ended[-1].attempts if ended else ()

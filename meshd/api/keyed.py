@@ -8,13 +8,14 @@ good.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
 import trio
 
+from meshd.api.answered import Ending, attempts_of
 from meshd.api.answering import Client
 from meshd.api.dialect import Call, DialectError, HeaderPair
 from meshd.api.following import (
@@ -35,10 +36,12 @@ from meshd.errors import MeshdError, Refused, StreamBroken
 from meshd.http import Headers, Responder, ServerRequest
 from meshd.inference import Failure, FailureKind
 from meshd.jobs.answers import Stored
+from meshd.jobs.finished import Attempt
 from meshd.jobs.keyed import Key, KeyedRequests, Running, key_of
 from meshd.jobs.keyed_run import KeyedRun
 from meshd.jobs.said import Answer, Broken, Listener, TooMuchSaid, Whole
 from meshd.modelnames import normalise
+from meshd.relay.runs import Run
 from meshd.wire.serve import KeyedClaim
 
 HEADER: Final = b"idempotency-key"
@@ -53,9 +56,9 @@ _NOTHING_TO_GO_ON_WITH: Final = (
     "without a place"
 )
 
-Answering = Callable[[Client, Callable[[], None], KeyedClaim | None], Awaitable[object]]
-"""Answers the request to that client; the second is to be called when a stream begins to end, the
-third is the claim under which it runs."""
+Answering = Callable[[Client, Ending, KeyedClaim | None], Awaitable[object]]
+"""Answers the request to that client; the second is told how, the third is the claim under which it
+runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,6 +240,7 @@ class _Speaker:
         self._path = work.path
         self._headers = work.headers
         self._is_ending = False
+        self._attempts: tuple[Attempt, ...] = ()
         self._numbering = Numbering() if self._path.startswith("/v1/") else None
         self.on_disconnect: Callable[[], None] | None = None
         """Never called: the run goes on."""
@@ -253,15 +257,16 @@ class _Speaker:
     def disconnected(self) -> bool:
         return False
 
-    def ending(self) -> None:
+    def ending(self, runs: Sequence[Run]) -> None:
         """What comes now says that the answer is whole."""
+        self._attempts = attempts_of(runs)
         self._is_ending = True
         self._said.hold_back()
 
     async def send(self, status: int, headers: Headers, body: bytes) -> None:
         if status != 200:
             await self._run.give_up(status, f"status {status}", body, final=status in _FINAL)
-        elif not await self._run.seal(status, body):
+        elif not await self._run.seal(status, body, self._attempts):
             self.break_off(WITHHELD)
         self._said.finish(Answer(status, headers, body))
 
@@ -296,7 +301,7 @@ class _Speaker:
         except TooMuchSaid:
             self.break_off(WITHHELD)
             return
-        if await self._run.seal(200, self._said.all):
+        if await self._run.seal(200, self._said.all, self._attempts):
             self._said.finish(Whole())
         else:
             self.break_off(WITHHELD)

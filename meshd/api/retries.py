@@ -14,7 +14,7 @@ first byte.  Once: a client that goes away a second time ends the run.
 from __future__ import annotations
 
 import hmac
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from enum import Enum, auto
 from typing import Final
 
@@ -27,6 +27,7 @@ from meshd.errors import StreamBroken
 from meshd.http import Headers, Responder, Room, ServerRequest, Share, Sweeper, Watch
 from meshd.inference import Failure, FailureKind
 from meshd.jobs.said import Answer, Broken, Said, TooMuchSaid, Whole
+from meshd.relay.runs import Run
 
 HEADER: Final = b"x-stainless-retry-count"
 """Which try of the library this is, from 0 on.  Of a library without it no retry can be told."""
@@ -197,7 +198,7 @@ class LeavingClient:
 
     # ---------------------------------------------------------------- the answer
 
-    def ending(self) -> None:
+    def ending(self, runs: Sequence[Run]) -> None:
         """What comes now says that the answer is whole."""
         self._is_ending = True
 

@@ -15,7 +15,8 @@ import trio
 from meshd import __version__
 from meshd.api import lists, ollama, openai
 from meshd.api.access import Access
-from meshd.api.answering import Answered, Client, answer
+from meshd.api.answered import Answered, Ending, attempts_of
+from meshd.api.answering import Client, answer
 from meshd.api.dialect import Call, DialectError, HeaderPair, not_found
 from meshd.api.jobs import PREFIX as JOBS
 from meshd.api.jobs import JobsApi
@@ -89,7 +90,7 @@ class ClientApi:
         self._room = room
         self._jobs = jobs
         self._keyed = keyed
-        self._traces = traces
+        self._note = traces.add if traces is not None else _nothing
         self._retries = Retries(forwarder.sweeper, room)
         self.counters: Counter[str] = Counter()
 
@@ -117,9 +118,15 @@ class ClientApi:
         return [*headers, self._request_id()[1]], body
 
     async def handle(
-        self, request: ServerRequest, responder: Responder, *, is_job: bool = False
+        self,
+        request: ServerRequest,
+        responder: Responder,
+        note: Callable[[Ended], None] | None = None,
     ) -> None:
-        """The handler of the client port's HTTP server.  A job's own request leaves no trace."""
+        """The handler of the client port's HTTP server.
+
+        `note` is told how the request went, in place of the traces: of a job's own.
+        """
         request_id, id_header = self._request_id()
         cors = self._cors(request)
         if request.path.startswith(JOBS):
@@ -132,8 +139,8 @@ class ClientApi:
         try:
             match = find(request.method, request.path)
             if match.route in (Route.OPENAI_CALL, Route.OLLAMA_CALL):
-                traces = None if is_job else self._traces
-                await self._call(match, request, responder, request_id, cors, traces)
+                note = note or self._note
+                await self._call(match, request, responder, request_id, cors, note)
                 return
             if match.route is Route.PREFLIGHT:
                 status, headers, body = self._access().preflight(request.header(b"origin"))
@@ -156,7 +163,7 @@ class ClientApi:
         responder: Responder,
         request_id: RequestId,
         cors: list[HeaderPair],
-        traces: Traces | None,
+        note: Callable[[Ended], None],
     ) -> None:
         model = ""
         try:
@@ -164,8 +171,7 @@ class ClientApi:
             model = call.request.model
             self._check_model(request.path, call, key)
         except DialectError as e:
-            if traces is not None:
-                traces.add(_refused_at_once(request_id, request, model, e.status))
+            note(_refused_at_once(request_id, request, model, e.status))
             raise
         headers = [(b"x-request-id", request_id.encode()), *cors]
         if is_retry(request) and await self._told_again(request, responder, call, headers):
@@ -176,7 +182,7 @@ class ClientApi:
             return error_body(request.path, failure)
 
         def answering(
-            client: Client, ending: Callable[[], None], claim: KeyedClaim | None = None
+            client: Client, ending: Ending, claim: KeyedClaim | None = None
         ) -> Awaitable[Answered]:
             return answer(
                 call,
@@ -194,8 +200,7 @@ class ClientApi:
         try:
             if key is None:
                 answered = await self._unkeyed(request, responder, call, answering)
-                if traces is not None:
-                    traces.add(_ended(request_id, request, call, answered))
+                note(_ended(request_id, request, call, answered))
             else:
                 self.counters["keyed"] += 1
                 await self._keyed.answer(Asked(request, key, call, responder, headers, answering))
@@ -207,7 +212,7 @@ class ClientApi:
         request: ServerRequest,
         responder: Responder,
         call: Call,
-        answering: Callable[[Client, Callable[[], None]], Awaitable[Answered]],
+        answering: Callable[[Client, Ending], Awaitable[Answered]],
     ) -> Answered:
         if request.header(RETRY_HEADER) is None:
             return await answering(responder, _nothing)
@@ -338,8 +343,8 @@ def _patient(call: Call, deadline_s: float | None) -> Call:
     return call if call.stream else msgspec.structs.replace(call, deadline_s=deadline_s)
 
 
-def _nothing() -> None:
-    """Nobody waits for the end of a stream."""
+def _nothing(told: object) -> None:
+    """Nobody wants to know."""
 
 
 def _ended(request_id: RequestId, request: ServerRequest, call: Call, answered: Answered) -> Ended:
@@ -356,7 +361,7 @@ def _ended(request_id: RequestId, request: ServerRequest, call: Call, answered: 
         answered.failure,
         answered.first_at,
         answered.node or "",
-        answered.failures,
+        attempts_of(answered.runs),
         answered.prompt_tokens,
         answered.completion_tokens,
     )

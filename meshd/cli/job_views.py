@@ -59,6 +59,7 @@ def show_job(paper: Paper, job: JobView, now_unix_s: float) -> None:
         ("priority", str(job.priority) if job.priority else ""),
         ("accepted", f"{ago(now_unix_s - job.accepted_unix_s)} ago"),
         ("at", _holder(job)),
+        ("way", _WAYS.get(job.way, job.way)),
         ("over", f"{ago(now_unix_s - job.finished_unix_s)} ago" if job.finished_unix_s else ""),
         ("webhook", job.webhook),
     ]
@@ -74,7 +75,8 @@ def show_job(paper: Paper, job: JobView, now_unix_s: float) -> None:
         paper.line(f"{count(len(job.attempts), 'attempt')} that did not end it:")
         for attempt in job.attempts:
             reason = f": {attempt.reason}" if attempt.reason else ""
-            paper.item("-", f"{attempt.node}, {_ENDED.get(attempt.ended, attempt.ended)}{reason}")
+            ended = _ENDED.get(attempt.ended, attempt.ended)
+            paper.item("-", f"{attempt.node}, {ended}{reason}{_went_on(attempt.way)}")
     if job.result_is_away:
         paper.line()
         paper.line("There is a result; the nodes that keep it are away.", "warn")
@@ -137,6 +139,7 @@ def show_request(paper: Paper, request: RequestView, now_unix_s: float) -> None:
         ("model", request.model.removesuffix(":latest")),
         ("entry", request.entry),
         ("at", request.node),
+        ("way", _WAYS.get(request.way, request.way)),
         ("over", f"{ago(now_unix_s - request.finished_unix_s)} ago"),
         ("first", _seconds(request.first_token_ms)),
         ("total", _seconds(request.total_ms)),
@@ -153,13 +156,21 @@ def show_request(paper: Paper, request: RequestView, now_unix_s: float) -> None:
         paper.line()
         paper.line(f"{count(len(request.failed), 'attempt')} came to nothing:")
         for attempt in request.failed:
-            paper.item("-", f"{attempt.node}: {attempt.reason}")
+            paper.item("-", f"{attempt.node}: {attempt.reason}{_went_on(attempt.way)}")
 
 
 def _seconds(ms: int | None) -> str:
     return "" if ms is None else f"{ms / 1000:.2f} s"
 
 
+def _went_on(way: str) -> str:
+    return f" ({_WAYS.get(way, way)})" if way else ""
+
+
+_WAYS = {
+    "continue": "went on where another broke off",
+    "regenerate": "ran it again and went on behind what was said",
+}
 _ENDED = {
     "failed": "failed",
     "expired": "fell silent",

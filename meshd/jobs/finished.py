@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
+
+from meshd import limits
+from meshd.record.commands_jobs import RunFields
 
 
 class Attempt(msgspec.Struct, frozen=True):
@@ -11,6 +16,8 @@ class Attempt(msgspec.Struct, frozen=True):
     node: str
     reason: str
     """"" for the one that worked."""
+    way: str = ""
+    """How it went on with what an earlier one had said: continue | regenerate; "": it did not."""
 
 
 class FinishedJob(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -58,3 +65,13 @@ class FinishedJob(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     """From its arrival to the first piece of the answer; None: there was none."""
     api_key: str = ""
     """The id of the API key that the client showed; "": none."""
+
+
+def runs_told(attempts: Sequence[Attempt]) -> tuple[RunFields, ...]:
+    """The runs on engines that one answer took, for the record: none if it was one."""
+    if len(attempts) < 2:
+        return ()
+    return tuple(
+        RunFields(node=tried.node, failure=tried.reason, way=tried.way)
+        for tried in attempts[-limits.JOB_RUNS_TOLD :]
+    )

@@ -44,7 +44,10 @@ def finished_of(event: JobFinished) -> FinishedJob:
     node, started_ms = (last.node, last.claimed_unix_ms) if last else ("", None)
     if claim is not None:
         node, started_ms = claim.node, claim.claimed_unix_ms
-        attempts.append(Attempt(node, "" if event.state is JobState.DONE else event.reason))
+        if event.runs:
+            attempts += [Attempt(run.node, run.failure, run.way) for run in event.runs]
+        else:
+            attempts.append(Attempt(node, "" if event.state is JobState.DONE else event.reason))
     return FinishedJob(
         id=job_name(row.id),
         state=event.state.name.lower(),

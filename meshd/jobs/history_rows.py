@@ -218,7 +218,10 @@ def _values(number: int, job: FinishedJob) -> list[SqlValue]:
     values = list(msgspec.structs.astuple(job))
     attempts = job.attempts[-limits.HISTORY_ATTEMPTS :]
     values[_ATTEMPTS] = msgspec.json.encode(
-        [Attempt(_text(attempt.node), _text(attempt.reason)) for attempt in attempts]
+        [
+            Attempt(_text(attempt.node), _text(attempt.reason), _text(attempt.way))
+            for attempt in attempts
+        ]
     ).decode()
     if len(job.result) > limits.INLINE_BYTES:
         values[_RESULT] = b""

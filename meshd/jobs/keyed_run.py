@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import trio
 
 from meshd import limits, logs
 from meshd.errors import MeshdError
+from meshd.jobs.finished import Attempt, runs_told
 from meshd.jobs.holding import Bodies, keep_lease
 from meshd.jobs.said import Said
 from meshd.ledger.ledger import Ledger
@@ -71,8 +72,11 @@ class KeyedRun:
         log.info("a keyed request stops here", job=job_name(self.job), why=why)
         self.scope.cancel()
 
-    async def seal(self, status: int, body: bytes) -> bool:
-        """Make this the answer of the key, for good.  False: not known to be, so withhold it."""
+    async def seal(self, status: int, body: bytes, attempts: Sequence[Attempt] = ()) -> bool:
+        """Make this the answer of the key, for good.  False: not known to be, so withhold it.
+
+        `attempts`: on engines, which it took.
+        """
         small = len(body) <= limits.INLINE_BYTES
         digest = hashlib.sha256(body).digest()
         try:
@@ -87,6 +91,7 @@ class KeyedRun:
                     inline=body if small else b"",
                     status=status,
                     run_ms=int((trio.current_time() - self._began_at) * 1000),
+                    runs=runs_told(attempts),
                 )
             )
         except MeshdError as error:

@@ -10,12 +10,14 @@ from meshd.ids import NodeId
 from meshd.jobs.finished import FinishedJob
 
 
-class Failed(msgspec.Struct, frozen=True):
+class Failed(msgspec.Struct, frozen=True, omit_defaults=True):
     """An attempt that came to nothing."""
 
     node: str
     reason: str
     """busy | unreachable | holder_lost | broken | silent | backend | ..."""
+    way: str = ""
+    """How it went on with what an earlier one had said: continue | regenerate; else anew."""
 
 
 class RequestView(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
@@ -44,6 +46,8 @@ class RequestView(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True)
     api_key: str = ""
     """The id of the API key that the client showed."""
     failed: list[Failed] = []
+    way: str = ""
+    """How the last attempt went on with what an earlier one had said, as of a failed one."""
 
 
 class RequestsPage(msgspec.Struct, frozen=True):
@@ -78,5 +82,10 @@ def request_view_of(row: FinishedJob, name_of: Callable[[NodeId], str]) -> Reque
         prompt_tokens=row.prompt_tokens,
         completion_tokens=row.completion_tokens,
         api_key=row.api_key,
-        failed=[Failed(name(tried.node), tried.reason) for tried in row.attempts if tried.reason],
+        failed=[
+            Failed(name(tried.node), tried.reason, tried.way)
+            for tried in row.attempts
+            if tried.reason
+        ],
+        way=next((tried.way for tried in row.attempts if not tried.reason), ""),
     )

@@ -16,6 +16,7 @@ import trio
 from meshd import limits, logs
 from meshd.errors import MeshdError
 from meshd.jobs.contents import body_of, store
+from meshd.jobs.finished import Attempt, runs_told
 from meshd.jobs.holding import LEASE_MS, Bodies, keep_lease
 from meshd.ledger.ledger import Ledger
 from meshd.record import commands_jobs as commands
@@ -30,8 +31,10 @@ LOOK_S = 1.0
 _AGAIN = frozenset({408, 425, 429, 499, 500, 502, 503, 504})
 """Statuses of an answer for which another attempt may do better."""
 
-Run = Callable[[str, bytes], Awaitable[tuple[int, bytes]]]
-"""(path, body) -> (status, body) of the answer; cancelled when nobody wants it any more."""
+Run = Callable[[str, bytes], Awaitable[tuple[int, bytes, tuple[Attempt, ...]]]]
+"""(path, body) -> (status, body) of the answer, and the runs on engines that it took.
+
+Cancelled when nobody wants it any more."""
 
 
 @dataclass(slots=True)
@@ -161,9 +164,9 @@ class Runner:
         if asked is None:
             return self._failed(attempt, row, "the nodes that keep its request are away")
         began = trio.current_time()
-        status, body = 504, b""
+        status, body, attempts = 504, b"", tuple[Attempt, ...]()
         with trio.move_on_after(limits.JOB_RUN_S):
-            status, body = await self._run(row.request.path, asked)
+            status, body, attempts = await self._run(row.request.path, asked)
         run_ms = int((trio.current_time() - began) * 1000)
         if status in _AGAIN:
             return self._failed(attempt, row, f"status {status}")
@@ -191,6 +194,7 @@ class Runner:
             inline=content.inline,
             status=status,
             run_ms=run_ms,
+            runs=runs_told(attempts),
         )
 
     def _failed(self, attempt: _Attempt, row: JobRow | None, reason: str) -> Command:

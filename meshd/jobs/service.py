@@ -306,12 +306,22 @@ class JobService:
         view = self._with_webhook(event.row.id, view)
         return msgspec.structs.replace(
             view,
+            attempts=[*view.attempts, *_runs_before_the_last(event, self.name_of)],
+            way=event.runs[-1].way if event.runs else "",
             finished_unix_s=event.finished_unix_ms / 1000,
             status=event.status,
             reason=event.reason,
             result=as_json(event.inline),
             request=None,
         )
+
+
+def _runs_before_the_last(event: JobFinished, name_of: Callable[[NodeId], str]) -> list[Attempt]:
+    """Those on engines that did not end the job."""
+    return [
+        Attempt(name_of(NodeId(run.node)), "failed", run.failure, run.way)
+        for run in event.runs[:-1]
+    ]
 
 
 def _asked(order: Order) -> tuple[str, str, bytes]:
@@ -349,9 +359,15 @@ def _view_of_old(old: FinishedJob, name_of: Callable[[NodeId], str]) -> JobView:
         finished_unix_s=old.finished_ms / 1000,
         # The last one is how the job itself ended.
         attempts=[
-            Attempt(name_of(NodeId(tried.node)), ENDED.get(tried.reason, "failed"), tried.reason)
+            Attempt(
+                name_of(NodeId(tried.node)),
+                ENDED.get(tried.reason, "failed"),
+                tried.reason,
+                tried.way,
+            )
             for tried in old.attempts[:-1]
         ],
+        way=old.attempts[-1].way if old.attempts else "",
         status=old.status,
         reason=old.error,
         result=as_json(old.result),

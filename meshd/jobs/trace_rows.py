@@ -8,11 +8,11 @@ form; later versions only append.  The record does not look into it.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import chain, repeat
 
 import msgspec
 
 from meshd import limits
-from meshd.ids import NodeId
 from meshd.jobs.finished import Attempt, FinishedJob
 from meshd.modelnames import normalise
 
@@ -41,8 +41,8 @@ class Ended(msgspec.Struct, frozen=True, gc=False):
     """When something of the answer came."""
     node: str = ""
     """Who was asked last."""
-    failures: tuple[tuple[NodeId, str], ...] = ()
-    """Each attempt that failed, and by which `FailureKind`."""
+    attempts: tuple[Attempt, ...] = ()
+    """The last of an answer that is whole brought it."""
     prompt_tokens: int = 0
     completion_tokens: int = 0
 
@@ -63,6 +63,8 @@ class _Row(msgspec.Struct, frozen=True, array_like=True, gc=False):
     failure: str
     streamed: bool
     api_key: str
+    ways: tuple[str, ...] = ()
+    """Of each attempt, the failed ones first; () if none went on with another one's."""
 
 
 _encoder = msgspec.msgpack.Encoder(order="sorted")
@@ -95,6 +97,7 @@ class Batch(msgspec.Struct, frozen=True, array_like=True):
 
 def pack(ended: Ended, wall_less_trio_s: float) -> bytes:
     """The row of a request; `wall_less_trio_s` turns trio's time into that of the mesh."""
+    ways = tuple(tried.way for tried in ended.attempts)
     first_ms = None if ended.first_at is None else _ms(ended.first_at - ended.began_at)
     return _encoder.encode(
         _Row(
@@ -106,13 +109,14 @@ def pack(ended: Ended, wall_less_trio_s: float) -> bytes:
             path=_text(ended.path),
             model=_text(normalise(ended.model)) if ended.model else "",
             node=ended.node,
-            failures=ended.failures,
+            failures=tuple((tried.node, tried.reason) for tried in ended.attempts if tried.reason),
             prompt_tokens=ended.prompt_tokens,
             completion_tokens=ended.completion_tokens,
             status=ended.status,
             failure=ended.failure,
             streamed=ended.streamed,
             api_key=ended.api_key,
+            ways=ways if any(ways) else (),
         )
     )
 
@@ -153,9 +157,11 @@ def read(row: bytes, entry: str) -> FinishedJob | None:
         told = _decoder.decode(row)
     except (msgspec.MsgspecError, UnicodeDecodeError):
         return None
-    attempts = [Attempt(node, why) for node, why in told.failures]
+    tried = [*told.failures]
     if told.node and not told.failure:
-        attempts.append(Attempt(told.node, ""))
+        tried.append((told.node, ""))
+    ways = chain(told.ways, repeat(""))
+    attempts = tuple(Attempt(node, why, way) for (node, why), way in zip(tried, ways, strict=False))
     state = "done" if not told.failure else "failed"
     return FinishedJob(
         id=told.request_id,
@@ -165,7 +171,7 @@ def read(row: bytes, entry: str) -> FinishedJob | None:
         model=told.model,
         node=told.node,
         entry=entry,
-        attempts=tuple(attempts),
+        attempts=attempts,
         prompt_tokens=told.prompt_tokens,
         completion_tokens=told.completion_tokens,
         error=told.failure,

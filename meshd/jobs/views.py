@@ -19,6 +19,8 @@ class Attempt(msgspec.Struct, frozen=True, omit_defaults=True):
     ended: str
     """failed | expired | released | node_removed | moved"""
     reason: str = ""
+    way: str = ""
+    """How it went on with what an earlier one had said: continue | regenerate; "": it did not."""
     claimed_unix_s: float = 0.0
     ended_unix_s: float = 0.0
 
@@ -46,6 +48,8 @@ class JobView(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     deadline_unix_s: float = 0.0
     finished_unix_s: float = 0.0
     attempts: list[Attempt] = []
+    way: str = ""
+    """How the last one went on with what an earlier one had said, as of an attempt."""
     status: int = 0
     reason: str = ""
     webhook: str = ""

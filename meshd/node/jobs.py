@@ -20,6 +20,7 @@ from meshd.http import Room
 from meshd.ids import NodeId
 from meshd.jobs.blobs import Blobs, record_of
 from meshd.jobs.duties import Duties
+from meshd.jobs.finished import Attempt
 from meshd.jobs.finishing import Finishing
 from meshd.jobs.history import History
 from meshd.jobs.keyed import KeyedRequests
@@ -162,7 +163,7 @@ class JobsSide:
         self.duties.happened(events)
         self.webhooks.happened(events)
 
-    async def _run(self, path: str, body: bytes) -> tuple[int, bytes]:
+    async def _run(self, path: str, body: bytes) -> tuple[int, bytes, tuple[Attempt, ...]]:
         assert self._api is not None
         return await run_job(self._api, path, body)
 

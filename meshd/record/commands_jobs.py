@@ -120,6 +120,16 @@ class Renew(Command, frozen=True):
     lease_ms: LeaseMs
 
 
+class RunFields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False):
+    """A run on an engine, of several that one answer took."""
+
+    node: KeyId
+    failure: ShortLine = ""
+    """Why it came to nothing, or broke off; "": it brought the end of the answer."""
+    way: ShortLine = ""
+    """How it went on with what another had said: continue | regenerate; "": from the start."""
+
+
 class Complete(Command, frozen=True):
     """It is done, and this is the result."""
 
@@ -131,6 +141,8 @@ class Complete(Command, frozen=True):
     status: Status = 200
     run_ms: Count = 0
     """By the holder's own clock."""
+    runs: Annotated[tuple[RunFields, ...], Meta(max_length=limits.JOB_RUNS_TOLD)] = ()
+    """Where it took several."""
 
 
 class Fail(Command, frozen=True):

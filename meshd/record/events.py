@@ -9,6 +9,7 @@ from __future__ import annotations
 import msgspec
 
 from meshd.ids import NodeId
+from meshd.record.commands_jobs import RunFields
 from meshd.record.job_rows import JobRow, JobState
 
 
@@ -151,6 +152,8 @@ class JobFinished(Event, frozen=True):
     run_ms: int
     fence: int
     """Of the last claim, whoever has it stops; 0: there was none."""
+    runs: tuple[RunFields, ...] = ()
+    """On engines, where the answer took several."""
 
 
 class JobForgotten(Event, frozen=True):

@@ -193,6 +193,7 @@ class Jobs:
             size_bytes=command.size_bytes,
             inline=command.inline,
             run_ms=command.run_ms,
+            runs=command.runs,
         )
         return DONE
 

@@ -11,6 +11,7 @@ from typing import Final
 from msgspec.structs import replace
 
 from meshd import limits
+from meshd.record.commands_jobs import RunFields
 from meshd.record.context import Context
 from meshd.record.events import JobClaimed, JobFinished, JobForgotten, JobQueued, JobReturned
 from meshd.record.graveyard import Graveyard
@@ -97,6 +98,7 @@ class Lifecycle:
         inline: bytes = b"",
         run_ms: int = 0,
         fence: int = 0,
+        runs: tuple[RunFields, ...] = (),
     ) -> None:
         """The job is over: out of the state, and told."""
         self._live.drop(row.id)
@@ -119,6 +121,7 @@ class Lifecycle:
                 inline,
                 run_ms,
                 row.claim.fence if row.claim else fence,
+                runs,
             )
         )
         if state is JobState.DEAD and row.queue:

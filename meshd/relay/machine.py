@@ -17,6 +17,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
+import msgspec
+
 from meshd import limits
 from meshd.ids import NodeId
 from meshd.inference import Delta, Embedding, Failure, FailureKind, Usage
@@ -31,7 +33,15 @@ from meshd.relay.directives import (
     Say,
 )
 from meshd.relay.ends import all_busy, cut, deadline, given_up, nobody, stopped
-from meshd.relay.spent import Spent
+from meshd.relay.kinds import (
+    BROKE_OFF,
+    ENGINE_DIED,
+    FINAL,
+    NOBODY_THERE,
+    NOT_ITS_FAULT,
+    WAIT_ELSEWHERE,
+)
+from meshd.relay.runs import Run, Spent
 from meshd.relay.splice import Splice, Way
 from meshd.routing.catalogue import Target
 from meshd.routing.placement import TargetKey
@@ -44,28 +54,6 @@ class State(Enum):
     ASKING = auto()
     STREAMING = auto()
     DONE = auto()
-
-
-_BROKE_OFF = frozenset({FailureKind.BROKEN, FailureKind.SILENT, FailureKind.HOLDER_LOST})
-_ENGINE_DIED = frozenset({FailureKind.BROKEN, FailureKind.SILENT})
-_FINAL = frozenset(
-    {
-        FailureKind.BAD_REQUEST,
-        FailureKind.DEADLINE,
-        FailureKind.CANCELLED,
-        FailureKind.NO_ROOM,
-    }
-)
-_WAIT_ELSEWHERE = frozenset({FailureKind.BUSY, FailureKind.DRAINING})
-_NOBODY_THERE = frozenset({FailureKind.UNREACHABLE, FailureKind.DRAINING})
-_NOT_ITS_FAULT = frozenset(
-    {
-        FailureKind.NOT_FOUND,
-        FailureKind.CONTEXT_OVERFLOW,
-        FailureKind.UNSUPPORTED,
-        FailureKind.DIVERGED,
-    }
-)
 
 
 @dataclass(slots=True)
@@ -94,11 +82,13 @@ class Relay:
     finish_seen: bool = False
     first_at: float | None = None
     """When the first piece of an answer came."""
-    failures: tuple[tuple[NodeId, str], ...] = ()
-    """Who was asked in vain, and the kind of each failure."""
     silent_at: float = math.inf
     """When the current holder counts as gone unless heard; inf while it is this process."""
     _target: Target | None = None
+    _lost: tuple[Run, ...] = ()
+    """Runs that came to nothing, or broke off."""
+    _run: Run | None = None
+    """The one under way, or that the end of the answer came from."""
     _remote: bool = False
     _asked: int = 0
     _cause: Failure | None = None
@@ -218,21 +208,23 @@ class Relay:
         target = self._target
         assert target is not None, "failed() without an attempt"
         kind = failure.kind
-        self.failures = (*self.failures, (target.node, kind))
-        if self.finish_seen and kind in _BROKE_OFF:
+        if self.finish_seen and kind in BROKE_OFF:
             self.state = State.DONE  # all of the answer was here; only its usage may be missing
             return [Finish()] if self._usage_told else [Say((self._counted(),)), Finish()]
+        assert self._run is not None
+        self._lost = (*self._lost, msgspec.structs.replace(self._run, failure=kind))
+        self._run = None
         if self._said_here:
             self._spent.lost(self._told_tokens, self._said_tokens)
         out: list[Directive] = []
         if self._stopping:
             self.state = State.DONE
             return [Fail(failure, in_stream=self.delivered)]
-        if kind in _WAIT_ELSEWHERE and not (self._said_here and self.streaming):
+        if kind in WAIT_ELSEWHERE and not (self._said_here and self.streaming):
             return self._go_on_after_busy(target, failure, now)
-        if kind not in _FINAL and kind not in _NOT_ITS_FAULT:
+        if kind not in FINAL and kind not in NOT_ITS_FAULT:
             out.append(Avoid(target, failure))
-        if kind in _ENGINE_DIED:
+        if kind in ENGINE_DIED:
             self._engine_deaths += 1
             if self._engine_deaths >= limits.BACKEND_DEATHS_BEFORE_POISON:
                 return [*out, Poison(), *self._fail(failure)]
@@ -245,10 +237,10 @@ class Relay:
                 return self._fail(failure)
         else:
             self._excluded.add(target.key)
-        if kind in _FINAL or self.attempts >= self.attempts_max:
+        if kind in FINAL or self.attempts >= self.attempts_max:
             return [*out, *self._fail(failure)]
         # A run that took the stream further was worth its while: what replaces it is no storm.
-        self._retrying = self._retrying or not (self._gave or kind in _NOT_ITS_FAULT)
+        self._retrying = self._retrying or not (self._gave or kind in NOT_ITS_FAULT)
         # Those that were busy before may have room by now: they are asked anew.
         self._busy.clear()
         self._asked = 0
@@ -266,6 +258,7 @@ class Relay:
     def moved(self, target: Target, remote: bool, now: float) -> None:
         """Of two runs this one goes on alone."""
         self._target, self._remote = target, remote
+        self._run = Run(target.node, "")
         self.heard(now)
 
     def lost_one(self, target: Target, failure: Failure) -> list[Directive]:
@@ -273,14 +266,14 @@ class Relay:
         if failure.kind == FailureKind.CANCELLED:
             failure = given_up(failure)
         kind = failure.kind
-        self.failures = (*self.failures, (target.node, kind))
-        if kind in _WAIT_ELSEWHERE:
+        self._lost = (*self._lost, Run(target.node, kind))
+        if kind in WAIT_ELSEWHERE:
             self.attempts -= 1  # nothing ran
             return []
         self._excluded.add(target.key)
-        if kind in _ENGINE_DIED:
+        if kind in ENGINE_DIED:
             self._engine_deaths += 1
-        return [] if kind in _FINAL or kind in _NOT_ITS_FAULT else [Avoid(target, failure)]
+        return [] if kind in FINAL or kind in NOT_ITS_FAULT else [Avoid(target, failure)]
 
     def client_gone(self) -> str | None:
         """The client went away: why to abort the attempt, or None if there is nothing to abort."""
@@ -317,6 +310,11 @@ class Relay:
         return None if self._target is None else self._target.node
 
     @property
+    def runs(self) -> tuple[Run, ...]:
+        """All runs, the last of which brought the answer, or is under way."""
+        return self._lost if self._run is None else (*self._lost, self._run)
+
+    @property
     def wake_at(self) -> float:
         """When `tick` has something to say, if nothing happens before."""
         return min(self.deadline_at, self.silent_at)
@@ -348,8 +346,7 @@ class Relay:
         self, target: Target, queue: bool, remote: bool, now: float, others: int = 0
     ) -> list[Directive]:
         self.state = State.ASKING
-        self._said_here = self._gave = False
-        self._said_here = self._usage_told = False
+        self._said_here = self._gave = self._usage_told = False
         self._said_tokens = 0
         self._queueing = queue
         if queue and self._queue_until == math.inf:
@@ -370,6 +367,7 @@ class Relay:
             assert self.splice is not None
             way = self._ways[0]
             request = self.splice.begin(way)
+        self._run = Run(target.node, "", way.name.lower() if way is not None else "")
         return [Attempt(target, self.attempts, wait_s, self.asks, way, request, others)]
 
     def _go_on_after_busy(self, target: Target, failure: Failure, now: float) -> list[Directive]:
@@ -420,6 +418,6 @@ class Relay:
         self.silent_at = math.inf
         if failure is None:
             failure = nobody()
-        elif failure.kind in _NOBODY_THERE and not self.delivered:
+        elif failure.kind in NOBODY_THERE and not self.delivered:
             failure = nobody(f": {failure.message}")  # nothing ran: a later try may well succeed
         return [Fail(failure, in_stream=self.delivered)]

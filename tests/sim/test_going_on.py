@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
+import trio
 from trio.testing import MockClock
 
 from meshd import limits
@@ -228,3 +229,56 @@ async def test_two_holders_may_fail_one_after_the_other(autojump_clock: MockCloc
         assert answer.how == "error", "nobody is left"
         assert WHOLE.startswith(answer.text)
         assert len(answer.text.split()) >= before + 3
+
+
+async def went_on(m: Mesh, asked: str) -> dict[str, Any]:
+    """What the mesh tells of a request or a job that one holder began and another one ended."""
+    found: dict[str, Any] = {}
+
+    async def is_there() -> bool:
+        nonlocal found
+        status, found = await m.a.client.call("GET", asked)
+        return status == 200 and found["state"] == "done"
+
+    with trio.fail_after(30):
+        while not await is_there():  # noqa: ASYNC110 - it is written down with others
+            await trio.sleep(0.5)
+    return found
+
+
+async def test_the_trace_of_a_request_says_who_broke_off_and_how_it_went_on(
+    autojump_clock: MockClock,
+) -> None:
+    async with mesh(tokens_per_s=20, dialect=Dialect.OLLAMA) as m:
+        answer = m.ask(m.a)
+        await some_text(answer)
+        first = await m.busy()
+        first.kill()
+        await m.answered(answer)
+        row = await went_on(m, f"/mesh/v1/requests/{answer.headers['x-request-id']}")
+        assert (row["node"], row["way"]) == (m.other(first).name, "continue")
+        assert row["failed"] == [{"node": first.name, "reason": "holder_lost"}]
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_the_job_of_a_keyed_request_says_it_and_a_repeat_shows_it(
+    autojump_clock: MockClock, stream: bool
+) -> None:
+    async with mesh(tokens_per_s=20, dialect=Dialect.OLLAMA) as m:
+        for holder in m.holders:
+            m.engine(holder).fault = Fault.DIE
+        key = "idempotency-key: k1"
+        answers = [m.a.client.openai("tiny", key, stream=stream, max_tokens=9)]
+        m.world.nursery.start_soon(answers[0].run)
+        first = await m.busy()
+        m.engine(m.other(first)).fault = None
+        await m.answered(answers[0])
+        answers.append(m.a.client.openai("tiny", key, stream=stream, max_tokens=9))
+        await answers[1].run()
+        for answer in answers:
+            assert (answer.how, answer.text.split()) == ("whole", WHOLE.split()[:9])
+            assert b'"x-meshd-attempts":2' in answer.raw
+        row = await went_on(m, f"/mesh/v1/jobs/{answers[0].headers['x-meshd-job']}")
+        (broke_off,) = row["attempts"]
+        assert (broke_off["node"], broke_off["reason"]) == (first.name, "broken")
+        assert row.get("way", "") == ("continue" if stream else "")

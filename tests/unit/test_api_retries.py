@@ -132,7 +132,7 @@ async def test_a_client_that_stays_is_told_as_ever(autojump_clock: MockClock) ->
     async with entry() as e:
         await e.run.start(200, SSE, b"1")
         await e.run.write(b"2")
-        e.run.ending()
+        e.run.ending(())
         await e.run.finish(b"3")
         e.run.close()
         assert e.there.told == [(200, SSE, b"1"), (b"2",), (b"3",)]

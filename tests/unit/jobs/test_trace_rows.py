@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshd import limits
-from meshd.ids import NodeId
 from meshd.jobs import Attempt, FinishedJob, trace_rows
 from meshd.jobs.trace_rows import Batch, batch_of
 from meshd.record.commands import Entry, encode
@@ -32,7 +31,8 @@ def test_all_that_is_told_of_a_request_comes_back() -> None:
     row = trace_rows.pack(
         ended(
             10, model="Tiny", api_key="0a1b2c3d", streamed=True, first_at=9.625, node=id_of("b"),
-            failures=((NodeId("a"), "busy"),), prompt_tokens=7, completion_tokens=20,
+            attempts=(Attempt("a", "busy"), Attempt(id_of("b"), "", "continue")),
+            prompt_tokens=7, completion_tokens=20,
         ),
         WALL_S,
     )  # fmt: skip
@@ -40,7 +40,7 @@ def test_all_that_is_told_of_a_request_comes_back() -> None:
     assert read(row) == FinishedJob(
         id="req_10", state="done", accepted_ms=end_ms - 500, finished_ms=end_ms,
         model="tiny:latest", node=id_of("b"), entry="the entry", run_ms=500, first_token_ms=125,
-        attempts=(Attempt("a", "busy"), Attempt(id_of("b"), "")), prompt_tokens=7,
+        attempts=(Attempt("a", "busy"), Attempt(id_of("b"), "", "continue")), prompt_tokens=7,
         completion_tokens=20, status=200, path="/v1/chat/completions", streamed=True,
         api_key="0a1b2c3d",
     )  # fmt: skip
@@ -70,8 +70,14 @@ requests = st.lists(
         number=st.integers(1, 9),
         model=text,
         path=text,
-        failures=st.lists(
-            st.tuples(st.just(id_of("a")), st.sampled_from(["busy", "silent"])), max_size=8
+        attempts=st.lists(
+            st.builds(
+                Attempt,
+                st.just(id_of("a")),
+                st.sampled_from(["busy", "silent"]),
+                st.sampled_from(["", "regenerate"]),
+            ),
+            max_size=8,
         ).map(tuple),
     ),
     max_size=40,

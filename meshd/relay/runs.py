@@ -1,4 +1,4 @@
-"""What an answer cost over all its runs, beside what its client got.  Pure.
+"""The runs that one answer took: who had them, how they went, what they cost.  Pure.
 
 A run that broke off was paid for all the same: its prompt was read, and what it said was generated.
 It never told how many tokens that was, so its pieces are counted, and its prompt is taken to have
@@ -9,11 +9,22 @@ from __future__ import annotations
 
 import msgspec
 
+from meshd.ids import NodeId
 from meshd.inference import Usage
 
 
+class Run(msgspec.Struct, frozen=True, gc=False):
+    """One of them."""
+
+    node: NodeId
+    failure: str
+    """A `FailureKind`; "": it came to an end, or is under way."""
+    way: str = ""
+    """How it went on with what others had said: continue | regenerate; "": from the start."""
+
+
 class Spent:
-    """Over one request."""
+    """What an answer cost over all its runs, beside what its client got."""
 
     __slots__ = ("_completion_tokens", "_runs", "_told_tokens")
 

@@ -1,0 +1,34 @@
+"""What the kinds of failures mean to a request.  Pure."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from meshd.inference import FailureKind
+
+BROKE_OFF: Final = frozenset({FailureKind.BROKEN, FailureKind.SILENT, FailureKind.HOLDER_LOST})
+"""The answer broke off; all of it may have been there."""
+ENGINE_DIED: Final = frozenset({FailureKind.BROKEN, FailureKind.SILENT})
+"""Perhaps by this very request."""
+FINAL: Final = frozenset(
+    {
+        FailureKind.BAD_REQUEST,
+        FailureKind.DEADLINE,
+        FailureKind.CANCELLED,
+        FailureKind.NO_ROOM,
+    }
+)
+"""Another holder would say the same, or nobody is to be asked any more."""
+WAIT_ELSEWHERE: Final = frozenset({FailureKind.BUSY, FailureKind.DRAINING})
+"""Nothing ran there."""
+NOBODY_THERE: Final = frozenset({FailureKind.UNREACHABLE, FailureKind.DRAINING})
+"""A later try may well succeed."""
+NOT_ITS_FAULT: Final = frozenset(
+    {
+        FailureKind.NOT_FOUND,
+        FailureKind.CONTEXT_OVERFLOW,
+        FailureKind.UNSUPPORTED,
+        FailureKind.DIVERGED,
+    }
+)
+"""Another holder may be able to; this one is not avoided."""
