@@ -11,7 +11,7 @@ import msgspec
 
 from meshd.testing.checker import Gaps, Seam, Tally, gaps_by_way, gaps_of, seams_in_text
 from meshd_chaos.excuses import REPEATED
-from meshd_chaos.records import NotTested, Run, RunSet
+from meshd_chaos.records import Run, RunSet
 from meshd_chaos.report.fates import excuse
 
 
@@ -94,26 +94,27 @@ def of_all(runs: RunSet) -> Figures:
     )
 
 
-def all_not_tested(runs: RunSet) -> list[tuple[str, NotTested, int]]:
-    """The same of all runs, and the scenarios that were not run at all."""
-    return [*((one.name, one, 1) for one in runs.not_run), *not_tested(runs.runs)]
+def all_not_tested(runs: RunSet) -> list[tuple[str, str]]:
+    """What was not tested, and why: scenarios that were not run at all, then faults of others."""
+    return [*((one.name, one.why) for one in runs.not_run), *not_tested(runs.runs)]
 
 
-def not_tested(runs: Iterable[Run]) -> list[tuple[str, NotTested, int]]:
-    """What could not be injected, each reason once: the scenario, the first of them, how many."""
-    counts: Counter[tuple[str, str, str]] = Counter()
-    first: dict[tuple[str, str, str], NotTested] = {}
+def not_tested(runs: Iterable[Run], *, with_scenario: bool = True) -> list[tuple[str, str]]:
+    """Which faults could not be injected, and why; those for one reason together."""
+    found: dict[tuple[str, str], Counter[str]] = {}
     for run in runs:
         for one in run.not_tested:
-            key = run.scenario, one.name, one.why
-            counts[key] += 1
-            first.setdefault(key, one)
-    return [(key[0], one, counts[key]) for key, one in first.items()]
+            found.setdefault((run.scenario, one.why), Counter())[one.name] += 1
+    return [
+        (f"{scenario}: {_names(names)}" if with_scenario else _names(names), why)
+        for (scenario, why), names in found.items()
+    ]
 
 
-def named(scenario: str, one: NotTested) -> str:
-    """What was not tested: all of a scenario, or a fault of it."""
-    return f"{scenario}: {one.name}" if one.name != scenario else scenario
+def _names(names: Counter[str]) -> str:
+    return ", ".join(
+        f"{name} ({count:,} times)" if count > 1 else name for name, count in names.items()
+    )
 
 
 def verdict(runs: RunSet) -> str:

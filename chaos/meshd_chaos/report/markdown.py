@@ -106,8 +106,8 @@ def _counted(title: str, causes: dict[str, int]) -> str:
 
 def _not_tested(runs: RunSet) -> str:
     skipped = [
-        f"- **not tested**: {_plain(figures.named(scenario, one))}: {_plain(one.why)}"
-        for scenario, one, _ in figures.all_not_tested(runs)
+        f"- **not tested**: {_plain(what)}: {_plain(why)}"
+        for what, why in figures.all_not_tested(runs)
     ]
     return "\n".join(skipped)
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from meshd.testing.checker import Answer, Gaps
-from meshd_chaos.records import FaultRecord, NotTested, Run, RunSet
+from meshd_chaos.records import FaultRecord, Run, RunSet
 from meshd_chaos.report import figures
 from meshd_chaos.report.fates import MEANING, WAYS, Fate, counted, facts, fates, seconds
 from meshd_chaos.report.figures import Figures
@@ -56,7 +56,7 @@ def _summary(runs: RunSet) -> Markup:
     if len(runs.runs) > 1:
         parts += _gap_section([answer for run in runs.runs for answer in run.answers])
     if runs.not_run or len(runs.runs) > 1:
-        parts += _not_tested(figures.all_not_tested(runs), with_scenario=True)
+        parts += _not_tested(figures.all_not_tested(runs))
     return element("header", *parts)
 
 
@@ -135,7 +135,7 @@ def _run(run: Run, anchor: str, hover: bool) -> Markup:
         *_causes("Ended in an error", run.tally.failed_by),
         *_causes("Not answered, and excused", its.excused_in_words),
         *_faults(run.faults),
-        *_not_tested(figures.not_tested([run]), with_scenario=False),
+        *_not_tested(figures.not_tested([run], with_scenario=False)),
         *_again(run),
         id=anchor,
         class_="run",
@@ -277,17 +277,11 @@ def _fault_cells(fault: FaultRecord) -> Iterator[Markup]:
     yield element("td", asked, class_="soft")
 
 
-def _not_tested(
-    found: Sequence[tuple[str, NotTested, int]], *, with_scenario: bool
-) -> Iterator[Markup]:
+def _not_tested(found: Sequence[tuple[str, str]]) -> Iterator[Markup]:
     if not found:
         return
-    items = []
-    for scenario, one, count in found:
-        where = figures.named(scenario, one) if with_scenario else one.name
-        times = f" ({count:,} times)" if count > 1 else ""
-        badge = element("span", "not tested", class_="badge")
-        items.append(element("li", badge, element("b", where), f": {one.why}{times}"))
+    badge = element("span", "not tested", class_="badge")
+    items = (element("li", badge, element("b", what), f": {why}") for what, why in found)
     yield element("h3", "Not tested")
     yield element("ul", *items, class_="untested")
 

@@ -26,11 +26,8 @@ def table(runs: RunSet) -> RenderableType:
     if everything.ways:
         parts += [_ways(everything), Text()]
     parts += [_item(what, f"{n} x {why}") for what, why, n in everything.unanswered]
-    for scenario, one, count in figures.all_not_tested(runs):
-        times = f" ({count} times)" if count > 1 else ""
-        parts.append(
-            _item("not tested", f"{figures.named(scenario, one)}: {one.why}{times}", "yellow")
-        )
+    for what, why in figures.all_not_tested(runs):
+        parts.append(_item("not tested", f"{what}: {why}", "yellow"))
     parts += [_item(run.scenario, run.busy, "yellow") for run in runs.runs if run.busy]
     for run in runs.runs:
         parts += [_item("note", f"{run.scenario}: {note}", "yellow") for note in run.notes]

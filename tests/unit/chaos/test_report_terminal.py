@@ -52,6 +52,14 @@ def test_what_was_not_tested_is_said_and_a_run_without_requests_is_not_ok() -> N
     assert "ok " not in text
 
 
+def test_faults_that_were_not_tested_for_one_reason_are_one_line() -> None:
+    skipped = [NotTested(name=name, why="No.") for name in ("kill", "freeze", "kill")]
+    skipped.append(NotTested(name="reset", why="Never."))
+    text = shown(a_run([an_answer()], not_tested=skipped))
+    assert "not tested kill-holder: kill (2 times), freeze: No." in text
+    assert "not tested kill-holder: reset: Never." in text
+
+
 def test_what_anyone_named_moves_no_cursor_and_is_no_markup() -> None:
     evil = "[red]\x1b[2J[/nope]"
     text = shown(a_run([], scenario=evil, not_tested=[NotTested(name=evil, why=evil)]))
