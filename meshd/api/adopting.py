@@ -65,6 +65,9 @@ class Adoptions:
 
     async def _adopt(self, orphan: Orphan) -> None:
         claim = orphan.claim
+        if not self._requests.holds(claim.job, claim.fence):
+            orphan.abandon("its claim is over")  # most of all: its answer is the key's
+            return
         try:
             run = await self._requests.move(claim.job, claim.fence)
         except MeshdError as error:

@@ -241,6 +241,11 @@ class KeyedRequests:
         row = self._ledger.state.jobs.live.get(running.job)
         return row is not None and row.claim is not None and row.claim.fence == running.fence
 
+    def holds(self, job: int, fence: int) -> bool:
+        """Whether that claim stands, as far as this node has heard."""
+        running = self.run_of(job)
+        return running is not None and running.fence == fence
+
     def run_of(self, job: int) -> Running | None:
         """The run that the job has now, as far as this node has heard."""
         row = self._ledger.state.jobs.live.get(job)

@@ -14,6 +14,7 @@ import msgspec
 from meshd import limits
 from meshd.ids import NodeId
 from meshd.wire.answer import frames_after
+from meshd.wire.serve import ServeRequest
 
 RunKey = tuple[NodeId, str]
 """Who asked, and what it called the run."""
@@ -31,6 +32,10 @@ class KeptAnswer(msgspec.Struct, frozen=True, gc=False):
     """The number of the last item."""
     last: bytes
     """The frames that say how it ended."""
+    asked: ServeRequest | None = None
+    """Of a keyed request's: whoever asked may be gone before it has made the answer the key's."""
+    asked_bytes: int = 0
+    """What that takes, about."""
 
     def keeps(self, after: int) -> bool:
         """Whether what follows item `after` is there."""
@@ -43,7 +48,8 @@ class KeptAnswer(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def size_bytes(self) -> int:
-        return _OVERHEAD_BYTES + len(self.last) + sum(len(data) for _, data in self.pieces)
+        said_bytes = len(self.last) + sum(len(data) for _, data in self.pieces)
+        return _OVERHEAD_BYTES + self.asked_bytes + said_bytes
 
 
 def rest_of(pieces: Iterable[tuple[int, bytes]], after: int) -> bytes:
@@ -81,6 +87,18 @@ class KeptAnswers:
         self.forget_old(now)
         kept = self._answers.get(key)
         return None if kept is None else kept[1]
+
+    def take_of(self, node: NodeId, now: float) -> list[tuple[RunKey, KeptAnswer]]:
+        """Those of keyed requests that this node asked for; they are kept no longer."""
+        self.forget_old(now)
+        found = [
+            (key, answer)
+            for key, (_, answer) in self._answers.items()
+            if key[0] == node and answer.asked is not None
+        ]
+        for key, _ in found:
+            self._drop(key)
+        return found
 
     def forget_old(self, now: float) -> float | None:
         """Drop those whose time is over; returns when the next one's will be."""

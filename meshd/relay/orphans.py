@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import trio
 
@@ -19,6 +19,7 @@ from meshd.errors import MeshdError, StreamBroken
 from meshd.ids import NodeId
 from meshd.inference import Failure, FailureKind
 from meshd.relay.incoming import RemoteSink, read_answer
+from meshd.relay.kept_answers import KeptAnswer
 from meshd.relay.outgoing import GONE, Outgoing
 from meshd.relay.sinks import SinkClosed
 from meshd.wire.answer import AnswerReader
@@ -34,13 +35,15 @@ class Orphan:
     entry: NodeId
     asked: ServeRequest
     claim: KeyedClaim
-    control: RunControl
-    outgoing: Outgoing
+    source: Outgoing | KeptAnswer
+    """What it says, or said: it may have ended before the entry was known to be gone."""
+    control: RunControl = field(default_factory=RunControl)
 
     def abandon(self, reason: str) -> None:
         """Nobody is there for it: end it.  Harmless once it has ended."""
         self.control.abort(reason)
-        self.outgoing.nobody_waits()
+        if isinstance(self.source, Outgoing):
+            self.source.nobody_waits()
 
     async def serve(self, sink: RemoteSink, control: RunControl) -> None:
         """All that it says, from its first item on; raises BackendFailed like `Holder.serve`."""
@@ -64,8 +67,11 @@ class Orphan:
 
     async def _send(self, pipe: _Pipe) -> None:
         with suppress(SinkClosed, StreamBroken):
-            self.outgoing.attach(pipe)
-            await self.outgoing.send_rest()
+            if isinstance(self.source, KeptAnswer):
+                await pipe.finish(self.source.rest(0))
+            else:
+                self.source.attach(pipe)
+                await self.source.send_rest()
         pipe.close()
 
 

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import msgspec
 import trio
+from msgspec.structs import replace
 
 from meshd import limits
 from meshd.backends import BackendFailed, RunControl
@@ -89,7 +90,8 @@ class PeerService:
             return await _plain(responder, 400, b"only what a node forwards is served here")
         try:
             if request.path == SERVE_PATH:
-                return await self._serve(node, decode_serve(request.body), responder)
+                asked = decode_serve(request.body)
+                return await self._serve(node, asked, len(request.body), responder)
             if request.path == RESUME_PATH:
                 return await self._resume(node, decode_resume(request.body), responder)
             if request.path == SHOW_PATH:
@@ -122,6 +124,10 @@ class PeerService:
         for key, run in list(self._runs.items()):
             if key[0] == node and not self._hand_over(key, run):
                 run.control.abort(reason)
+        for _, answer in self._ended.take_of(node, trio.current_time()):
+            asked = answer.asked
+            if self._adopt is not None and asked is not None and asked.keyed is not None:
+                self._adopt(Orphan(node, asked, asked.keyed, answer))
 
     def claim_over(self, job: int, fence: int) -> None:
         """Whatever runs under that claim without an entry is nobody's any more."""
@@ -153,7 +159,7 @@ class PeerService:
         if claim is None or self._adopt is None or not run.outgoing.keeps(0):
             return False
         del self._runs[key]
-        self._adopt(Orphan(key[0], run.asked, claim, run.control, run.outgoing))
+        self._adopt(Orphan(key[0], run.asked, claim, run.outgoing, run.control))
         return True
 
     def stop(self) -> None:
@@ -162,7 +168,9 @@ class PeerService:
         for run in list(self._runs.values()):
             run.control.abort(_STOPPED.message)
 
-    async def _serve(self, node: NodeId, asked: ServeRequest, responder: Responder) -> None:
+    async def _serve(
+        self, node: NodeId, asked: ServeRequest, size_bytes: int, responder: Responder
+    ) -> None:
         key = (node, asked.request_id)
         if key in self._runs:
             return await _plain(responder, 409, b"that request is running here already")
@@ -199,6 +207,8 @@ class PeerService:
                 if self._runs.get(key) is run:  # else it was handed over
                     del self._runs[key]
                     if (answer := outgoing.ended()) is not None:
+                        if asked.keyed is not None and answer.keeps(0):
+                            answer = replace(answer, asked=asked, asked_bytes=size_bytes)
                         self._keep(key, answer)
                 outgoing.close()
 

@@ -119,6 +119,27 @@ async def test_what_the_holder_had_to_its_end_before_it_knew_is_stored(
         assert len(m.engine.requests) == 1
 
 
+@pytest.mark.parametrize("tokens_per_s", [6, 60])
+async def test_an_entry_that_is_cut_off_in_silence_is_replaced_too(
+    autojump_clock: MockClock, tokens_per_s: float
+) -> None:
+    """Its links take all that is said, also the last of it, and nobody hears it."""
+    async with mesh(tokens_per_s=tokens_per_s) as m:
+        first = m.ask(m.a)
+        await some_text(first, 10)
+        m.world.network.isolate("a")
+        again = await ask_until_heard(m, m.b)
+        await over(again, first)
+        assert (again.how, again.text) == ("whole", TEXT)
+        assert first.how == "error", "it may not say that it is whole"
+        assert len(m.engine.requests) == 1
+        m.world.network.rejoin("a")
+        await until(lambda: m.a.sees(m.b), within_s=60.0)
+        once_more = await ask_until_heard(m, m.a)
+        await over(once_more)
+        assert said(once_more) == said(again)
+
+
 async def test_when_the_entry_was_the_holder_a_repeat_runs_it_before_the_lease_is_over(
     autojump_clock: MockClock,
 ) -> None:

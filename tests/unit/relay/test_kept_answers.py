@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from msgspec.structs import replace
+
+from meshd import limits
 from meshd.ids import NodeId
-from meshd.inference import Delta
+from meshd.inference import Delta, Kind, Request
 from meshd.relay.kept_answers import KeptAnswer, KeptAnswers, RunKey
 from meshd.wire.answer import AnswerReader, AnswerWriter
+from meshd.wire.serve import AnswerForm, KeyedClaim, ServeRequest
 
+CLAIM = KeyedClaim(7, 5, AnswerForm(path="/api/chat", request_id="r", unix_s=1.0, model="m"))
 KEY: RunKey = (NodeId("a" * 26), "r.1")
 
 
@@ -59,4 +64,21 @@ def test_one_that_is_larger_than_all_room_is_not_kept() -> None:
     answers = KeptAnswers(most_bytes=1500)
     answers.keep(KEY, kept("x" * 5000), 0.0)
     assert answers.find(KEY, 0.0) is None
+    assert answers.size_bytes == 0
+
+
+def test_those_of_keyed_requests_can_be_had_when_who_asked_is_gone() -> None:
+    asked = ServeRequest(
+        request_id="r", backend="", model="m", request=Request(Kind.CHAT, "m"), keyed=CLAIM
+    )
+    answers = KeptAnswers()
+    keyed = replace(kept("a"), asked=asked, asked_bytes=5000)
+    answers.keep(KEY, keyed, 0.0)
+    answers.keep((KEY[0], "r.2"), kept("b"), 0.0)
+    answers.keep((NodeId("b" * 26), "r.1"), keyed, 0.0)
+    assert answers.size_bytes > 2 * 5000, "what was asked counts"
+    assert answers.take_of(KEY[0], 1.0) == [(KEY, keyed)]
+    assert answers.take_of(KEY[0], 1.0) == []
+    assert answers.find((KEY[0], "r.2"), 1.0) is not None
+    assert answers.take_of(NodeId("b" * 26), limits.RESUME_WINDOW_S + 1.0) == []
     assert answers.size_bytes == 0
