@@ -18,6 +18,8 @@ THOUGHT: Final = "</think>"
 ANSWER: Final = "[assistant]"
 """Where a prompt lets the model speak."""
 _BARE: Final = expected_text().split()
+WORDS_MAX: Final = len(_BARE)
+"""Of one answer."""
 _WORDS: Final = [" " + word for word in _BARE]
 
 _json: Final = msgspec.json.Encoder().encode
@@ -63,8 +65,9 @@ class Wire:
         body: Mapping[str, Any],
         template: Template = Template(),
         thoughts: int = 0,
+        length_words: int = WORDS_MAX,
     ) -> None:
-        """`thoughts`: how many words of the chain are thought before the others are said."""
+        """`length_words`: of the chain; of these `thoughts` are thought before the rest is said."""
         self.path = path
         self.body = body
         self.is_raw = path == "/v1/completions" or bool(body.get("raw"))
@@ -72,6 +75,7 @@ class Wire:
         """So many tokens of the answer its prompt has."""
         self._template = template
         self._thoughts = thoughts
+        self._length_words = min(length_words, WORDS_MAX)
 
     def words(self) -> list[tuple[str, bool]]:
         """What is left to say after what the prompt says already, and whether it is thought."""
@@ -85,7 +89,8 @@ class Wire:
             n for n in range(len(words), -1, -1) if words[len(words) - n :] == _BARE[:n]
         )
         limit = self.max_tokens()
-        stop = len(_WORDS) if limit is None else min(said + limit, len(_WORDS))
+        whole = self._length_words
+        stop = whole if limit is None else min(said + limit, whole)
         return [self._word(number, closed) for number in range(said, stop)]
 
     def _word(self, number: int, closed: bool) -> tuple[str, bool]:

@@ -23,7 +23,14 @@ import trio
 from meshd.errors import MeshdError, Refused, StreamBroken
 from meshd.http import HttpServer, Responder, ServerOptions, ServerRequest, Sweeper
 from meshd.ports import Network
-from meshd.testing.memory_answers import CREATED_AT, OllamaWire, OpenAIWire, Template, Wire
+from meshd.testing.memory_answers import (
+    CREATED_AT,
+    WORDS_MAX,
+    OllamaWire,
+    OpenAIWire,
+    Template,
+    Wire,
+)
 
 JSON: Final = (b"content-type", b"application/json")
 
@@ -70,6 +77,8 @@ class MemoryEngine:
     digest: str = "d" * 64
     """Ollama's."""
     template: Template = Template()  # noqa: RUF009 - it is frozen
+    answer_words: int = WORDS_MAX
+    """How long its whole answer is: `expected_text(max_tokens=answer_words)`."""
     thoughts: int = 0
     """How many words of its answer it thinks before it says the others."""
     version: str = "0.33.0"
@@ -204,7 +213,7 @@ class MemoryEngine:
         if "embed" in path:
             return await responder.send(200, [JSON], _json(self._embedding(path, body)))
         kind = OllamaWire if self.dialect is Dialect.OLLAMA else OpenAIWire
-        wire = kind(path, body, self.template, self.thoughts)
+        wire = kind(path, body, self.template, self.thoughts, self.answer_words)
         await responder.start(200, [wire.content_type])
         try:
             await self._stream(wire, responder, fault)

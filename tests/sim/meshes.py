@@ -15,7 +15,9 @@ from meshd.testing.memory_engine import MemoryEngine
 from meshd.testing.models import expected_text
 from meshd.testing.world import Machine, World, until
 
-WHOLE = expected_text()
+ANSWER_WORDS = 150
+"""Long enough for anything to happen in the middle; each word costs time."""
+WHOLE = expected_text(max_tokens=ANSWER_WORDS)
 LATENCY_S = 0.001
 
 
@@ -63,6 +65,11 @@ class Mesh:
         return answer
 
 
+def engine_of(model: str, **fields: Any) -> MemoryEngine:
+    """An engine whose whole answer is `WHOLE`, unless `fields` say otherwise."""
+    return MemoryEngine(model, **{"answer_words": ANSWER_WORDS, **fields})
+
+
 @asynccontextmanager
 async def mesh(
     *,
@@ -77,7 +84,7 @@ async def mesh(
         a = await world.start("a")
         b, c = [
             await world.start(
-                name, MemoryEngine("tiny", **engine), slots=slots, drain_timeout_s=drain_timeout_s
+                name, engine_of("tiny", **engine), slots=slots, drain_timeout_s=drain_timeout_s
             )
             for name in ("b", "c")
         ]

@@ -11,9 +11,9 @@ import trio
 from trio.testing import MockClock
 
 from meshd.testing.memory_client import MemoryAnswer
-from meshd.testing.memory_engine import Dialect, Fault, MemoryEngine
+from meshd.testing.memory_engine import Dialect, Fault
 from meshd.testing.world import Machine, World, until
-from tests.sim.meshes import WHOLE
+from tests.sim.meshes import WHOLE, engine_of
 
 WORDS = WHOLE.split(" ")
 SEEDS = range(4)
@@ -42,11 +42,11 @@ class Chaos:
     async def start(self) -> None:
         """Three nodes, each with the model, on engines of both kinds and of different speeds."""
         for name, dialect, speed in (
-            ("a", Dialect.LLAMA_CPP, 60.0),
-            ("b", Dialect.OLLAMA, 30.0),
-            ("c", Dialect.LLAMA_CPP, 200.0),
+            ("a", Dialect.LLAMA_CPP, 20.0),
+            ("b", Dialect.OLLAMA, 10.0),
+            ("c", Dialect.LLAMA_CPP, 70.0),
         ):
-            engine = MemoryEngine("tiny", dialect, slots=2, tokens_per_s=speed, prefill_s=0.2)
+            engine = engine_of("tiny", dialect=dialect, slots=2, tokens_per_s=speed, prefill_s=0.2)
             self.machines.append(await self.world.start(name, engine, slots=2))
         await self.world.settled()
 
@@ -57,7 +57,7 @@ class Chaos:
             machine = self.random.choice(self.machines)
             if machine.node is None or machine.screen.last("serving") is None:
                 continue
-            count = self.random.choice([3, 40, 200, 400])
+            count = self.random.choice([3, 15, 70, 130])
             self.world.nursery.start_soon(self.request, machine, number, count)
 
     async def request(self, machine: Machine, number: int, count: int) -> None:

@@ -95,10 +95,10 @@ async def test_who_would_wait_too_long_is_sent_away_with_a_time(autojump_clock: 
 
 
 async def test_who_queued_for_too_long_is_sent_away_then(autojump_clock: MockClock) -> None:
-    async with mesh(tokens_per_s=5, slots=1) as m:
+    async with mesh(tokens_per_s=1.5, slots=1) as m:
         m.c.crash()
         await pass_time(1.0)
-        first = m.ask(m.a)  # 512 words: 102 s
+        first = m.ask(m.a)  # 150 words: 100 s
         await until(lambda: m.running == 1)
         asked_at = trio.current_time()
         second = await m.answered(m.ask(m.a))
@@ -108,9 +108,7 @@ async def test_who_queued_for_too_long_is_sent_away_then(autojump_clock: MockClo
         assert not first.over
 
 
-async def test_a_request_that_ends_two_engines_is_refused_and_forgiven(
-    autojump_clock: MockClock,
-) -> None:
+async def test_a_request_that_ends_two_engines_is_refused(autojump_clock: MockClock) -> None:
     async with mesh() as m:
         for holder in m.holders:
             m.engine(holder).fault = Fault.DIE
@@ -124,9 +122,6 @@ async def test_a_request_that_ends_two_engines_is_refused_and_forgiven(
         assert requests(m) == 2, "no engine sees it"
         other = await m.answered(m.ask(m.a, temperature=0.5))
         assert (other.how, other.text) == ("whole", WHOLE), "another request is none of it"
-        await pass_time(limits.POISON_S)
-        forgiven = await m.answered(m.ask(m.a))
-        assert (forgiven.how, forgiven.text) == ("whole", WHOLE)
 
 
 async def test_retries_stay_within_their_budget(autojump_clock: MockClock) -> None:

@@ -94,7 +94,7 @@ async def test_silence_is_waited_for_exactly_as_long_as_it_is_meant_to_be(
 async def test_a_client_that_does_not_stream_never_hears_of_it(
     autojump_clock: MockClock, how: str
 ) -> None:
-    async with mesh(tokens_per_s=100) as m:
+    async with mesh(tokens_per_s=30) as m:
         answer = m.ask(m.a, stream=False)
         first = await m.busy()
         await pass_time(2.0)

@@ -16,10 +16,9 @@ from meshd.errors import Refused
 from meshd.http import ServerRequest
 from meshd.jobs.service import NoSuchJob
 from meshd.record.job_rows import job_name, parse_job_name
-from meshd.testing.memory_engine import MemoryEngine
 from meshd.testing.world import Machine, World, until
 from tests.sim.job_orders import CHAT, JOBS, submit, until_state
-from tests.sim.meshes import three
+from tests.sim.meshes import engine_of, three
 
 
 class Watcher:
@@ -122,7 +121,7 @@ async def test_bad_requests_are_refused_with_what_is_wrong(
 
 async def test_the_command_lines_orders_are_those_of_the_api(autojump_clock: MockClock) -> None:
     async with World.open() as world:
-        a, b, _ = await three(world, MemoryEngine("tiny", tokens_per_s=20))
+        a, b, _ = await three(world, engine_of("tiny", tokens_per_s=20))
         routes = a.running.jobs.orders.routes()
 
         async def order(name: str, **fields: Any) -> Any:
@@ -156,7 +155,7 @@ async def test_the_command_lines_orders_are_those_of_the_api(autojump_clock: Moc
 
 async def test_finished_jobs_are_listed_by_their_state(autojump_clock: MockClock) -> None:
     async with World.open() as world:
-        a, b, _ = await three(world, MemoryEngine("tiny"))
+        a, b, _ = await three(world, engine_of("tiny"))
         done = [await submit(a, request=CHAT) for _ in range(3)]
         for job in done:
             await until_state(b, job, "done")
@@ -243,9 +242,9 @@ async def test_what_is_long_over_is_told_as_it_was(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By the history, once memory has let it go; and large results by who keeps them."""
-    monkeypatch.setattr(limits, "INLINE_BYTES", 2048)
+    monkeypatch.setattr(limits, "INLINE_BYTES", 800)
     async with World.open() as world:
-        a, b, _ = await three(world, MemoryEngine("tiny"))
+        a, b, _ = await three(world, engine_of("tiny"))
         job = await submit(a, queue="chat", payload=1)
         for end in ("fail", "complete"):
             claim = {"worker": "bot", "wait_s": 30}
@@ -261,7 +260,7 @@ async def test_what_is_long_over_is_told_as_it_was(
         await a.client.call("DELETE", f"{JOBS}/{other}")
         await until_state(b, other, "cancelled")
         for view in was:
-            assert b.running.jobs.service.end_of(parse_job_name(view["id"]) or 0) is None
+            assert parse_job_name(view["id"]) not in b.running.jobs.service._recent
             _, now = await b.client.call("GET", f"{JOBS}/{view['id']}")
             for field in ("state", "queue", "node", "accepted_unix_s", "finished_unix_s", "result"):
                 assert now[field] == view[field], field

@@ -7,10 +7,9 @@ from typing import Any
 import trio
 from trio.testing import MockClock
 
-from meshd.testing.memory_engine import MemoryEngine
 from meshd.testing.world import World
 from tests.sim.job_orders import CHAT, JOBS, submit, until_state
-from tests.sim.meshes import three
+from tests.sim.meshes import engine_of, three
 
 
 async def test_a_worker_claims_renews_and_completes_at_different_nodes(
@@ -46,7 +45,7 @@ async def test_what_is_too_large_for_the_log_is_asked_for_worked_on_and_told_all
     autojump_clock: MockClock,
 ) -> None:
     async with World.open() as world:
-        engine = MemoryEngine("tiny")
+        engine = engine_of("tiny")
         a, b, c = await three(world, engine)
         text = "Say something. " * 1000
         body = {"model": "tiny", "messages": [{"role": "user", "content": text}]}

@@ -10,17 +10,16 @@ import trio
 from trio.testing import MockClock
 
 from meshd import limits
-from meshd.testing.memory_engine import MemoryEngine
 from meshd.testing.world import Machine, World, until
 from tests.sim.job_orders import CHAT, JOBS, submit, until_state
-from tests.sim.meshes import WHOLE, three
+from tests.sim.meshes import WHOLE, engine_of, three
 
 
 async def test_a_queued_request_is_run_by_a_node_that_has_the_model(
     autojump_clock: MockClock,
 ) -> None:
     async with World.open() as world:
-        a, b, c = await three(world, MemoryEngine("tiny"))
+        a, b, c = await three(world, engine_of("tiny"))
         job = await submit(a, request=CHAT)
         for machine in (a, b, c):
             view = await until_state(machine, job, "done")
@@ -30,7 +29,7 @@ async def test_a_queued_request_is_run_by_a_node_that_has_the_model(
 
 async def test_jobs_wait_for_room_and_each_runs_once(autojump_clock: MockClock) -> None:
     async with World.open() as world:
-        engine = MemoryEngine("tiny", slots=2, tokens_per_s=20)
+        engine = engine_of("tiny", slots=2, tokens_per_s=20)
         a, _, _ = await three(world, engine)
         jobs = [await submit(a, request=CHAT) for _ in range(6)]
         for job in jobs:
@@ -40,7 +39,7 @@ async def test_jobs_wait_for_room_and_each_runs_once(autojump_clock: MockClock) 
 
 async def test_a_job_whose_node_dies_is_run_by_another(autojump_clock: MockClock) -> None:
     async with World.open() as world:
-        slow = [MemoryEngine("tiny", tokens_per_s=8), MemoryEngine("tiny", tokens_per_s=8)]
+        slow = [engine_of("tiny", tokens_per_s=8), engine_of("tiny", tokens_per_s=8)]
         a, b, c = await three(world, *slow)
         job = await submit(a, request=CHAT)
         holder = (await until_state(a, job, "claimed"))["node"]
@@ -54,7 +53,7 @@ async def test_a_job_whose_node_dies_is_run_by_another(autojump_clock: MockClock
 
 async def test_a_cancelled_job_stops_its_generation(autojump_clock: MockClock) -> None:
     async with World.open() as world:
-        engine = MemoryEngine("tiny", tokens_per_s=1)
+        engine = engine_of("tiny", tokens_per_s=1)
         a, _, _ = await three(world, engine)
         job = await submit(a, request=CHAT)
         await until_state(a, job, "claimed")
@@ -69,7 +68,7 @@ async def test_a_job_for_a_model_that_nobody_has_is_taken_and_its_name_remarked_
     autojump_clock: MockClock,
 ) -> None:
     async with World.open() as world:
-        a, _, _ = await three(world, MemoryEngine("tiny"))
+        a, _, _ = await three(world, engine_of("tiny"))
         catalogue = a.running.data.placement.catalogue
         await until(lambda: bool(catalogue.holders("tiny")), within_s=60.0)
         put_in = a.running.jobs.orders.routes()["POST", "/control/jobs/submit"]
@@ -169,7 +168,7 @@ async def test_a_job_is_held_while_its_large_answer_is_stored(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with World.open() as world:
-        engine = MemoryEngine("tiny", tokens_per_s=50)
+        engine = engine_of("tiny", tokens_per_s=50)
         a, b, _ = await three(world, engine)
         blobs, puts = b.running.jobs.blobs, list[int]()
         put = blobs.put

@@ -16,7 +16,7 @@ from meshd.testing.memory_engine import MemoryEngine
 from meshd.testing.models import expected_text
 from meshd.testing.world import Machine, World, until
 from tests.sim.job_orders import JOBS
-from tests.sim.meshes import WHOLE, pass_time, some_text, three
+from tests.sim.meshes import WHOLE, engine_of, pass_time, some_text, three
 
 SOON_S = 0.2
 TOKENS_PER_S = 20.0
@@ -48,8 +48,8 @@ class Mesh:
 async def mesh(*, tokens_per_s: float = TOKENS_PER_S, **more: Any) -> AsyncIterator[Mesh]:
     buffer_bytes = more.pop("buffer_bytes", 65536)
     async with World.open(buffer_bytes=buffer_bytes) as world:
-        engine = MemoryEngine("tiny", tokens_per_s=tokens_per_s, **more)
-        nodes = await three(world, MemoryEngine("other"), engine)
+        engine = engine_of("tiny", tokens_per_s=tokens_per_s, **more)
+        nodes = await three(world, engine_of("other"), engine)
         yield Mesh(world, engine, list(nodes))
 
 

@@ -7,9 +7,9 @@ from trio.testing import MockClock
 
 from meshd.identity import to_pem
 from meshd.testing.memory_client import MemoryAnswer
-from meshd.testing.memory_engine import Dialect, MemoryEngine
+from meshd.testing.memory_engine import Dialect
 from meshd.testing.world import Machine, World, until
-from tests.sim.meshes import WHOLE, mesh, pass_time, some_text
+from tests.sim.meshes import WHOLE, engine_of, mesh, pass_time, some_text
 
 HALF_A_YEAR_S = 183 * 86_400.0
 """A little over half of a certificate's life."""
@@ -24,8 +24,8 @@ async def answer_whole(answer: MemoryAnswer, holder: str) -> None:
 
 async def test_three_nodes_found_join_and_answer_for_each_other(autojump_clock: MockClock) -> None:
     async with World.open() as world:
-        a = await world.start("a", MemoryEngine("alpha"))
-        b = await world.start("b", MemoryEngine("beta", dialect=Dialect.OLLAMA))
+        a = await world.start("a", engine_of("alpha"))
+        b = await world.start("b", engine_of("beta", dialect=Dialect.OLLAMA))
         c = await world.start("c")
         await world.settled()
         for entry in (a, b, c):
@@ -39,9 +39,9 @@ async def test_every_list_is_the_union_and_follows_who_is_there(
     autojump_clock: MockClock,
 ) -> None:
     async with World.open() as world:
-        a = await world.start("a", MemoryEngine("alpha"))
-        b = await world.start("b", MemoryEngine("beta", dialect=Dialect.OLLAMA))
-        c = await world.start("c", MemoryEngine("gamma"))
+        a = await world.start("a", engine_of("alpha"))
+        b = await world.start("b", engine_of("beta", dialect=Dialect.OLLAMA))
+        c = await world.start("c", engine_of("gamma"))
         await world.settled()
 
         async def listed(machine: Machine) -> tuple[set[str], set[str]]:

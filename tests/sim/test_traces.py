@@ -7,9 +7,8 @@ from typing import Any
 import trio
 from trio.testing import MockClock
 
-from meshd.testing.memory_engine import MemoryEngine
 from meshd.testing.world import Machine, World, until
-from tests.sim.meshes import WHOLE
+from tests.sim.meshes import WHOLE, engine_of
 
 REQUESTS = "/mesh/v1/requests"
 CHAT = {"model": "tiny", "messages": [{"role": "user", "content": "a secret"}]}
@@ -31,7 +30,7 @@ async def test_a_request_is_known_at_every_node_with_how_it_went(
 ) -> None:
     async with World.open() as world:
         a = await world.start("a")
-        b = await world.start("b", MemoryEngine("tiny", tokens_per_s=100))
+        b = await world.start("b", engine_of("tiny", tokens_per_s=100))
         c = await world.start("c")
         await world.settled()
         answer = a.client.openai("tiny")
@@ -64,7 +63,7 @@ async def test_a_request_is_known_at_every_node_with_how_it_went(
 
 async def test_who_failed_and_who_went_away_is_in_it(autojump_clock: MockClock) -> None:
     async with World.open() as world:
-        engine = MemoryEngine("tiny", tokens_per_s=1)
+        engine = engine_of("tiny", tokens_per_s=1)
         a = await world.start("a")
         await world.start("b", engine)
         await world.settled()
@@ -88,7 +87,7 @@ async def test_without_a_majority_they_wait_through_a_restart_and_are_told_once(
     autojump_clock: MockClock,
 ) -> None:
     async with World.open() as world:
-        a = await world.start("a", MemoryEngine("tiny"))
+        a = await world.start("a", engine_of("tiny"))
         b, c = await world.start("b"), await world.start("c")
         await world.settled()
         await until(lambda: len(a.running.record.report().voters) == 3)
@@ -114,7 +113,7 @@ async def test_jobs_and_keyed_requests_are_no_requests_and_traces_can_be_off(
     autojump_clock: MockClock,
 ) -> None:
     async with World.open() as world:
-        a = await world.start("a", MemoryEngine("tiny"), traces=False)
+        a = await world.start("a", engine_of("tiny"), traces=False)
         b = await world.start("b")
         await world.settled()
         assert await chat(a) == 200
