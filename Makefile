@@ -51,7 +51,7 @@ sim: $(STAMP)    ## whole nodes under faults, by seed; SEEDS=1000 FROM=0 FOR_S=1
 # make chaos SCENARIOS=mix DURATION=25
 SCENARIOS ?= holder-killed entry-killed backend-frozen partition full-disk mix
 chaos: $(STAMP)  ## real daemons, broken on purpose; SCENARIOS="mix zombie" DURATION=60 RATE=20 SEED=7
-	@$(BIN)/meshd-chaos run $(SCENARIOS:%=--scenario %) --duration $(or $(DURATION),15) \
+	@$(BIN)/meshd-chaos run $(SCENARIOS:%=--scenario %) --duration $(or $(DURATION),12) \
 		--rate $(or $(RATE),8) $(if $(SEED),--seed $(SEED)) $(if $(REPORT),--report $(REPORT))
 
 sim-members: $(STAMP) ## 1,000 simulated members, 60 virtual seconds
