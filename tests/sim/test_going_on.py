@@ -199,6 +199,38 @@ async def test_a_deterministic_request_is_run_again_and_compared(autojump_clock:
         assert m.a.count("went_on_by_regenerate") == 1
 
 
+BOUND_TO_A_FORM: list[tuple[str, dict[str, Any]]] = [
+    ("openai", {"response_format": {"type": "json_object"}}),
+    ("openai", {"tools": [{"type": "function", "function": {"name": "count"}}]}),
+    ("openai", {"logprobs": True}),
+    ("ollama", {"format": {"type": "object"}}),
+]
+
+
+async def test_what_is_bound_to_a_form_is_run_again_or_ends_with_an_error(
+    autojump_clock: MockClock,
+) -> None:
+    async with mesh(tokens_per_s=20, dialect=Dialect.OLLAMA, prefill_s=0.5) as m:
+        for dialect, form in BOUND_TO_A_FORM:
+            for temperature in (0, 0.7):
+                how = {"openai": {"temperature": temperature, "max_tokens": 9}}.get(
+                    dialect, {"options": {"temperature": temperature, "num_predict": 9}}
+                )
+                for holder in m.holders:
+                    m.engine(holder).fault = Fault.DIE
+                answer = m.ask(m.a, dialect, **form, **how)
+                other = m.engine(m.other(await m.busy()))
+                other.fault = None
+                asked = len(other.requests)
+                await m.answered(answer)
+                if temperature == 0:
+                    assert answer.text.split() == WHOLE.split()[:9], (form, answer.error)
+                    assert "assistant" not in str(other.requests[-1]["messages"])
+                else:
+                    assert (answer.how, len(answer.pieces)) == ("error", 3), form
+                    assert len(other.requests) == asked, "nobody was asked to go on"
+
+
 async def test_another_model_of_the_same_name_does_not_go_on(autojump_clock: MockClock) -> None:
     async with mesh(tokens_per_s=20, dialect=Dialect.OLLAMA) as m:
         m.engine(m.c).digest = "e" * 64
