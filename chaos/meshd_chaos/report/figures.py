@@ -23,7 +23,7 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     not_tested: int
     tally: Tally
     gaps: Gaps | None
-    """At all seams, whatever the way; None: there were none."""
+    """Of streams that went on without their clients' doing anything; None: there were none."""
     ok: bool
 
     @property
@@ -157,7 +157,9 @@ def _runs(runs: Sequence[Run]) -> str:
 
 
 def _seams(runs: Iterable[Run]) -> list[Seam]:
-    return seams_in_text(answer for run in runs for answer in run.answers)
+    """Of the mesh's doing: how soon a client asks again is its own."""
+    seams = seams_in_text(answer for run in runs for answer in run.answers)
+    return [seam for seam in seams if seam.way != "repeat"]
 
 
 def _gaps(seams: Sequence[Seam]) -> Gaps | None:
