@@ -16,12 +16,13 @@ from meshd import __version__
 from meshd.testing.checker import Answer, How, Mode, judge_answers
 from meshd_chaos.aftermath import look_back, must_end
 from meshd_chaos.clients import Clients
-from meshd_chaos.excuses import REPEATED, excused
+from meshd_chaos.excuses import REPEATED, Places, excused
 from meshd_chaos.faults import Faults
 from meshd_chaos.records import Run
 from meshd_chaos.scenario import Scenario
 from meshd_chaos.schedule import steps_of
 from meshd_chaos.stage import Stage
+from meshd_chaos.ways import ask_ways, with_ways
 from meshd_chaos.workload import Planned, plan
 
 HEAL_S = 60.0
@@ -67,61 +68,79 @@ class Runner:
 
     async def run(self) -> Run:
         """Everything, from the first request to the verdict."""
-        scenario, stage, seed = self.scenario, self._stage, self._seed
         began = datetime.now(UTC).isoformat(timespec="seconds")
-        places = await stage.places()
+        places = await self._stage.places()
+        pool = httpx.Limits(max_connections=None, max_keepalive_connections=200)
+        async with httpx.AsyncClient(limits=pool, verify=False, trust_env=False) as http:
+            self.clients = clients = Clients(http, self._stage, self._seed)
+            self.faults.now_s = clients.now_s
+            async with trio.open_nursery() as asking:
+                asking.start_soon(self._watch_the_loop)
+                await self._break(asking, clients)
+                found, healed_at_s = await self._heal(clients)
+                asking.cancel_scope.cancel()
+            ways: dict[str, tuple[str, ...]] = {}
+            if not self._is_interrupted:
+                self.phase = "looking back"
+                found += await look_back(self._stage, clients)
+                ways = await ask_ways(clients)
+        answers = with_ways(self._answers(clients), ways)
+        return self._judged(answers, places, found, began, healed_at_s)
+
+    async def _break(self, asking: trio.Nursery, clients: Clients) -> None:
+        """Ask and break as planned, for as long as was said or until somebody interrupts."""
+        self.phase = "breaking things"
         requests = plan(
-            scenario.workload,
-            models=stage.models,
-            seed=seed,
+            self.scenario.workload,
+            models=self._stage.models,
+            seed=self._seed,
             rate_per_s=self._rate_per_s,
             duration_s=self.duration_s,
         )
-        requests = stage.fit(requests)
-        steps = steps_of(scenario, seed=seed, duration_s=self.duration_s)
-        pool = httpx.Limits(max_connections=None, max_keepalive_connections=200)
-        async with httpx.AsyncClient(limits=pool, verify=False, trust_env=False) as http:
-            clients = Clients(http, stage, seed)
-            self.clients = clients
-            self.faults.now_s = clients.now_s
-            healed_at_s, found = None, []
-            async with trio.open_nursery() as asking:
-                asking.start_soon(self._watch_the_loop)
-                self.phase = "breaking things"
-                with self._stop:
-                    async with trio.open_nursery() as nursery:
-                        nursery.start_soon(self.faults.run, steps, self.duration_s)
-                        await self._ask(requests, asking)
-                        await trio.sleep_until(clients.began_at + self.duration_s)
-                        nursery.cancel_scope.cancel()
-                self.phase = "healing"
-                await self.faults.heal_all()
-                found += self.faults.not_healed + await stage.whole_again(HEAL_S)
-                healed_at_s = None if found else clients.now_s()
-                self.phase = "waiting for the last answers"
-                await self._all_ended(0.0 if self._is_interrupted else END_S)
-                asking.cancel_scope.cancel()
-            if not self._is_interrupted:
-                self.phase = "looking back"
-                found += await look_back(stage, clients)
-        answers = self._answers(clients)
-        answers = excused(answers, self.faults.records, places, scenario.expect.excuses)
-        answers = with_first_tokens(answers)
+        steps = steps_of(self.scenario, seed=self._seed, duration_s=self.duration_s)
+        with self._stop:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self.faults.run, steps, self.duration_s)
+                await self._ask(self._stage.fit(requests), asking)
+                await trio.sleep_until(clients.began_at + self.duration_s)
+                nursery.cancel_scope.cancel()
+
+    async def _heal(self, clients: Clients) -> tuple[list[str], float | None]:
+        """Until all is whole and every client is done: what is not so, and when it was whole."""
+        self.phase = "healing"
+        await self.faults.heal_all()
+        found = self.faults.not_healed + await self._stage.whole_again(HEAL_S)
+        healed_at_s = None if found else clients.now_s()
+        self.phase = "waiting for the last answers"
+        await self._all_ended(0.0 if self._is_interrupted else END_S)
+        return found, healed_at_s
+
+    def _judged(
+        self,
+        answers: list[Answer],
+        places: Places,
+        found: list[str],
+        began: str,
+        healed_at_s: float | None,
+    ) -> Run:
+        """The verdict; `found` is what is wrong besides what the answers tell."""
+        scenario, stage, faults = self.scenario, self._stage, self.faults.records
+        answers = with_first_tokens(excused(answers, faults, places, scenario.expect.excuses))
         tally = judge_answers(answers)
         if not self._is_interrupted:
-            found += must_end(scenario.expect, tally, len(self.faults.records))
+            found = found + must_end(scenario.expect, tally, len(faults))
         violations = (*tally.violations, *found)
         return Run(
             scenario=scenario.name,
             about=scenario.about,
-            seed=seed,
+            seed=self._seed,
             nodes=stage.nodes,
             rate_per_s=self._rate_per_s,
             duration_s=self.duration_s,
             began=began,
             machine=_machine(),
             meshd=__version__,
-            faults=tuple(self.faults.records),
+            faults=tuple(faults),
             not_tested=tuple(self.faults.not_tested),
             answers=tuple(answers),
             healed_at_s=healed_at_s,

@@ -1,0 +1,39 @@
+"""How an answer went on is told by the mesh, where it tells."""
+
+from __future__ import annotations
+
+from meshd.testing.checker import Answer, How, Mode, Seam
+from meshd_chaos.ways import ways_of, with_ways
+
+
+def answer(*ways: str) -> Answer:
+    return Answer(
+        request="r1", mode=Mode.STREAMED, dialect="openai", model="poet", entry="anna",
+        sent_at_s=0.0, ended_at_s=2.0, how=How.WHOLE, accepted=True,
+        seams=[Seam(way=way, at_s=1.0, gap_s=0.5) for way in ways],
+    )  # fmt: skip
+
+
+def told(one: Answer, *ways: str) -> list[str]:
+    (found,) = with_ways([one], {"r1": ways})
+    return [seam.way for seam in found.seams]
+
+
+def test_the_trace_names_the_ways_of_all_runs_after_the_first() -> None:
+    failed = [{"node": "a", "reason": "broken"}, {"node": "b", "reason": "silent", "way": "x"}]
+    assert ways_of({"failed": failed, "way": "continue"}) == ("x", "continue")
+    assert ways_of({"failed": [{"node": "a", "reason": "busy"}]}) == ()
+
+
+def test_seams_in_the_middle_are_called_as_the_mesh_calls_them() -> None:
+    assert told(answer("continue", "continue"), "continue", "regenerate") == [
+        "continue",
+        "regenerate",
+    ]
+    assert told(answer("replay", "continue"), "regenerate") == ["replay", "regenerate"]
+
+
+def test_what_does_not_fit_stays_as_the_client_saw_it() -> None:
+    assert told(answer("continue"), "continue", "regenerate") == ["continue"]
+    assert told(answer("continue")) == ["continue"]
+    assert told(answer(), "regenerate") == []
