@@ -48,10 +48,12 @@ def type_in(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Typed:
     """Run a command in this process, on the test's data directory."""
     monkeypatch.setenv("MESHD_DATA_DIR", str(data_dir))
 
-    def run(*words: str, stdin: str = "") -> typer.testing.Result:
-        return typer.testing.CliRunner().invoke(app, list(words), input=stdin, prog_name="meshd")
+    return type_here
 
-    return run
+
+def type_here(*words: str, stdin: str = "") -> typer.testing.Result:
+    """Run a command in this process: a process of its own takes a second to start."""
+    return typer.testing.CliRunner().invoke(app, list(words), input=stdin, prog_name="meshd")
 
 
 def run_meshd(*words: str, stdin: str = "") -> subprocess.CompletedProcess[str]:

@@ -28,7 +28,7 @@ from meshd.control import (
 )
 from meshd.machine.clock import SystemClock
 
-from .conftest import Typed, run_meshd
+from .conftest import Typed, type_here
 from .daemon import NODES, FakeDaemon, report
 
 
@@ -201,17 +201,17 @@ def test_stop_need_not_wait(daemon: FakeDaemon, type_in: Typed) -> None:
 def test_the_daemon_is_found_by_flag_variable_and_config(
     daemon: FakeDaemon, data_dir: Path, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert run_meshd("status", "--data-dir", str(data_dir)).returncode == 0
-    assert run_meshd("status").returncode == 2
+    assert type_here("status", "--data-dir", str(data_dir)).exit_code == 0
+    assert type_here("status").exit_code == 2
     file = home / "config" / "meshd" / "config.toml"
     file.parent.mkdir(parents=True)
     file.write_text(f'data_dir = "{data_dir}"\n')
-    assert run_meshd("status").returncode == 0
+    assert type_here("status").exit_code == 0
     file.write_text("wrong = 1\n")
-    done = run_meshd("status")
-    assert (done.returncode, done.stderr) == (2, f'meshd: {file}:1: unknown key "wrong"\n')
+    done = type_here("status")
+    assert (done.exit_code, done.stderr) == (2, f'meshd: {file}:1: unknown key "wrong"\n')
     monkeypatch.setenv("MESHD_DATA_DIR", str(data_dir))
-    assert run_meshd("status").returncode == 0, "a config that is not needed is not read"
+    assert type_here("status").exit_code == 0, "a config that is not needed is not read"
 
 
 def test_a_data_directory_may_be_written_in_any_way(
@@ -220,7 +220,7 @@ def test_a_data_directory_may_be_written_in_any_way(
     (tmp_path / "link").symlink_to(data_dir)
     monkeypatch.chdir(tmp_path)
     for way in ("data", "./x/../data", "link"):
-        assert run_meshd("status", "--data-dir", way).returncode == 0
+        assert type_here("status", "--data-dir", way).exit_code == 0
 
 
 def test_a_reader_that_goes_away_is_no_error(daemon: FakeDaemon, data_dir: Path) -> None:

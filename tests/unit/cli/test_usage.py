@@ -10,7 +10,7 @@ from meshd import __version__
 from meshd.cli.shell import command
 from meshd.errors import ConfigError, DiskFailed, Refused
 
-from .conftest import Typed, run_meshd
+from .conftest import Typed, run_meshd, type_here
 
 SECRET = "mesh1-abcdefgh-123456.hunter2"
 
@@ -26,8 +26,8 @@ SECRET = "mesh1-abcdefgh-123456.hunter2"
     ],
 )
 def test_a_wrong_flag_or_command_ends_with_2(words: list[str]) -> None:
-    done = run_meshd(*words)
-    assert done.returncode == 2
+    done = type_here(*words)
+    assert done.exit_code == 2
     assert "Error" in done.stderr
     assert "Traceback" not in done.stderr
 
@@ -48,26 +48,26 @@ def test_a_wrong_key_in_the_config_is_named_with_its_line(data_dir: Path) -> Non
 
 def test_a_config_file_that_was_named_must_be_there(tmp_path: Path) -> None:
     missing = tmp_path / "none.toml"
-    done = run_meshd("config", "check", "--config", str(missing))
-    assert (done.returncode, done.stderr) == (2, f"meshd: there is no config file {missing}\n")
+    done = type_here("config", "check", "--config", str(missing))
+    assert (done.exit_code, done.stderr) == (2, f"meshd: there is no config file {missing}\n")
 
 
 def test_a_config_file_that_is_not_text_is_named_with_its_line(tmp_path: Path) -> None:
     file = tmp_path / "c.toml"
     file.write_bytes(b"port = 1\nname = '\xff'\n")
-    done = run_meshd("config", "check", "--config", str(file))
-    assert (done.returncode, done.stderr) == (2, f"meshd: {file}:2: not UTF-8\n")
+    done = type_here("config", "check", "--config", str(file))
+    assert (done.exit_code, done.stderr) == (2, f"meshd: {file}:2: not UTF-8\n")
     file.write_bytes(b"port = 1\nname =\n")
-    done = run_meshd("config", "check", "--config", str(file))
-    assert done.returncode == 2
+    done = type_here("config", "check", "--config", str(file))
+    assert done.exit_code == 2
     assert done.stderr.startswith(f"meshd: {file}:2: not TOML: ")
 
 
 def test_a_config_that_can_be_used_is_said_to_be(tmp_path: Path) -> None:
     file = tmp_path / "c.toml"
     file.write_bytes(b"\xef\xbb\xbfport = 1\r\n")
-    done = run_meshd("config", "check", "--config", str(file))
-    assert (done.returncode, done.stdout) == (0, f"{file} can be used\n")
+    done = type_here("config", "check", "--config", str(file))
+    assert (done.exit_code, done.stdout) == (0, f"{file} can be used\n")
 
 
 @pytest.mark.parametrize(
@@ -85,16 +85,16 @@ def test_a_config_that_can_be_used_is_said_to_be(tmp_path: Path) -> None:
 def test_a_start_that_cannot_be_meant_does_not_begin(
     words: list[str], said: str, data_dir: Path
 ) -> None:
-    done = run_meshd("start", "--data-dir", str(data_dir), *words)
-    assert done.returncode == 2
+    done = type_here("start", "--data-dir", str(data_dir), *words)
+    assert done.exit_code == 2
     assert said in done.stderr
     assert "hunter2" not in done.stderr + done.stdout
     assert not (data_dir / "lock").exists()
 
 
 def test_the_empty_answer_to_the_question_for_a_token_is_refused(data_dir: Path) -> None:
-    done = run_meshd("start", "--data-dir", str(data_dir), "--join", "a", "--token", "-")
-    assert (done.returncode, done.stderr) == (2, "meshd: the token is empty\n")
+    done = type_here("start", "--data-dir", str(data_dir), "--join", "a", "--token", "-")
+    assert (done.exit_code, done.stderr) == (2, "meshd: the token is empty\n")
 
 
 def test_the_version_and_the_paths_are_told(type_in: Typed, data_dir: Path) -> None:
