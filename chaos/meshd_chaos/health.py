@@ -39,15 +39,18 @@ async def examine(members: Sequence[Machine], models: Sequence[str]) -> Health:
     statuses: dict[str, StatusReport] = {}
     records: dict[str, RecordReport] = {}
 
-    async def ask(machine: Machine) -> None:
+    async def ask_status(machine: Machine) -> None:
         if (status := await machine.status()) is not None:
             statuses[machine.name] = status
+
+    async def ask_record(machine: Machine) -> None:
         if (record := await machine.record()) is not None:
             records[machine.name] = record
 
     async with trio.open_nursery() as nursery:
         for machine in members:
-            nursery.start_soon(ask, machine)
+            nursery.start_soon(ask_status, machine)
+            nursery.start_soon(ask_record, machine)
     said = _missing(members, set(models), statuses, records)
     return Health(statuses, records, said)
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from random import Random
 from typing import Final, Literal
 
 import trio
 
-from meshd_chaos.health import Health
 from meshd_chaos.machines import Machine
 from meshd_chaos.mesh import Mesh
 from meshd_chaos.nemeses.nemesis import CannotInject
 
-PATIENCE_S: Final = 3.0
+PATIENCE_S: Final = 5.0
 """For somebody to have the role."""
+ANSWER_S: Final = 1.0
+"""For daemons to say what they are at: a fault does not wait for one that is busy."""
 _LOOK_S: Final = 0.1
 
 Role = Literal["holder", "entry", "leader", "any"]
@@ -28,15 +30,14 @@ async def cast(mesh: Mesh, role: Role, chance: Random) -> tuple[Machine, str]:
     found: dict[str, str] = {}
     with trio.move_on_after(PATIENCE_S):
         while not found:
-            health = await mesh.health()
-            running = {machine.name: machine for machine in mesh.running()}
-            found = {n: phrase for n, phrase in _all(health, role).items() if n in running}
+            found = await _all(mesh.running(), role)
             if not found:
                 await trio.sleep(_LOOK_S)  # polling real processes
-    if not found:
+    there = {machine.name: machine for machine in mesh.running() if machine.name in found}
+    if not there:
         raise CannotInject(f"no node was {_NOBODY[role]} for {PATIENCE_S:g} s")
-    name = chance.choice(sorted(found))
-    return running[name], found[name]
+    name = chance.choice(sorted(there))
+    return there[name], found[name]
 
 
 _NOBODY = {
@@ -47,16 +48,32 @@ _NOBODY = {
 }
 
 
-def _all(health: Health, role: Role) -> dict[str, str]:
-    if role == "leader":
-        return {health.leader: "leader of the record"} if health.leader else {}
-    found = {}
-    for name, status in health.statuses.items():
-        holds, enters = status.node.running, status.counters.get("in_flight", 0)
-        if role == "any":
-            found[name] = f"holder of {holds}, entry of {enters}"
-        elif role == "holder" and holds:
-            found[name] = f"holder of {holds}"
-        elif role == "entry" and enters:
-            found[name] = f"entry of {enters}"
+async def _all(machines: Sequence[Machine], role: Role) -> dict[str, str]:
+    """Everybody in that role, by name, as those say who answer soon: what they are, as a phrase."""
+    found: dict[str, str] = {}
+
+    async def ask(machine: Machine) -> None:
+        if phrase := await _in_role(machine, role):
+            found[machine.name] = phrase
+
+    with trio.move_on_after(ANSWER_S):
+        async with trio.open_nursery() as nursery:
+            for machine in machines:
+                nursery.start_soon(ask, machine)
     return found
+
+
+async def _in_role(machine: Machine, role: Role) -> str:
+    if role == "leader":
+        record = await machine.record()
+        leads = record is not None and record.leader == machine.name
+        return "leader of the record" if leads else ""
+    status = await machine.status()
+    if status is None:
+        return ""
+    holds, enters = status.node.running, status.counters.get("in_flight", 0)
+    if role == "any":
+        return f"holder of {holds}, entry of {enters}"
+    if role == "holder":
+        return f"holder of {holds}" if holds else ""
+    return f"entry of {enters}" if enters else ""
