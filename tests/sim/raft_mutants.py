@@ -252,7 +252,7 @@ def apply_mutant(mutant: Mutant) -> None:
     found: Any = inspect.getattr_static(mutant.owner, mutant.method)
     function: Any = (found.fset or found.fget) if isinstance(found, property) else found
     source = mutated_source(mutant)
-    source = source[source.index("def ") :]
+    source = source[min(at for word in ("async def ", "def ") if (at := source.find(word)) >= 0) :]
     space: dict[str, Any] = {}
     source = f"from __future__ import annotations\n{source}"
     # Our own method's source with words of this file's table replaced: nothing from outside is run.

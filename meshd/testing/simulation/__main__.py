@@ -15,10 +15,9 @@ import gc
 import sys
 
 from meshd.testing.seeds import Outcome, add_arguments, asked_for, run_seeds
-from meshd.testing.simulation.marks import MUST_HAPPEN
+from meshd.testing.simulation.marks import never_happened
 from meshd.testing.simulation.run import simulate
 
-ENOUGH = 300
 COLLECT_EVERY = 5
 
 
@@ -67,8 +66,7 @@ def main() -> int:
     if given.marks:
         for what, number in sorted(tally.marks.items()):
             print(f"  {number:8,}  {what}")
-    missing = [what for what in MUST_HAPPEN if not tally.marks[what]]
-    if missing and tally.done.total() >= ENOUGH:
+    if missing := never_happened(tally.marks, tally.done.total()):
         print(f"never happened: {', '.join(missing)}")
         return 1
     return 1 if tally.broken else 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 from meshd.testing.simulation.options import KINDS
@@ -51,3 +52,11 @@ MUST_HAPPEN: Final = (
     *_ANSWERS,
 )
 """Marks of a `Story`: the log lines of nodes, what they counted, and what was injected."""
+
+ENOUGH: Final = 300
+"""Seeds in which all of it happens."""
+
+
+def never_happened(marks: Mapping[str, int], seeds: int) -> list[str]:
+    """What did not, though there were enough seeds for it."""
+    return [mark for mark in MUST_HAPPEN if seeds >= ENOUGH and not marks.get(mark)]

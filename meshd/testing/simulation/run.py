@@ -41,6 +41,9 @@ HEALED_S: Final = 120.0
 """Until nodes that are healed see each other, and the record can be written."""
 ENDS_S: Final = 240.0
 """Until everything that was accepted has ended: engines that hang are given two minutes."""
+CALM_S: Final = 12.0
+"""Before what is asked anew has to be answered at once: a node that takes the log from one whose
+record began anew meanwhile looks for another for as long."""
 QUIET_S: Final = 30.0
 """Until nothing is left of it."""
 POLL_S: Final = 0.1
@@ -154,12 +157,13 @@ class _Simulation:
             machine = self.chance.choice(list(self.world.machines.values()))
             nursery.start_soon(self.clients.insist, question, machine)
         await self._until("everything that was asked has ended", self._all_ended, ENDS_S)
+        await trio.sleep(CALM_S)
         for machine in self.world.machines.values():
             for key in ("", f"peace-{machine.name}"):
                 question = self.clients.new_question(key, length=10)
                 asked = self.clients.ask(question, machine, must_work=True)
                 nursery.start_soon(self.clients.follow, asked)
-        await self._until("what is asked in peace is answered", self._all_ended, ENDS_S)
+        await self._until("what is asked in peace is answered", self._all_over, ENDS_S)
         await trio.sleep(max(0.0, LASTS_S - trio.current_time()))
 
     # --- machines
@@ -276,12 +280,11 @@ class _Simulation:
             for report in reports
         )
 
+    def _all_over(self) -> bool:
+        return all(asked.answer.over for asked in self.clients.asked)
+
     def _all_ended(self) -> bool:
-        return (
-            all(asked.answer.over for asked in self.clients.asked)
-            and not self._open_keys()
-            and not self._open_jobs()
-        )
+        return self._all_over() and not self._open_keys() and not self._open_jobs()
 
     def _open_keys(self) -> list[str]:
         return [question.key for question in self.clients.unanswered_keys()]
