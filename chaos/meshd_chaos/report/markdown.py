@@ -23,8 +23,7 @@ def measured(runs: RunSet) -> str:
     everything = figures.of_all(runs)
     parts = [_whence(runs), _by_scenario(runs, everything), _by_way(everything)]
     parts += [
-        _counted("Ended in an error", everything.tally.failed_by),
-        _counted("Excused", everything.excused_in_words),
+        _unanswered(everything),
         _not_tested(runs),
         "\n".join(f"- {_plain(run.scenario)}: {run.busy}" for run in runs.runs if run.busy),
         _violations(runs.runs),
@@ -46,12 +45,10 @@ def _whence(runs: RunSet) -> str:
         return figures.verdict(runs)
     days = sorted({run.began[:10] for run in runs.runs})
     when = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
-    places = "; ".join(
-        dict.fromkeys(
-            f"meshd {run.meshd} on {run.machine}, {len(run.nodes)} nodes" for run in runs.runs
-        )
-    )
-    return f"{_plain(figures.verdict(runs))}\n({when}; {_plain(places)}.)"
+    places = "; ".join(dict.fromkeys(f"meshd {run.meshd} on {run.machine}" for run in runs.runs))
+    counts = sorted({len(run.nodes) for run in runs.runs})
+    nodes = " to ".join(str(count) for count in dict.fromkeys((counts[0], counts[-1])))
+    return f"{_plain(figures.verdict(runs))}\n({when}; {_plain(places)}, {nodes} nodes.)"
 
 
 def _by_scenario(runs: RunSet, everything: Figures) -> str:
@@ -97,11 +94,10 @@ def _by_way(everything: Figures) -> str:
     return _table(head, rows) if rows else ""
 
 
-def _counted(title: str, causes: dict[str, int]) -> str:
-    if not causes:
-        return ""
-    ordered = sorted(causes.items(), key=lambda item: (-item[1], item[0]))
-    return f"{title}: " + "; ".join(f"{count:,} x {_plain(why)}" for why, count in ordered) + "."
+def _unanswered(everything: Figures) -> str:
+    """Why as many are missing as are missing."""
+    found = sorted(everything.unanswered, key=lambda one: (one[0], -one[2], one[1]))
+    return "\n".join(f"- {what}: {count:,} x {_plain(why)}" for what, why, count in found)
 
 
 def _not_tested(runs: RunSet) -> str:
