@@ -36,7 +36,7 @@ class When(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     at_s: list[Seconds] = []
     every_s: Positive | None = None
-    first_s: Seconds = 1.5
+    first_s: Seconds = 2.5
     """With `every_s`: when it comes first."""
     per_minute: Positive | None = None
     """At moments by chance, so many on average; once at least."""

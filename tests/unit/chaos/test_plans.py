@@ -61,7 +61,7 @@ def test_the_same_seed_breaks_the_same_things_at_the_same_times() -> None:
     [
         (When(at_s=[4.0, 2.0, 30.0]), [2.0, 4.0]),
         (When(every_s=5.0, first_s=1.0), [1.0, 6.0, 11.0, 16.0]),
-        (When(every_s=100.0), [1.5]),
+        (When(every_s=100.0), [2.5]),
     ],
 )
 def test_faults_come_when_the_scenario_says_and_none_at_the_very_end(
