@@ -154,7 +154,8 @@ class Machine:
         Raises OSError where `disks.why_no_limits` says why.
         """
         if self.runs and allowed is not self._may_write:
-            disks.allow_writes(self.pid, allowed)
+            with suppress(ProcessLookupError):  # it has just ended
+                disks.allow_writes(self.pid, allowed)
             self._may_write = allowed
 
     def _signal(self, number: signal.Signals) -> None:

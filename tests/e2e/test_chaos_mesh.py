@@ -65,7 +65,7 @@ async def test_streams_outlive_what_the_nemeses_do_and_the_mesh_is_whole_again()
         for seen in addresses.values():
             assert seen == {name: [m.public] for name, m in mesh.machines.items()}
 
-        for name in ("kill-backend", "zombie", "reset"):
+        for name in ("kill-backend", "zombie"):
             nemesis = msgspec.convert({"target": "holder"}, NEMESES[name])
             answers: list[str] = []
 
