@@ -36,14 +36,29 @@ def has_key(machine: Machine) -> bool:
     return on_disk and in_memory and row is not None and row.holds_ca
 
 
+async def three_holders(world: World) -> tuple[Machine, Machine, Machine]:
+    """Three voters, each with the key."""
+    a, b, c = await three(world)
+    await until(lambda: all(has_key(m) for m in (a, b, c)), within_s=10.0)
+    return a, b, c
+
+
+async def on_record(world: World, name: str) -> Machine:
+    """One more node, which knows from the record that it is a member."""
+    node = await world.start(name)
+    await world.settled()
+    running = node.running
+    await until(lambda: running.record.ledger.state.nodes.get(running.mesh.id) is not None)
+    return node
+
+
 def count(machine: Machine, counter: str) -> int:
     return machine.running.mesh.switchboard.counters[counter]
 
 
 async def test_all_three_voters_have_the_key_within_seconds(autojump_clock: MockClock) -> None:
     async with World.open() as world:
-        a, b, c = await three(world)
-        await until(lambda: all(has_key(m) for m in (a, b, c)), within_s=10.0)
+        a, b, c = await three_holders(world)
         files = {m.disk.files[key_file(m)] for m in (a, b, c)}
         assert len(files) == 1
         assert sum(count(m, "ca_key_given") for m in (a, b, c)) == 2
@@ -53,11 +68,8 @@ async def test_a_member_without_a_vote_is_refused_the_key_and_counted(
     autojump_clock: MockClock,
 ) -> None:
     async with World.open() as world:
-        a, b, c = await three(world)
-        await until(lambda: all(has_key(m) for m in (a, b, c)), within_s=10.0)
-        d = await world.start("d")
-        await world.settled()
-        await until(lambda: d.running.record.ledger.state.nodes.get(d.running.mesh.id) is not None)
+        a, b, c = await three_holders(world)
+        d = await on_record(world, "d")
         assert "d" not in voters(a)
         for holder in (a, b, c):
             with pytest.raises(Refused, match="is for voters"):
@@ -71,8 +83,7 @@ async def test_a_node_that_needs_the_key_twice_waits_until_it_may_ask_again(
 ) -> None:
     """As when the CA's key is another one a moment after a new voter got it."""
     async with World.open() as world:
-        a, b, c = await three(world)
-        await until(lambda: all(has_key(m) for m in (a, b, c)), within_s=10.0)
+        a, b, _ = await three_holders(world)
         holder: NodeId = a.running.mesh.id
         first = await b.running.custody._ask(holder)
         assert (await b.running.custody._ask(holder)).public == first.public
@@ -83,8 +94,7 @@ async def test_a_key_that_nobody_gives_is_a_problem_until_somebody_does(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with World.open() as world:
-        a, b, c = await three(world)
-        await until(lambda: all(has_key(m) for m in (a, b, c)), within_s=10.0)
+        _, b, _ = await three_holders(world)
         custody = b.running.custody
 
         async def ask(node: NodeId) -> PrivateKey:
@@ -102,8 +112,7 @@ async def test_a_key_that_nobody_gives_is_a_problem_until_somebody_does(
 
 async def test_a_voter_that_asks_again_at_once_is_refused(autojump_clock: MockClock) -> None:
     async with World.open() as world:
-        a, b, c = await three(world)
-        await until(lambda: all(has_key(m) for m in (a, b, c)), within_s=10.0)
+        a, b, _ = await three_holders(world)
         await trio.sleep(limits.CA_KEY_ASK_S)
         before = count(a, "ca_key_given")
         holder: NodeId = a.running.mesh.id
@@ -118,8 +127,7 @@ async def test_a_founder_whose_key_file_is_gone_gets_the_key_back(
     autojump_clock: MockClock,
 ) -> None:
     async with World.open() as world:
-        a, b, c = await three(world)
-        await until(lambda: all(has_key(m) for m in (a, b, c)), within_s=10.0)
+        a, _, _ = await three_holders(world)
         path = key_file(a)
         key = a.disk.files[path]
         a.kill()
@@ -133,8 +141,7 @@ async def test_a_founder_whose_key_file_is_gone_gets_the_key_back(
 
 async def test_whoever_loses_its_vote_deletes_the_key(autojump_clock: MockClock) -> None:
     async with World.open() as world:
-        a, b, c = await three(world)
-        await until(lambda: all(has_key(m) for m in (a, b, c)), within_s=10.0)
+        a, _, c = await three_holders(world)
         path = key_file(c)
         c.kill()
         await c.until_over()
@@ -172,13 +179,10 @@ async def test_removing_a_node_that_had_the_key_gives_the_mesh_another_one(
     autojump_clock: MockClock,
 ) -> None:
     async with World.open() as world:
-        a, b, c = await three(world)
-        await until(lambda: all(has_key(m) for m in (a, b, c)), within_s=10.0)
+        a, b, c = await three_holders(world)
         mesh, former = a.running.mesh.registry.mesh, c.running.custody.authority()
         assert former is not None
-        d = await world.start("d")
-        await world.settled()
-        await until(lambda: d.running.record.ledger.state.nodes.get(d.running.mesh.id) is not None)
+        d = await on_record(world, "d")
         first = ca_of(a)
         await remove(a, c)
         # Every node goes by the new CA, and those with a vote have its key.
@@ -218,8 +222,7 @@ async def test_a_token_of_before_the_change_of_the_ca_says_that_a_new_one_is_nee
     autojump_clock: MockClock,
 ) -> None:
     async with World.open() as world:
-        a, b, c = await three(world)
-        await until(lambda: all(has_key(m) for m in (a, b, c)), within_s=10.0)
+        a, b, c = await three_holders(world)
         office = a.running.mesh.office
         former = await office.create_token(control.TokenOrder(uses=5))
         first = ca_of(a)
@@ -249,11 +252,8 @@ async def test_a_node_that_slept_through_the_change_of_the_ca_is_linked_and_lear
     autojump_clock: MockClock,
 ) -> None:
     async with World.open() as world:
-        a, b, c = await three(world)
-        await until(lambda: all(has_key(m) for m in (a, b, c)), within_s=10.0)
-        d = await world.start("d")
-        await world.settled()
-        await until(lambda: d.running.record.ledger.state.nodes.get(d.running.mesh.id) is not None)
+        a, b, c = await three_holders(world)
+        d = await on_record(world, "d")
         first = ca_of(d)
         d.crash()
         await remove(a, c)

@@ -55,6 +55,14 @@ def one_keyring(*machines: Machine) -> bool:
 # ---------------------------------------------------------------- in
 
 
+async def four(world: World) -> tuple[Machine, Machine, Machine, Machine]:
+    """Three voters, and a fourth node that joined them."""
+    a, b, c = await three(world)
+    d = await world.start("d")
+    await world.settled()
+    return a, b, c, d
+
+
 async def test_with_the_founder_gone_a_newcomer_joins_through_another_voter(
     autojump_clock: MockClock,
 ) -> None:
@@ -74,9 +82,7 @@ async def test_with_the_founder_gone_a_newcomer_joins_through_another_voter(
 
 async def test_a_follower_s_door_finds_a_voter_that_can_decide(autojump_clock: MockClock) -> None:
     async with World.open() as world:
-        a, b, c = await three(world)
-        d = await world.start("d")
-        await world.settled()
+        a, b, c, d = await four(world)
         await all_hold_the_key(a, b, c)
         a.crash()
         e = await world.start("e", via=d)
@@ -114,9 +120,7 @@ async def test_a_removal_closes_links_everywhere_within_two_seconds_and_rotates_
     autojump_clock: MockClock,
 ) -> None:
     async with World.open() as world:
-        a, b, c = await three(world)
-        d = await world.start("d")
-        await world.settled()
+        a, b, c, d = await four(world)
         await all_hold_the_key(a, b, c)
         before = d.running.mesh.keys.keyring
         await removed(b, d)
@@ -136,9 +140,7 @@ async def test_a_removal_closes_links_everywhere_within_two_seconds_and_rotates_
 
 async def test_a_voter_that_is_removed_has_no_vote_any_more(autojump_clock: MockClock) -> None:
     async with World.open() as world:
-        a, b, c = await three(world)
-        d = await world.start("d")
-        await world.settled()
+        a, b, c, d = await four(world)
         await all_hold_the_key(a, b, c)
         await removed(d, c)
         await until(lambda: voters(a) == {"a", "b", "d"}, within_s=10.0)
@@ -168,9 +170,7 @@ async def test_a_node_that_was_cut_off_learns_on_its_return_that_it_was_removed(
     autojump_clock: MockClock,
 ) -> None:
     async with World.open() as world:
-        a, b, c = await three(world)
-        d = await world.start("d")
-        await world.settled()
+        a, b, c, d = await four(world)
         world.network.isolate("d")
         await removed(a, d)
         await trio.sleep(60)
@@ -184,9 +184,7 @@ async def test_a_node_that_was_cut_off_learns_on_its_return_that_it_was_removed(
 
 async def test_a_key_that_died_with_its_author_is_made_anew(autojump_clock: MockClock) -> None:
     async with World.open() as world:
-        a, b, c = await three(world)
-        d = await world.start("d")
-        await world.settled()
+        a, b, c, d = await four(world)
         await all_hold_the_key(a, b, c)
         b.running.mesh.registry.subscribe(lambda change: b.crash())  # before it hands out anything
         async with trio.open_nursery() as nursery:
@@ -207,9 +205,7 @@ async def test_a_removal_is_remembered_over_a_restart_without_a_quorum(
     autojump_clock: MockClock,
 ) -> None:
     async with World.open() as world:
-        a, b, c = await three(world)
-        d = await world.start("d")
-        await world.settled()
+        a, b, c, d = await four(world)
         await removed(a, d)
         await until(lambda: names(b) == {"a", "b", "c"})
         for machine in (a, b, c):
