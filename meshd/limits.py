@@ -149,6 +149,10 @@ HEDGE_MODELS: Final = 256
 HEDGE_MIN_S: Final = 0.1  # nothing is late sooner
 BEAT_S: Final = 0.5
 HOLDER_SILENT_S: Final = 1.5
+ROLL_CALL_S: Final = (
+    0.5  # before a holder counts as gone the others are asked whether they are there
+)
+UNREACHED: Final = 8  # holders that are dialled in vain for one request
 SEND_BUFFER_BYTES: Final = 4 * MIB  # Linux's default maximum of a TCP send buffer
 SLOW_LINK_BYTES_PER_S: Final = 512 * KIB  # Wi-Fi at the end of the garden
 DIAL_S: Final = 1.0

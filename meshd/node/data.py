@@ -13,6 +13,7 @@ from meshd.node.bad_requests import BadRequests, log_bug
 from meshd.node.mesh import MeshSide
 from meshd.paths import Paths
 from meshd.peers.inventories import Inventories
+from meshd.peers.roll_call import RollCall
 from meshd.ports import Ports
 from meshd.relay.forwarder import Forwarder
 from meshd.relay.holder import Holder
@@ -89,6 +90,8 @@ class DataSide:
         self.inventories = Inventories(
             self.backends.inventory, self.holder.load, self.placement, mesh.links, mesh.switchboard
         )
+        self.roll_call = RollCall(mesh.links)
+        self.placement.is_mute = self.roll_call.is_mute
         self.remotes = RemoteHolders(
             ports.network,
             sweeper,
@@ -105,6 +108,7 @@ class DataSide:
             self.placement,
             sweeper,
             on_failure=mesh.holder_failed,
+            call_roll=self.roll_call.call,
             request_s=config.limits.request_s,
             queue_wait_s=config.limits.queue_wait_s,
             same_name_is_same_model=config.routing.same_name_is_same_model,
@@ -144,6 +148,7 @@ class DataSide:
         """A node is no member any more: nothing of it is asked, nothing for it goes on."""
         self.placement.catalogue.drop(node)
         self.placement.forget(node)
+        self.roll_call.forget(node)
         self.remotes.cut(node, GONE)
         self.service.cut(node, GONE)
 

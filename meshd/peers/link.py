@@ -163,6 +163,11 @@ class AskingLink(_Link):
             raise Refused(question.answer.message)
         return question.answer
 
+    def ping(self) -> None:
+        """Have the other side say something; `heard_at` shows it."""
+        request_id, self._next_id = self._next_id, self._next_id + 1
+        self._queue(frame(encode(Ping(), request_id)))
+
     def tell(self, message: Message) -> None:
         """Queue a notification; it leaves when the loop comes to it, unless the link is cut first.
 

@@ -149,6 +149,16 @@ class ControlLinks:
         """Whether our link to that node is up."""
         return self._link(node) is not None
 
+    def ping(self, node: NodeId) -> None:
+        """Have a member say something; nothing happens if there is no link."""
+        if link := self._link(node):
+            link.ping()
+
+    def heard_at(self, node: NodeId) -> float | None:
+        """When a member last said something on our link; None if there is no link."""
+        link = self._link(node)
+        return link.heard_at if link is not None else None
+
     def address_of(self, node: NodeId) -> Address | None:
         """Where our link to that node has reached it; None if there is no link."""
         link = self._link(node)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import trio
 
 from meshd.backends import RunControl
@@ -22,6 +24,7 @@ class Exchange:
         "claim",
         "control",
         "may_hedge",
+        "on_doubt",
         "orphan",
         "relay",
         "request",
@@ -40,6 +43,8 @@ class Exchange:
     ) -> None:
         self.claim = claim
         self.may_hedge = claim is None  # a key has one run, which may outlive this node
+        self.on_doubt: Callable[[], None] = lambda: None
+        """Its holder has not been heard for a while."""
         self.orphan = orphan
         """A run that is here already: the first attempt, while it was not made."""
         self.request_id = request_id
@@ -63,7 +68,10 @@ class Exchange:
             # This process did not get to listen: what arrived meanwhile is still to be read.
             self._late_s += late_s
             self.relay.silent_at += late_s
-        self._abort(self.relay.tick(trio.current_time()))
+        now = trio.current_time()
+        if self.relay.doubts(now):
+            self.on_doubt()
+        self._abort(self.relay.tick(now))
         self.watch.at = self.relay.wake_at
 
     def _abort(self, reason: str | None) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from itertools import islice
 from typing import Protocol
 
 import msgspec
@@ -32,6 +33,7 @@ from meshd.relay.hedging import Hedging
 from meshd.relay.holder import Holder, Order
 from meshd.relay.in_flight import InFlight
 from meshd.relay.incoming import RemoteSink
+from meshd.relay.kinds import OF_THE_NODE
 from meshd.relay.machine import Relay, State
 from meshd.relay.orphans import Orphan
 from meshd.relay.remote import RemoteHolders
@@ -41,6 +43,9 @@ from meshd.routing.catalogue import Target
 from meshd.routing.demand import demand_of
 from meshd.routing.placement import Dispatch, Placement
 from meshd.wire.serve import KeyedClaim
+
+_CALLED = 16
+"""Holders of a model that are asked whether they are there: more than are tried."""
 
 
 class ClientSink(AnswerSink, Protocol):
@@ -121,6 +126,7 @@ class Forwarder:
         sweeper: Sweeper,
         *,
         on_failure: Callable[[Target, Failure], None],
+        call_roll: Callable[[Iterable[NodeId]], None] = lambda nodes: None,
         request_s: float = limits.REQUEST_S,
         queue_wait_s: float = limits.QUEUE_WAIT_S,
         same_name_is_same_model: bool = False,
@@ -128,7 +134,8 @@ class Forwarder:
     ) -> None:
         """`same_name_is_same_model`: engines that tell no digest may go on for each other.
 
-        `hedge`: a second holder is asked besides one whose first token is late.
+        `hedge`: a second holder is asked besides one whose first token is late.  `call_roll` has
+        nodes say whether they are there; who does not is told by `Placement.is_mute`.
         """
         self._node = node
         self._holder = holder
@@ -136,6 +143,7 @@ class Forwarder:
         self._placement = placement
         self.sweeper = sweeper
         self._on_failure = on_failure
+        self._call_roll = call_roll
         self._request_s = request_s
         self._queue_wait_s = queue_wait_s
         self._same_name_is_same_model = same_name_is_same_model
@@ -183,6 +191,7 @@ class Forwarder:
         """
         self.counters["requests"] += 1
         tap = _Tap(exchange, sink)
+        exchange.on_doubt = partial(self._see_who_is_there, exchange.request.model)
         directives = self._start(exchange)
         self._exchanges[exchange] = None
         with self.in_flight:
@@ -241,6 +250,13 @@ class Forwarder:
             if isinstance(directive, Avoid):
                 self._placement.avoid(directive.target, trio.current_time())
                 self._on_failure(directive.target, directive.failure)
+                if directive.failure.kind in OF_THE_NODE:
+                    self._see_who_is_there(directive.target.model.name)
+
+    def _see_who_is_there(self, model: str) -> None:
+        """One holder does not answer: find out about the others before they are asked."""
+        nodes = {target.node for target in self._placement.holders(model)} - {self._node}
+        self._call_roll(islice(sorted(nodes), _CALLED))
 
     def _pick(self, pick: Pick, exchange: Exchange) -> list[Directive]:
         now = trio.current_time()

@@ -32,3 +32,7 @@ NOT_ITS_FAULT: Final = frozenset(
     }
 )
 """Another holder may be able to; this one is not avoided."""
+COSTS_NOTHING: Final = NOT_ITS_FAULT | {FailureKind.UNREACHABLE}
+"""Nothing that an engine was at was lost by it: the next attempt needs no budget."""
+OF_THE_NODE: Final = frozenset({FailureKind.HOLDER_LOST, FailureKind.UNREACHABLE})
+"""The node itself does not answer, not only an engine of it."""

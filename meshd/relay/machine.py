@@ -35,6 +35,7 @@ from meshd.relay.directives import (
 from meshd.relay.ends import all_busy, cut, deadline, given_up, nobody, stopped
 from meshd.relay.kinds import (
     BROKE_OFF,
+    COSTS_NOTHING,
     ENGINE_DIED,
     FINAL,
     NOBODY_THERE,
@@ -97,6 +98,10 @@ class Relay:
     _excluded: set[TargetKey] = field(default_factory=set)
     _busy: dict[TargetKey, tuple[float, Target, bool]] = field(default_factory=dict)
     """Those that said busy: their predicted wait, and whether they are remote."""
+    _doubted: bool = False
+    """The holder's silence was noted."""
+    _unreached: int = 0
+    """How many holders could not be reached."""
     _queueing: bool = False
     _queue_until: float = math.inf
     """When it will have queued for long enough, wherever that was."""
@@ -141,9 +146,17 @@ class Relay:
         queue = others == 0 and not self._busy
         return self._ask(target, queue, remote, now, others)
 
+    def doubts(self, now: float) -> bool:
+        """Whether the holder has been silent for so long that it is time to see who else is there:
+        `ROLL_CALL_S` before it counts as gone.  True once a silence."""
+        doubts = not self._doubted and now >= self.silent_at - limits.ROLL_CALL_S
+        self._doubted = self._doubted or doubts
+        return doubts
+
     def heard(self, now: float) -> None:
         """The holder gave a sign of life (any frame)."""
         if self._remote:
+            self._doubted = False
             self.silent_at = now + limits.HOLDER_SILENT_S
 
     def sent(self, size_bytes: int, now: float) -> None:
@@ -237,10 +250,13 @@ class Relay:
                 return self._fail(failure)
         else:
             self._excluded.add(target.key)
+        if kind == FailureKind.UNREACHABLE and self._unreached < limits.UNREACHED:
+            self._unreached += 1
+            self.attempts -= 1  # nothing ran
         if kind in FINAL or self.attempts >= self.attempts_max:
             return [*out, *self._fail(failure)]
         # A run that took the stream further was worth its while: what replaces it is no storm.
-        self._retrying = self._retrying or not (self._gave or kind in NOT_ITS_FAULT)
+        self._retrying = self._retrying or not (self._gave or kind in COSTS_NOTHING)
         # Those that were busy before may have room by now: they are asked anew.
         self._busy.clear()
         self._asked = 0
@@ -317,7 +333,8 @@ class Relay:
     @property
     def wake_at(self) -> float:
         """When `tick` has something to say, if nothing happens before."""
-        return min(self.deadline_at, self.silent_at)
+        doubt_s = 0.0 if self._doubted else limits.ROLL_CALL_S
+        return min(self.deadline_at, self.silent_at - doubt_s)
 
     # ----------------------------------------------------------------- decisions
 

@@ -69,6 +69,8 @@ class Placement:
         self._suspect: set[NodeId] = set()
         self.own_load: Callable[[str, str], ModelLoad] | None = None
         """This node's own lanes (backend, model), which need no report."""
+        self.is_mute: Callable[[NodeId], bool] = lambda node: False
+        """Whether that node was asked just now if it is there, and did not answer."""
         self._absent: set[NodeId] = set()
 
     def report(self, node: NodeId, load: Load) -> None:
@@ -161,7 +163,8 @@ class Placement:
         able = [c for c in able if c.target.key not in exclude and not self._draining(c)]
         if not able:
             return None
-        trusted = [c for c in able if not self._is_avoided(c.target, now)] or able
+        there = [c for c in able if c.local or not self.is_mute(c.target.node)] or able
+        trusted = [c for c in there if not self._is_avoided(c.target, now)] or there
         best = self._policy.order(trusted, demand)[0]
         return Choice(best.target, best.local, len(able) - 1)
 

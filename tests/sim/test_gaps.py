@@ -14,8 +14,8 @@ from trio.testing import MockClock
 from meshd import limits
 from meshd.http.sweeper import TICK_S
 from meshd.testing.memory_client import MemoryAnswer
-from meshd.testing.memory_engine import Dialect
-from meshd.testing.world import until
+from meshd.testing.memory_engine import Dialect, MemoryEngine
+from meshd.testing.world import World, until
 from tests.sim.meshes import LATENCY_S, WHOLE, Mesh, mesh, pass_time, some_text
 from tests.sim.test_holders_that_fail import fail
 
@@ -177,3 +177,30 @@ async def test_a_model_that_has_yet_to_be_loaded_is_waited_for_to_go_on(
         assert (answer.how, answer.text) == ("whole", WHOLE), answer.error
         assert gap_s(answer) <= 6.0 + 20 * LATENCY_S
         assert m.a.count("retries") == 1
+
+
+async def test_of_those_that_were_cut_off_with_it_none_is_waited_for(
+    autojump_clock: MockClock,
+) -> None:
+    async with World.open(latency_s=LATENCY_S, seed=3) as world:
+        engine = {
+            "tokens_per_s": 1 / TOKEN_S,
+            "dialect": Dialect.OLLAMA,
+            "answer_words": len(WHOLE.split()),
+        }
+        a = await world.start("a")
+        holders = [await world.start(name, MemoryEngine("tiny", **engine)) for name in "bcde"]
+        await world.settled()
+        for n in range(8):  # so that there are pooled links to them, which swallow a question
+            answer = a.client.openai("tiny", seed=n, max_tokens=20)
+            world.nursery.start_soon(answer.run)
+        await pass_time(5.0)
+        answer = a.client.openai("tiny")
+        world.nursery.start_soon(answer.run)
+        await some_text(answer)
+        first = next(holder for holder in holders if holder.engines[0].running)
+        for holder in [first, *(h for h in holders if h is not first)][:3]:
+            world.network.isolate(holder.name)
+        await until(lambda: answer.over)
+        assert (answer.how, answer.text) == ("whole", WHOLE), answer.error
+        assert gap_s(answer) + PREFILL_S <= limits.HOLDER_SILENT_S + SOON_S

@@ -71,7 +71,6 @@ def test_an_end_without_finish_reason_is_a_cut() -> None:
 @pytest.mark.parametrize(
     "kind",
     [
-        FailureKind.UNREACHABLE,
         FailureKind.HOLDER_LOST,
         FailureKind.BROKEN,
         FailureKind.SILENT,
@@ -149,10 +148,35 @@ def test_three_attempts_and_no_more() -> None:
     machine.start(0.0)
     for holder in (A, B):
         asked(machine, holder)
-        assert isinstance(machine.failed(failure(FailureKind.UNREACHABLE), 1.0)[-1], Pick)
+        assert isinstance(machine.failed(failure(FailureKind.BACKEND), 1.0)[-1], Pick)
     assert asked(machine, C, others=5).number == limits.ATTEMPTS
-    last = machine.failed(failure(FailureKind.UNREACHABLE), 2.0)[-1]
+    last = machine.failed(failure(FailureKind.BACKEND), 2.0)[-1]
     assert isinstance(last, Fail)
+
+
+def test_a_holder_that_cannot_be_reached_ran_nothing_and_is_no_attempt_up_to_a_number() -> None:
+    machine = relay(may_retry=lambda now: False)
+    machine.start(0.0)
+    for n in range(limits.UNREACHED + limits.ATTEMPTS - 1):
+        assert asked(machine, target(chr(ord("a") + n))).number <= limits.ATTEMPTS
+        assert isinstance(machine.failed(failure(FailureKind.UNREACHABLE), 1.0)[-1], Pick)
+    asked(machine, target("z"))
+    assert isinstance(machine.failed(failure(FailureKind.UNREACHABLE), 1.0)[-1], Fail)
+
+
+def test_a_holder_is_doubted_once_a_silence_before_it_counts_as_gone() -> None:
+    machine = relay()
+    machine.start(0.0)
+    asked(machine, A)
+    machine.heard(1.0)
+    doubted_at = 1.0 + limits.HOLDER_SILENT_S - limits.ROLL_CALL_S
+    assert machine.wake_at == doubted_at
+    assert not machine.doubts(doubted_at - 0.01)
+    assert machine.doubts(doubted_at)
+    assert not machine.doubts(doubted_at + 0.1)
+    assert machine.wake_at == 1.0 + limits.HOLDER_SILENT_S
+    machine.heard(2.4)
+    assert machine.doubts(2.4 + limits.HOLDER_SILENT_S)
 
 
 def test_two_dead_engines_make_a_request_poison() -> None:
