@@ -12,37 +12,29 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import platform
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import psutil
 from rich.console import Console
-from rich.table import Table
 
 from meshd import control
-from meshd.consensus.entries import Append, Entry, EntryKind, Record
-from meshd.consensus.voter_list import founding_records
-from meshd.ids import NodeId
 from meshd.machine.disk import FileDisk
-from meshd.record import commands
-from meshd.record.commands_jobs import Accept, Complete, KeyFields, RequestFields
-from meshd.record.commands_registry import Command, Found, Started
-from meshd.record.job_rows import job_id
 from meshd.testing.daemons import Daemon, joined
 from tests.bench.accepting import CLIENTS, accepted
-from tests.bench.keeper import UNIX_MS, Spec
-from tests.bench.keepers import Keepers, Process, keepers, write_journal
+from tests.bench.keepers import Keepers, Process, keepers
+from tests.bench.restarts import restarts
+from tests.bench.rows import Row, latency, percentile, rate, table
 from tests.bench.tools import free_port, python_module
 
 COMMANDS = 1500
@@ -51,55 +43,9 @@ FLOW_S = 5.0
 KILLS = 20
 IDLE_NODES = 5
 IDLE_S = 20.0
-LOGGED = 100_000
-BATCH = 500
 SYNCS = 300
 SYNCED_BYTES = 512
 SETTLE_S = 1.0
-
-
-@dataclass(frozen=True)
-class Row:
-    """One number, or a median with its 99th percentile."""
-
-    what: str
-    unit: str
-    value: float
-    p99: float | None = None
-    goal: str = ""
-    met: bool | None = None
-    note: str = ""
-
-
-def percentile(values: Iterable[float], share: float) -> float:
-    """The value that this share of them does not exceed."""
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, math.ceil(len(ordered) * share) - 1)]
-
-
-def latency(what: str, took: Sequence[float], goal: float | None = None, unit: str = "ms") -> Row:
-    p50 = statistics.median(took)
-    return Row(
-        what,
-        unit,
-        p50,
-        percentile(took, 0.99),
-        f"p50 <= {goal:g}" if goal is not None else "",
-        None if goal is None else p50 <= goal,
-        f"{len(took)} times",
-    )
-
-
-def rate(what: str, done: dict[str, Any], goal: float | None = None) -> Row:
-    per_s = done["count"] / done["took_s"]
-    return Row(
-        what,
-        "/s",
-        per_s,
-        None,
-        f">= {goal:,.0f}" if goal is not None else "",
-        None if goal is None else per_s >= goal,
-    )
 
 
 # --- the disk
@@ -270,72 +216,6 @@ def voters(daemon: Daemon) -> list[str]:
     return [row.name for row in report(daemon).voters if row.part in ("leads", "votes")]
 
 
-# --- restart
-
-
-def restarts(folder: Path) -> list[Row]:
-    """From starting the process to the first command that it accepts, as its only voter."""
-    what = f"restart after {LOGGED:,} commands"
-    with keepers(folder, "a", voters="", started=False) as made:
-        write_journal(made.specs["a"], founding_records([NodeId(made.specs["a"].node)]))
-        write_journal(made.specs["a"], *_logged(made.specs["a"], LOGGED))
-        took_s = _restart(made)
-        rows = [Row(f"{what}, without a snapshot", "s", took_s)]
-        end = time.monotonic() + 60
-        while made["a"].ask("status")["first"] == 0 and time.monotonic() < end:
-            made["a"].ask("one_by_one", count=100, seconds=5)  # the snapshot comes beside it
-        made["a"].ask("in_flight", width=WIDTH, seconds=0.3)  # some thousands behind it
-        made["a"].kill()
-        took_s = _restart(made)
-        rows.append(Row(what, "s", took_s, None, "<= 2", took_s <= 2))
-    return rows
-
-
-def _restart(made: Keepers) -> float:
-    begun = time.monotonic()
-    made.start("a")
-    return float(made["a"].ask("accept")["at"]) - begun
-
-
-def _logged(spec: Spec, count: int) -> list[list[Record]]:
-    """A founded record, and keyed requests that were accepted and are done."""
-    node = NodeId(spec.node)
-    bare: list[Command] = [
-        Found(
-            mesh=spec.mesh,
-            mesh_name="bench",
-            ca_key=spec.ca_key_der,
-            node=spec.members[0].fields(),
-            unix_ms=UNIX_MS,
-            gossip_key=1,
-        ),
-        Started(node=node, generation=1, boot=bytes(16)),
-    ]
-    first = 2 + len(bare)
-    entries = [_entry(2 + at, commands.Entry(command)) for at, command in enumerate(bare)]
-    digest = bytes(32)
-    for place in range(count):
-        index = first + place
-        body: Command
-        if place % 2 == 0:
-            key = KeyFields(scope="local", key=f"key-{place:032d}", fingerprint=digest)
-            request = RequestFields(digest=digest, size_bytes=40, inline=bytes(40))
-            body = Accept(key=key, request=request, lease_ms=15_000)
-        else:
-            fence = index - 1
-            body = Complete(
-                job=job_id(fence), fence=fence, digest=digest, size_bytes=40, inline=bytes(40)
-            )
-        number = place + 1
-        entry = commands.Entry(body, client=node, epoch=1, seq=number, ack_below=number)
-        entries.append(_entry(index, entry))
-    return [[Append(tuple(entries[at : at + BATCH]))] for at in range(0, len(entries), BATCH)]
-
-
-def _entry(index: int, command: commands.Entry) -> Entry:
-    return Entry(index=index, term=1, kind=EntryKind.COMMAND, data=commands.encode(command))
-
-
 # --- pysyncobj as it comes
 
 
@@ -411,30 +291,6 @@ def run(parts: Sequence[str], kills: int, where: str | None) -> list[Row]:
         with tempfile.TemporaryDirectory(prefix="meshd-bench-", dir=where) as folder:
             rows += PARTS[part](Path(folder), kills)
     return rows + ratios(rows)
-
-
-def table(rows: Sequence[Row]) -> Table:
-    shown = Table(title="the record: 3 voters, loopback, mutual TLS, each commit synced")
-    shown.add_column("", no_wrap=True)
-    for title in ("p50 or value", "p99"):
-        shown.add_column(title, justify="right", no_wrap=True)
-    for title in ("unit", "goal", "", "note"):
-        shown.add_column(title, no_wrap=True)
-    for row in rows:
-        shown.add_row(
-            row.what,
-            _number(row.value),
-            "" if row.p99 is None else _number(row.p99),
-            row.unit,
-            row.goal,
-            {True: "met", False: "MISSED", None: ""}[row.met],
-            row.note,
-        )
-    return shown
-
-
-def _number(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.2f}"
 
 
 def main() -> int:
