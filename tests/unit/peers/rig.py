@@ -168,3 +168,12 @@ async def until(is_so: Callable[[], bool], within_s: float = 60.0) -> None:
     with trio.fail_after(within_s):
         while not is_so():  # noqa: ASYNC110 (what is waited for has no event)
             await trio.sleep(0.01)
+
+
+async def pair(town: Town) -> tuple[Peer, Peer]:
+    """Two members with links both ways."""
+    a, b = await town.live(A), await town.live(B)
+    a.links.want({B})
+    b.links.want({A})
+    await until(lambda: a.links.is_up(B) and b.links.is_up(A))
+    return a, b
