@@ -1,4 +1,4 @@
-"""What has to happen in one of many seeds, or the seeds test less than they seem to.  Pure."""
+"""What has to happen in one of many seeds, or the seeds test less than they seem to."""
 
 from __future__ import annotations
 

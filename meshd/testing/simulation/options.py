@@ -1,4 +1,4 @@
-"""What a seed decides about one run: who takes part, what goes wrong, and what is asked.  Pure."""
+"""What a seed decides about one run: who takes part, what goes wrong, and what is asked."""
 
 from __future__ import annotations
 
