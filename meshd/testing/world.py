@@ -159,8 +159,8 @@ class Machine:
 
     @property
     def stopping(self) -> bool:
-        """Whether the last one was told to stop."""
-        return self._stop.is_set()
+        """Whether the last one was told to stop, or was killed."""
+        return self._stop.is_set() or self.starts in self.died
 
     @property
     def running(self) -> Node:

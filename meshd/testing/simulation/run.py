@@ -147,7 +147,11 @@ class _Simulation:
 
     async def _good_times(self, nursery: trio.Nursery) -> None:
         await self.weather.heal()
-        for machine in list(self.world.machines.values()):
+        members_first = sorted(
+            self.world.machines.values(),
+            key=lambda machine: machine.id is None or machine.name in self.weather.left,
+        )
+        for machine in members_first:
             await self._revive(machine)
         await self._until("healed nodes see each other", self.world.is_settled, HEALED_S)
         await self._until("the record can be written", self._record_is_well, HEALED_S)

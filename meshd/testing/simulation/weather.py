@@ -310,21 +310,27 @@ class Weather:
             return
         self.busy.add(machine.name)
         lasts_s = self._began("leave", machine.name)
-        try:
-            await machine.running.departure.leave()
-        except MeshdError as error:
-            self.story.sometimes("a node could not leave")
-            self.story.say(machine.name, f"cannot leave: {error}")
-        else:
-            self.story.sometimes("a node left")
-            self.story.say(machine.name, "has left")
-            self.left.add(machine.name)
-            machine.terminate()
+        with trio.CancelScope(shield=True):  # what was begun cannot be taken back
+            has_left = await self._leaves(machine)
+        if has_left:
             await machine.until_over()
             self.wipe(machine)
             await trio.sleep(lasts_s)
             await self.join(machine.name)
         self.busy.discard(machine.name)
+
+    async def _leaves(self, machine: Machine) -> bool:
+        try:
+            await machine.running.departure.leave()
+        except MeshdError as error:
+            self.story.sometimes("a node could not leave")
+            self.story.say(machine.name, f"cannot leave: {error}")
+            return False
+        self.story.sometimes("a node left")
+        self.story.say(machine.name, "has left")
+        self.left.add(machine.name)
+        machine.terminate()
+        return True
 
     def wipe(self, machine: Machine) -> None:
         """Make a blank machine of one whose node has left."""
