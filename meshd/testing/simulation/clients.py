@@ -25,8 +25,11 @@ from meshd.testing.world import Machine, World, until
 REPEAT_PAUSE_S: Final = (0.1, 0.5, 2.0)
 _OPENAI: Final = ("/v1/chat/completions", "/v1/completions")
 _OLLAMA: Final = ("/api/chat", "/api/generate")
-_NAMES: Final = [re.compile(rb'"id":"([^"]*)"'), re.compile(rb'"model":"([^"]*)"'),
-                 re.compile(rb'"created(?:_at)?":"?([^,"}]*)')]  # fmt: skip
+_NAMES: Final = (
+    re.compile(rb'"id":"([^"]*)"'),
+    re.compile(rb'"model":"([^"]*)"'),
+    re.compile(rb'"created(?:_at)?":"?([^,"}]*)[,"}]'),
+)
 
 
 @dataclass(frozen=True)
