@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import trio
 
+from meshd import limits
 from meshd.testing.checker.answers import Answer, How, Mode, Piece
 from meshd.testing.memory_client import MemoryAnswer
 from meshd.testing.models import expected_text
@@ -265,6 +266,8 @@ def _excuse(asked: Asked, how: How, *, is_gentle: bool) -> str:
             return "its time to drain was over"
         if "busy" in asked.answer.error:
             return "more was asked than engines can do"
+        if asked.answer.attempts >= limits.ATTEMPTS:
+            return "one fault after the other"
         return "" if is_gentle else "a fault"
     return ""
 

@@ -139,7 +139,8 @@ class RecordWatch:
             raise
         self._open.pop(number, None)
         tell_fields(self.history, number, command, fields)
-        if "node" not in fields:  # else the claim is another one's
+        granted = "fence" in fields and "node" not in fields  # else the claim is another one's
+        if granted or fields.get("new"):
             self._told.update((job, fields.get("fence", 0)) for job in _jobs_in(fields))
         return fields
 
