@@ -20,6 +20,8 @@ from meshd.testing.world import Machine, NotSettled, World, until
 
 MACHINES: Final = 8
 """At most, those that join on the way counted."""
+NOTICED_S: Final = 3.0
+"""Until all who have to have noticed a fault: before that the mesh looks as settled as it was."""
 SETTLED_S: Final = 60.0
 _ENGINE_FAULTS: Final = [fault for fault in Fault if fault not in (Fault.HANG, Fault.HANG_LATER)]
 _HANGING: Final = (Fault.HANG, Fault.HANG_LATER)
@@ -55,6 +57,7 @@ class Weather:
                 [kind] = self.chance.choices(kinds, rates)
                 if self.options.one_at_a_time:
                     await self._fault(kind)
+                    await trio.sleep(NOTICED_S)
                     await self._settled()
                 else:
                     nursery.start_soon(self._fault, kind)
