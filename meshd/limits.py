@@ -166,6 +166,7 @@ INTER_TOKEN_FACTOR: Final = 20.0
 REQUEST_S: Final = 1800.0
 REQUEST_MAX_S: Final = 86400.0  # the most that a config may allow, and what a holder grants
 DRAIN_S: Final = 30.0
+DRAIN_MAX_S: Final = 3600.0  # the most that a config may allow
 QUEUE_PER_NODE: Final = 512
 QUEUE_WAIT_S: Final = 60.0
 QUEUE_WAIT_MAX_S: Final = 3600.0  # the most that a config may allow, and what a holder grants

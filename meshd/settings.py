@@ -263,7 +263,7 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting(
         "drain_timeout_s",
-        seconds(0, 3600),
+        seconds(0, limits.DRAIN_MAX_S),
         limits.DRAIN_S,
         "How long a stopping node goes on with the requests it has.",
     ),

@@ -78,6 +78,10 @@ class Followers:
         for delivery in self._attached:
             delivery.give_up()
 
+    def serve_again(self) -> None:
+        """It does not end after all."""
+        self._stopped = False
+
     async def check(self, job: int, place: Place) -> None:
         """Whether a number alone says what a client has of that job's answer.
 

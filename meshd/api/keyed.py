@@ -126,6 +126,11 @@ class KeyedApi:
         self._requests.hurry()
         self.followers.stop()
 
+    def serve_again(self) -> None:
+        """It does not end after all."""
+        self._stopped = False
+        self.followers.serve_again()
+
     async def answer(self, asked: Asked) -> None:
         """Run it, or tell what another run says, or the stored answer.
 

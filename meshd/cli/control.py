@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
+from meshd import limits
 from meshd.cli.shell import NotRunning, to_type
 from meshd.control import Done, Problem
 from meshd.errors import MeshdError, Refused
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 ANSWER_S = 60.0
 """Orders are written into the record, or asked of members that may be slow to answer."""
+LEAVE_S = limits.DRAIN_MAX_S + 2 * ANSWER_S
+"""For a node to hand over what it has, end its requests, and be taken off the member list."""
 
 T = TypeVar("T")
 
@@ -35,7 +38,7 @@ class ControlClient:
                 uds=str(paths.socket), limits=httpx.Limits(max_keepalive_connections=0)
             ),
             base_url="http://meshd",
-            timeout=httpx.Timeout(ANSWER_S, connect=5.0),
+            timeout=_timeout(ANSWER_S),
             trust_env=False,
         )
 
@@ -43,11 +46,21 @@ class ControlClient:
         with self._explained():
             return self._read(self._http.get(path), kind)
 
-    def post(self, path: str, kind: type[T], order: msgspec.Struct | None = None) -> T:
+    def post(
+        self,
+        path: str,
+        kind: type[T],
+        order: msgspec.Struct | None = None,
+        *,
+        within_s: float = ANSWER_S,
+    ) -> T:
         body = msgspec.json.encode(order if order is not None else {})
         headers = {"content-type": "application/json"}
-        with self._explained():
-            return self._read(self._http.post(path, content=body, headers=headers), kind)
+        with self._explained(within_s):
+            response = self._http.post(
+                path, content=body, headers=headers, timeout=_timeout(within_s)
+            )
+            return self._read(response, kind)
 
     def fetch(self, path: str, max_bytes: int) -> bytes:
         """Bytes that are no JSON."""
@@ -64,9 +77,11 @@ class ControlClient:
                         raise MeshdError(f"the daemon sends more than {max_bytes:,} bytes")
             return b"".join(parts)
 
-    def order(self, path: str, order: msgspec.Struct | None = None) -> str:
+    def order(
+        self, path: str, order: msgspec.Struct | None = None, *, within_s: float = ANSWER_S
+    ) -> str:
         """Give an order; what to show."""
-        return self.post(path, Done, order).message
+        return self.post(path, Done, order, within_s=within_s).message
 
     def close(self) -> None:
         self._http.close()
@@ -90,7 +105,7 @@ class ControlClient:
         raise Refused(problem.error)
 
     @contextmanager
-    def _explained(self) -> Iterator[None]:
+    def _explained(self, within_s: float = ANSWER_S) -> Iterator[None]:
         import httpx
 
         try:
@@ -107,7 +122,7 @@ class ControlClient:
             ) from None
         except httpx.TimeoutException:
             raise MeshdError(
-                f"the daemon on {self.paths.data} does not answer (waited {ANSWER_S:g} s); "
+                f"the daemon on {self.paths.data} does not answer (waited {within_s:g} s); "
                 "look at its log"
             ) from None
         except httpx.HTTPError as error:
@@ -115,6 +130,12 @@ class ControlClient:
                 f"the daemon on {self.paths.data} closed the connection "
                 f"({error or type(error).__name__}); look at its log"
             ) from None
+
+
+def _timeout(answer_s: float) -> httpx.Timeout:
+    import httpx
+
+    return httpx.Timeout(answer_s, connect=5.0)
 
 
 def _is_permission(error: BaseException) -> bool:

@@ -13,7 +13,7 @@ import typer
 
 from meshd import limits
 from meshd.cli import views
-from meshd.cli.control import ControlClient
+from meshd.cli.control import LEAVE_S, ControlClient
 from meshd.cli.shell import (
     FAILED,
     OK,
@@ -157,7 +157,8 @@ def leave(
 ) -> None:
     """Leave the mesh for good, and stop.  To come back, this machine must be let in again.
 
-    Its vote in keeping the record and the CA's key go to others first, which can take seconds.
+    Its vote in keeping the record and the CA's key go to others first, which can take seconds; then
+    the requests that run, here and for others, get the config's drain_timeout_s to end.
     """
     asked = client(data_dir)
     if destroy_mesh:
@@ -167,7 +168,7 @@ def leave(
         others = count(len(report.nodes) - 1, "other node")
         if not typer.confirm(f"{report.node.name} leaves the mesh ({others}). Sure?"):
             raise typer.Exit(FAILED)
-    tell(asked.order("/control/leave", LeaveOrder(destroy=destroy_mesh)))
+    tell(asked.order("/control/leave", LeaveOrder(destroy=destroy_mesh), within_s=LEAVE_S))
 
 
 def _confirm_destruction(asked: ControlClient, yes: bool) -> None:

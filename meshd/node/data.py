@@ -72,6 +72,8 @@ class DataSide:
             patience=Patience(config.limits.first_token_s, config.limits.inter_token_s),
             queue_limit=config.limits.queue,
         )
+        self._goes = False
+        """This node is about to end: it takes nothing new, whatever the member list says."""
         self.placement.own_load = self.holder.lane_load
         self.service = PeerService(self.holder, sweeper)
         self.bad_peers = BadRequests("peer_http_refused", "refused from a member")
@@ -152,10 +154,10 @@ class DataSide:
         self.remotes.cut(node, GONE)
         self.service.cut(node, GONE)
 
-    def members_changed(self, *, stopping: bool) -> None:
-        """This node may have been drained, or taken back into use."""
+    def members_changed(self) -> None:
+        """This node may have been drained by an order, or taken back into use."""
         own = self._mesh.registry.get(self._mesh.id)
-        self.holder.draining = stopping or bool(own and own.drained)
+        self.holder.draining = self._goes or bool(own and own.drained)
 
     def woke(self) -> None:
         """Pooled connections did not survive this machine's sleep."""
@@ -163,13 +165,23 @@ class DataSide:
 
     def drain(self) -> None:
         """Take nothing new, and say so."""
-        self.holder.draining = True
-        self._mesh.links.notify_all(LoadPush.of(self.holder.load()))
+        self._goes = True
+        self._tell_of_drain()
+
+    def serve_again(self) -> None:
+        """This node does not go after all: take requests again, and say so."""
+        self._goes = False
+        self.service.serve_again()
+        self._tell_of_drain()
 
     def stop(self) -> None:
         """End what still runs, with an error that says so."""
         self.forwarder.stop()
         self.service.stop()
+
+    def _tell_of_drain(self) -> None:
+        self.members_changed()
+        self._mesh.links.notify_all(LoadPush.of(self.holder.load()))
 
     # ---------------------------------------------------------------- what clients ask
 

@@ -1,4 +1,5 @@
-"""A node leaves its mesh for good: first its vote and the CA go to others, then it goes itself.
+"""A node leaves its mesh for good: first its vote and the CA go to others, then its requests end,
+then it goes itself.
 
 Nobody must be missed afterwards.  A voter that just went would leave its vote behind until it is
 replaced, and the last one that has the CA's key would leave a mesh that can let nobody in.
@@ -39,27 +40,44 @@ class Departure:
         ledger: Ledger,
         name_of: Callable[[NodeId], str],
         members: Callable[[], int],
+        *,
+        drain: Callable[[], Awaitable[None]],
         take_out: Callable[[], Awaitable[Done]],
+        serve_again: Callable[[], Awaitable[None]],
     ) -> None:
-        """`members` is how many there are; `take_out` has this node taken off the member list."""
+        """`members` is how many there are.
+
+        `drain` returns when no request runs any more, `take_out` has this node taken off the
+        member list, and `serve_again` takes the drain back.
+        """
         self._me = me
         self._ledger = ledger
         self._name_of = name_of
         self._members = members
+        self._drain = drain
         self._take_out = take_out
+        self._serve_again = serve_again
+        self._is_leaving = False
 
     async def leave(self) -> Done:
         """Be no member any more; nothing is missing then but this machine.
 
-        Raises Refused where that cannot be, with the reason, and nothing is changed then.
+        Requests end first: who is no member is answered by nobody, and answers nobody.
+        Raises MeshdError where that cannot be, with the reason; the node serves then as before.
         """
         if self._members() == 1:
             raise Refused(
                 "this node is the only one in the mesh: there is nobody to whom its vote and the "
                 f"CA's key could go. {_DESTROY} ends the mesh"
             )
-        await self._hand_over()
-        return await self._take_out()
+        if self._is_leaving:
+            raise Refused("this node is leaving already: its requests get their time to finish")
+        self._is_leaving = True
+        try:
+            await self._hand_over()
+            return await self._go()
+        finally:
+            self._is_leaving = False
 
     async def destroy(self) -> Done:
         """End the mesh here, where no other could go on with it.
@@ -85,6 +103,15 @@ class Departure:
         )
 
     # ---------------------------------------------------------------- inside
+
+    async def _go(self) -> Done:
+        await self._drain()
+        try:
+            await self._hand_over()  # it may have been given a vote meanwhile
+            return await self._take_out()
+        except MeshdError:
+            await self._serve_again()
+            raise
 
     async def _can_go(self) -> bool:
         try:

@@ -14,11 +14,13 @@ from meshd.api.administration import Administration, Sources
 from meshd.api.server import ClientApi
 from meshd.config import Config
 from meshd.control import Finding
+from meshd.errors import MeshdError
 from meshd.http import HttpServer, RequestLimits, Room, ServerOptions, Sweeper
 from meshd.ids import Address
 from meshd.node.bad_requests import BadRequests, log_bug
 from meshd.node.data import DataSide
 from meshd.node.departure import Departure
+from meshd.node.drain import ClientPort, Drain
 from meshd.node.jobs import JobsSide
 from meshd.node.keys import NodeKeys
 from meshd.node.mesh import Callbacks, MeshSide
@@ -32,9 +34,6 @@ from meshd.ports import Datagrams, Listener, Ports
 from meshd.screen import Screen
 
 log = logs.get("node")
-
-LAST_WORDS_S = 1.0
-"""For the errors of answers that could not be finished to reach their clients."""
 
 _EVERYWHERE = ("0.0.0.0", "::", "")
 
@@ -94,12 +93,15 @@ class Node:
         self.data = DataSide(ports, config, paths, self.mesh, self.sweeper, self.room)
         self.jobs = JobsSide(ports, config, self.mesh, self.record, self.data, self.room)
         self.mesh.use_record(Registrar(self.record, self.jobs.duties))
+        self.drain = Drain(self.data, self.jobs.keyed, config.drain_timeout_s)
         self.departure = Departure(
             self.mesh.id,
             self.record.ledger,
             self.mesh.name_of,
             lambda: len(self.mesh.registry.members()),
-            self.mesh.office.leave,
+            drain=self._drain_to_leave,
+            take_out=self.mesh.office.leave,
+            serve_again=self._serve_again,
         )
         data = self.data
         self.mesh.connect(
@@ -114,7 +116,7 @@ class Node:
                 presence=data.presence_changed,
                 forgotten=data.forget,
                 unlinked=data.unlinked,
-                members=lambda: data.members_changed(stopping=self._stop.is_set()),
+                members=data.members_changed,
                 woke=data.woke,
             ),
             data.peer_http,
@@ -139,19 +141,19 @@ class Node:
             ):
                 nursery.start_soon(service)
             await self.data.backends.first_probe_done()
-            clients = await self._serve_clients(nursery)
+            await self._serve_clients(nursery)
             await stop.wait()
-            await self._drain(clients)
+            await self._drain_to_stop()
             await self.mesh.neighbours.agent.leave()
             nursery.cancel_scope.cancel()
 
     # ---------------------------------------------------------------- doors
 
-    async def _serve_clients(self, nursery: trio.Nursery) -> HttpServer:
+    async def _serve_clients(self, nursery: trio.Nursery) -> None:
         config, network = self._config, self._ports.network
         listener = self._clients or await network.listen_clients(config.listen, config.api_port)
         assert listener.address is not None
-        self._clients = listener
+        api_port = listener.address.port
         name = self.mesh.standing.identity.name
         api = ClientApi(
             name=name,
@@ -177,10 +179,15 @@ class Node:
             on_error=log_bug,
             on_refused=self._bad_clients.note,
         )
-        clients = HttpServer(api.handle, self.sweeper, options=options)
-        nursery.start_soon(clients.serve, listener)
+        port = ClientPort(
+            nursery,
+            server=lambda: HttpServer(api.handle, self.sweeper, options=options),
+            listen=lambda: network.listen_clients(config.listen, api_port),
+        )
+        port.serve(listener)
+        self.drain.use(port)
         host = "127.0.0.1" if listener.address.host in _EVERYWHERE else config.listen
-        self.client_url = f"http://{Address(host, listener.address.port)}"
+        self.client_url = f"http://{Address(host, api_port)}"
         await self._serve_control(nursery, api.counters)
         backends = self.data.backends.inventory().backends
         self._screen.serving(
@@ -191,7 +198,6 @@ class Node:
             models=sorted({model.name for b in backends for model in b.models}),
             engines=[b.engine for b in backends],
         )
-        return clients
 
     async def _serve_control(self, nursery: trio.Nursery, api_counters: Counter[str]) -> None:
         mesh, data = self.mesh, self.data
@@ -245,27 +251,29 @@ class Node:
         listener = await self._ports.network.listen_control(self._paths.socket)
         nursery.start_soon(server.serve, listener)
 
-    async def _drain(self, clients: HttpServer) -> None:
+    # ---------------------------------------------------------------- ends
+
+    async def _drain_to_stop(self) -> None:
         """Take nothing new, tell the others, and give what runs its time."""
-        timeout_s = self._config.drain_timeout_s
-        forwarder, holder = self.data.forwarder.in_flight, self.data.holder.in_flight
-        if self._clients is not None:
-            await self._clients.aclose()  # newcomers are better off at another node
-        clients.drain()
-        self.data.drain()
-        self._screen.draining(running=max(holder.count, forwarder.count), timeout_s=timeout_s)
-        with trio.move_on_after(timeout_s):
-            await forwarder.until_none()
-            await self.jobs.keyed.in_flight.until_none()
-            await holder.until_none()
-        unfinished = max(holder.count, forwarder.count, self.jobs.keyed.in_flight.count)
-        self.data.stop()
-        self.jobs.keyed.stop()
-        with trio.move_on_after(LAST_WORDS_S):
-            await forwarder.until_none()
-            await self.jobs.keyed.in_flight.until_none()
-            await self.data.service.in_flight.until_none()
-        self._screen.stopped(unfinished=unfinished)
+        await self.drain.begin()
+        self._screen.draining(running=self.drain.running, timeout_s=self.drain.timeout_s)
+        self._screen.stopped(unfinished=await self.drain.finish())
+
+    async def _drain_to_leave(self) -> None:
+        """The same while this node is a member still, and may have to stay one."""
+        await self.drain.begin()
+        log.info("leaving: requests end", running=self.drain.running, within_s=self.drain.timeout_s)
+        log.info("leaving: drained", unfinished=await self.drain.finish())
+
+    async def _serve_again(self) -> None:
+        """It could not leave; nothing is begun again if it was told to stop meanwhile."""
+        if self._stop.is_set():
+            return
+        try:
+            await self.drain.take_back()
+        except MeshdError as error:
+            self._screen.warning(f"the client port cannot be opened again: {error} It stops.")
+            self._stop.set()
 
     # ---------------------------------------------------------------- small things
 

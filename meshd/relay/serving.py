@@ -168,6 +168,10 @@ class PeerService:
         for run in list(self._runs.values()):
             run.control.abort(_STOPPED.message)
 
+    def serve_again(self) -> None:
+        """It does not end after all."""
+        self._stopped = False
+
     async def _serve(
         self, node: NodeId, asked: ServeRequest, size_bytes: int, responder: Responder
     ) -> None:

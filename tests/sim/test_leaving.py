@@ -10,7 +10,7 @@ from meshd.errors import Refused
 from meshd.record.commands_registry import SetAlias
 from meshd.record.node_rows import NodeRow
 from meshd.testing.world import Machine, World, until
-from tests.sim.meshes import report, three, voters
+from tests.sim.meshes import WHOLE, engine_of, mesh, pass_time, report, some_text, three, voters
 
 
 async def test_a_leader_leaves_and_the_others_write_on_and_can_admit(
@@ -99,3 +99,65 @@ async def test_a_mesh_of_one_is_only_ended_on_purpose(autojump_clock: MockClock)
         with pytest.raises(Refused, match="--destroy-mesh"):
             await a.running.departure.leave()
         assert "ended here" in (await a.running.departure.destroy()).message
+
+
+async def test_who_asks_at_a_node_that_leaves_has_the_whole_answer_from_another_holder(
+    autojump_clock: MockClock,
+) -> None:
+    async with mesh(tokens_per_s=10) as m:
+        answer = m.ask(m.a)
+        await some_text(answer)
+        await m.a.running.departure.leave()
+        assert (answer.how, answer.text, answer.attempts) == ("whole", WHOLE, 1), answer.error
+
+
+async def test_what_runs_at_a_node_that_leaves_is_whole_for_those_who_asked_elsewhere(
+    autojump_clock: MockClock,
+) -> None:
+    async with mesh(tokens_per_s=10) as m:
+        answer = m.ask(m.a)
+        holder = await m.busy()
+        await some_text(answer)
+        own = m.ask(holder)
+        await until(lambda: m.running == 2)
+        await holder.running.departure.leave()
+        for of in (answer, own):
+            await m.answered(of)
+            assert (of.how, of.text, of.attempts) == ("whole", WHOLE, 1), of.error
+
+
+async def test_what_does_not_end_in_time_ends_in_an_error_before_the_node_is_no_member(
+    autojump_clock: MockClock,
+) -> None:
+    async with mesh(tokens_per_s=2, drain_timeout_s=5.0) as m:
+        own = m.ask(m.b)
+        await m.busy()
+        of_others = m.ask(m.a)
+        await until(lambda: m.running == 2)
+        await some_text(own)
+        await m.b.running.departure.leave()
+        assert own.how == "error", (own.how, own.broken)
+        assert "this node was stopped" in own.error
+        await m.answered(of_others)
+        assert of_others.how in ("whole", "error"), of_others.broken
+
+
+async def test_a_node_that_could_not_be_taken_off_the_list_after_its_drain_serves_again(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def undecided() -> None:
+        raise Refused("no majority")
+
+    async with World.open() as world:
+        a, b, _ = await three(world, engine_of("tiny"))
+        monkeypatch.setattr(b.running.departure, "_take_out", undecided)
+        with pytest.raises(Refused, match="no majority"):
+            await b.running.departure.leave()
+        await pass_time(2.0)
+        for machine in (a, b):
+            answer = machine.client.openai("tiny")
+            await answer.run()
+            assert (answer.how, answer.holder) == ("whole", "b"), answer.error
+        keyed = b.client.openai("tiny", "idempotency-key: k1")
+        await keyed.run()
+        assert keyed.how == "whole", keyed.error

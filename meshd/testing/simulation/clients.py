@@ -209,7 +209,7 @@ def _is_final(asked: Asked) -> bool:
 def is_open(machine: Machine) -> bool:
     """Whether a daemon on it serves clients."""
     serves = machine.node is not None and machine.screen.last("serving") is not None
-    return serves and not machine.stopping
+    return serves and not machine.stopping and machine.running.drain.is_open
 
 
 def lived(asked: Asked, *, is_gentle: bool) -> Answer:

@@ -22,8 +22,7 @@ KINDS: Final = (*LINKS, *LIVES, *ENGINES, *DISKS, *CLOCKS, *MEMBERS)
 """Everything that can go wrong; `weather.py` has a method for each."""
 
 GENTLE: Final = (*LINKS, *LIVES, "engine crash", *DISKS, *CLOCKS, "join", "move house")
-"""What may not make a single request fail, one at a time.  A node that leaves is no member any more
-when its drain begins: what its own clients wait for from others fails, with an error."""
+"""What may not make a single request fail, one at a time."""
 _EVEN_ALONE: Final = (*LIVES, *ENGINES, *DISKS, *CLOCKS, "join")
 """What can befall a mesh of one."""
 _DIGESTS: Final = ("d" * 64, "e" * 64)
