@@ -202,6 +202,11 @@ ENGINE_RESTART_MAX_S: Final = 30.0
 ENGINE_COMPLAINT_S: Final = 600.0  # how often the log repeats that an engine fails as before
 ENGINE_STEADY_S: Final = 60.0  # lived so long: the next restart is the first again
 
+# --- models whose engines stopped, or whose nodes were not heard yet (routing/stopped.py)
+STOPPED_S: Final = 600.0  # an engine that is restarted, with a large model to load, is back by then
+STOPPED_MODELS: Final = 4096  # that are remembered of engines that stopped
+UNHEARD_S: Final = 15.0  # from a start, with FIRST_PROBES_S, until what nobody told of is unknown
+
 # --- the record at a node (ledger/)
 PROPOSE_S: Final = 2.0  # one try of a command: longer than an election
 COMMAND_S: Final = 10.0  # a command, with all its tries

@@ -181,6 +181,29 @@ def not_found(model: str, near: Sequence[str] = ()) -> Failure:
     return Failure(FailureKind.NOT_FOUND, message, status=404)
 
 
+def away(model: str, nodes: Sequence[str]) -> Failure:
+    """Only these have that model, and neither they nor their engines can be asked now."""
+    message = f"every node that has model '{model}' is away, or its engine is: {_few(nodes)}"
+    return Failure(FailureKind.UNREACHABLE, message, 503, retry_after_s=2.0)
+
+
+def unheard(model: str, nodes: Sequence[str]) -> Failure:
+    """This node has just started, and these may have that model."""
+    message = (
+        f"this node has just started, and the nodes that it knows of do not have model '{model}'; "
+        f"not heard yet: {_few(nodes)}"
+    )
+    return Failure(FailureKind.UNREACHABLE, message, 503, retry_after_s=2.0)
+
+
+def _few(names: Sequence[str]) -> str:
+    more = [f"{len(names) - _NAMED} more"] if len(names) > _NAMED else []
+    return ", ".join([*names[:_NAMED], *more])
+
+
+_NAMED: Final = 8
+"""Nodes that a refusal names."""
+
 NO_FINISH: Final = Failure(
     FailureKind.BROKEN, "the answer ended before the model said that it was finished", status=502
 )

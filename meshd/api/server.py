@@ -6,7 +6,7 @@ Every list is answered at once from memory; every request is answered by whoever
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -17,7 +17,7 @@ from meshd.api import lists, ollama, openai
 from meshd.api.access import Access
 from meshd.api.answered import Answered, Ending, attempts_of
 from meshd.api.answering import Client, answer
-from meshd.api.dialect import Call, DialectError, HeaderPair, not_found
+from meshd.api.dialect import Call, DialectError, HeaderPair, away, not_found, unheard
 from meshd.api.jobs import PREFIX as JOBS
 from meshd.api.jobs import JobsApi
 from meshd.api.keyed import HEADER as KEY_HEADER
@@ -63,6 +63,7 @@ class ClientApi:
         forwarder: Forwarder,
         placement: Placement,
         node_name: Callable[[NodeId], str],
+        unheard: Callable[[], Sequence[NodeId]],
         show: ShowModel,
         access: Callable[[], Access],
         clock: Clock,
@@ -74,6 +75,7 @@ class ClientApi:
     ) -> None:
         """`access` is asked anew for each request, since keys and addresses change.
 
+        `unheard` are the members of whom this node, just started, does not know yet what they have.
         `room` is where answers that are not streamed are kept.
         `show` gives the body of Ollama's /api/show for a target, awaitable.
         `traces` are told of each request that is no job; None: nobody wants to know.
@@ -83,6 +85,7 @@ class ClientApi:
         self._placement = placement
         self._catalogue: Catalogue = placement.catalogue
         self._node_name = node_name
+        self._unheard = unheard
         self._show = show
         self._access = access
         self._clock = clock
@@ -243,12 +246,17 @@ class ClientApi:
         return call, key
 
     def _check_model(self, path: str, call: Call, key: Key | None) -> None:
-        """Raise DialectError if no node has it."""
-        # What a key stands for is told also when nobody has the model any more.
-        known = key is not None and self._keyed.knows(key)
-        if not known and not self._catalogue.holders(call.request.model):
-            self.counters["unknown_model"] += 1
-            raise _refused(path, self._unknown(call.request.model))
+        """Raise DialectError if no node has it, or none of them can be asked now."""
+        model = call.request.model
+        if self._placement.holders(model):
+            return
+        # What a key stands for is told also when nobody has the model any more; whoever is away
+        # may have told it already, and then the record knows.
+        if key is not None and (self._keyed.knows(key) or self._catalogue.holders(model)):
+            return
+        failure = self._missing(model)
+        self.counters["unknown_model" if failure.status == 404 else "model_away"] += 1
+        raise _refused(path, failure)
 
     async def _told_again(
         self,
@@ -271,7 +279,12 @@ class ClientApi:
         access = self._access()
         return access.check(request.method, request.path, request.header, request.remote)
 
-    def _unknown(self, model: str) -> Failure:
+    def _missing(self, model: str) -> Failure:
+        """Why nobody can answer with it now: a 503 while it may come back, or else a 404."""
+        if nodes := self._placement.away(model, trio.current_time()):
+            return away(model, sorted(map(self._node_name, nodes)))
+        if unknown := self._unheard():
+            return unheard(model, sorted(map(self._node_name, unknown)))
         return not_found(model, self._catalogue.near(model))
 
     # ---------------------------------------------------------------- lists
@@ -293,7 +306,7 @@ class ClientApi:
             case Route.OPENAI_MODEL:
                 body = lists.openai_model(self._listing(), match.model)
                 if body is None:
-                    raise _refused(request.path, self._unknown(match.model))
+                    raise _refused(request.path, self._missing(match.model))
                 return 200, [JSON], body
             case _:
                 return await self._show_model(request)
@@ -310,7 +323,7 @@ class ClientApi:
         name = ollama.decode_show(request.body)
         holders = self._placement.holders(name)
         if not holders:
-            raise _refused(request.path, self._unknown(name))
+            raise _refused(request.path, self._missing(name))
         shown = await self._shown(request.path, holders)
         return 200, [JSON], msgspec.json.encode(shown)
 
@@ -372,7 +385,8 @@ def _refused_at_once(
 ) -> Ended:
     """For the traces, of a request that nobody was asked to answer."""
     now = trio.current_time()
-    kind = FailureKind.NOT_FOUND if status == 404 else FailureKind.BAD_REQUEST
+    kinds = {404: FailureKind.NOT_FOUND, 503: FailureKind.UNREACHABLE}
+    kind = kinds.get(status, FailureKind.BAD_REQUEST)
     return Ended(request_id, request.path, model, request.caller, False, now, now, status, kind)
 
 

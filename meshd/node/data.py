@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import trio
+
 from meshd import limits
 from meshd.backends import Backends
 from meshd.config import Config
@@ -42,6 +44,7 @@ class DataSide:
         room: Room,
     ) -> None:
         self._mesh = mesh
+        self._began_at = trio.current_time()
         self.placement = Placement(
             mesh.id,
             Catalogue(config.aliases),
@@ -75,6 +78,7 @@ class DataSide:
         self._goes = False
         """This node is about to end: it takes nothing new, whatever the member list says."""
         self.placement.own_load = self.holder.lane_load
+        self.holder.had = self._had
         self.service = PeerService(self.holder, sweeper)
         self.bad_peers = BadRequests("peer_http_refused", "refused from a member")
         self.peer_http = HttpServer(
@@ -146,6 +150,14 @@ class DataSide:
         """There is no link to it, and gossip does not call it well."""
         return not (self.placement.seems_well(node) or self._mesh.links.is_up(node))
 
+    def unheard(self) -> list[NodeId]:
+        """Members of whom nothing is known yet, in the first `limits.UNHEARD_S` after the start."""
+        if trio.current_time() - self._began_at > limits.UNHEARD_S:
+            return []
+        known = self.placement.catalogue.inventory_of
+        others = (m.id for m in self._mesh.registry.members() if m.id != self._mesh.id)
+        return [node for node in others if known(node) is None]
+
     def forget(self, node: NodeId) -> None:
         """A node is no member any more: nothing of it is asked, nothing for it goes on."""
         self.placement.catalogue.drop(node)
@@ -190,6 +202,11 @@ class DataSide:
         if target.node == self._mesh.id:
             return await self.holder.show(target.backend, target.model.name)
         return await self.remotes.show(target.node, target.backend, target.model.name)
+
+    def _had(self, model: str) -> bool:
+        """An engine of this node had it, and has stopped."""
+        stopped = self.placement.catalogue.stopped(model, trio.current_time())
+        return self._mesh.id in stopped
 
     def _offer_changed(self) -> None:
         self.holder.offer_changed()

@@ -170,7 +170,8 @@ class JobsSide:
     def _unknown(self, model: str) -> list[str] | None:
         """Names near that of a model which no node has now; None: some node has it."""
         catalogue = self._data.placement.catalogue
-        return None if catalogue.holders(model) else catalogue.near(model)
+        known = catalogue.holders(model) or catalogue.stopped(model, trio.current_time())
+        return None if known else catalogue.near(model)
 
     def _free(self) -> list[str]:
         """The models of this node's engines that have a slot to spare beside what runs here."""

@@ -160,6 +160,7 @@ class Node:
             forwarder=self.data.forwarder,
             placement=self.data.placement,
             node_name=self.mesh.name_of,
+            unheard=self.data.unheard,
             show=self.data.show,
             access=self._access,
             clock=self._ports.clock,

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import trio
+
 from meshd.beat import next_beat
 from meshd.errors import ProtocolError
 from meshd.ids import NodeId
@@ -45,7 +47,7 @@ class Inventories:
     def changed(self) -> None:
         """This node's own inventory changed."""
         inventory = self._own()
-        self._placement.catalogue.put(inventory)
+        self._placement.catalogue.put(inventory, trio.current_time())
         self._links.notify_all(InventoryPush.of(inventory))
 
     async def run(self) -> None:
@@ -78,7 +80,7 @@ class Inventories:
         inventory = message.read()
         if inventory.node != node:
             raise ProtocolError("a node may only tell its own inventory")
-        self._placement.catalogue.put(inventory)
+        self._placement.catalogue.put(inventory, trio.current_time())
         return None
 
     async def _load_pushed(self, node: NodeId, message: LoadPush) -> Message | None:

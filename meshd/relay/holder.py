@@ -7,6 +7,7 @@ The same code serves a request of this node's own clients (in process) and a for
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -76,6 +77,8 @@ class Holder:
     ) -> None:
         self.node = node
         self.draining = False
+        self.had: Callable[[str], bool] = lambda model: False
+        """Whether an engine of this node had that model a short while ago, and has stopped."""
         self.in_flight = InFlight()
         self.admission = Admission(queue_limit)
         self.rates = RateBook()
@@ -234,6 +237,10 @@ class Holder:
         if order.backend:
             found = [pair for pair in found if pair[0].id == order.backend]
         if not found:
+            if self.had(order.model):
+                raise failed(
+                    FailureKind.UNREACHABLE, f"the engine of model {order.model!r} has stopped", 503
+                )
             raise failed(
                 FailureKind.NOT_FOUND, f"this node has no model {order.model!r} (any more)", 404
             )

@@ -13,6 +13,7 @@ import msgspec
 from meshd.ids import NodeId
 from meshd.inference import Inventory, ModelInfo
 from meshd.modelnames import near, normalise
+from meshd.routing.stopped import StoppedEngines
 
 
 class Target(msgspec.Struct, frozen=True, gc=False):
@@ -38,8 +39,9 @@ class Catalogue:
         self._aliases = {normalise(k): v for k, v in (aliases or {}).items()}
         self._inventories: dict[NodeId, Inventory] = {}
         self._by_name: dict[str, list[Target]] = {}
+        self._stopped = StoppedEngines()
 
-    def put(self, inventory: Inventory) -> bool:
+    def put(self, inventory: Inventory, now: float) -> bool:
         """Take a node's inventory; False if what is known is as new or newer."""
         node = NodeId(inventory.node)
         known = self._inventories.get(node)
@@ -48,12 +50,14 @@ class Catalogue:
             inventory.revision,
         ):
             return False
+        self._stopped.told(known, inventory, now)
         self._inventories[node] = inventory
         self._index()
         return True
 
     def drop(self, node: NodeId) -> None:
         """Forget a node that is no member any more; one that is away keeps its inventory."""
+        self._stopped.drop(node)
         if self._inventories.pop(node, None) is not None:
             self._index()
 
@@ -73,6 +77,10 @@ class Catalogue:
     def holders(self, name: str) -> list[Target]:
         """All copies of a model, by name or alias, in a stable order."""
         return self._by_name.get(normalise(self.resolve(name)), [])
+
+    def stopped(self, name: str, now: float) -> list[NodeId]:
+        """Nodes whose engine had that model, by name or alias, and stopped a short while ago."""
+        return self._stopped.nodes(normalise(self.resolve(name)), now)
 
     def near(self, name: str) -> list[str]:
         """Names that the client may have meant."""

@@ -147,6 +147,16 @@ class Placement:
         """Present holders of a model."""
         return [t for t in self.catalogue.holders(model) if t.node not in self._absent]
 
+    def away(self, model: str, now: float) -> list[NodeId]:
+        """Who has a model that nobody can answer with now: they, or their engines, are away.
+
+        Empty if somebody can, and of a model that nobody has or lately had.
+        """
+        holders = self.catalogue.holders(model)
+        if any(self.is_present(target.node) for target in holders):
+            return []
+        return sorted({t.node for t in holders} | {*self.catalogue.stopped(model, now)})
+
     def choose(
         self,
         model: str,

@@ -123,6 +123,20 @@ async def test_an_entry_may_leave_the_choice_of_the_engine_to_the_holder(
         assert raised.value.failure.kind == FailureKind.NOT_FOUND
 
 
+async def test_a_model_whose_engine_has_stopped_here_is_not_one_that_never_was_here(
+    autojump_clock: MockClock,
+) -> None:
+    async with holder_of() as (holder, _, _nursery):
+        for had, kind, status in (
+            (True, FailureKind.UNREACHABLE, 503),
+            (False, FailureKind.NOT_FOUND, 404),
+        ):
+            holder.had = {"tiny": had}.__getitem__
+            with pytest.raises(BackendFailed) as raised:
+                await holder.serve(order(), Sink(), RunControl())
+            assert (raised.value.failure.kind, raised.value.failure.status) == (kind, status)
+
+
 async def test_a_sink_hears_when_its_request_leaves_the_queue(autojump_clock: MockClock) -> None:
     engine, first, second = FakeBackend("e"), Sink(), Sink()
     async with holder_of(engine) as (holder, engines, nursery):

@@ -37,7 +37,7 @@ def inventory(node: NodeId, *models: ModelInfo, revision: int = 1, slots: int = 
 def placement(*inventories: Inventory, ties: Sequence[int] = ()) -> Placement:
     catalogue = Catalogue()
     for item in inventories:
-        catalogue.put(item)
+        catalogue.put(item, 0.0)
     turns = iter(ties)
     return Placement(HERE, catalogue, Predicted(lambda stop: next(turns, 0)))
 
@@ -213,7 +213,7 @@ def test_embeddings_go_to_the_digest_most_holders_have() -> None:
 
 def test_names_are_normalised_and_aliases_resolve() -> None:
     catalogue = Catalogue({"gpt-4o": "llama3.2"})
-    catalogue.put(inventory(A, ModelInfo("llama3.2:latest")))
+    catalogue.put(inventory(A, ModelInfo("llama3.2:latest")), 0.0)
     for name in ("llama3.2", "LLAMA3.2:latest", "gpt-4o"):
         assert [t.node for t in catalogue.holders(name)] == [A]
     assert "llama3.2:latest" in catalogue.near("lama3.2")
@@ -221,8 +221,8 @@ def test_names_are_normalised_and_aliases_resolve() -> None:
 
 def test_an_older_inventory_does_not_replace_a_newer_one() -> None:
     catalogue = Catalogue()
-    assert catalogue.put(inventory(A, ModelInfo("new"), revision=2))
-    assert not catalogue.put(inventory(A, ModelInfo("old"), revision=1))
+    assert catalogue.put(inventory(A, ModelInfo("new"), revision=2), 0.0)
+    assert not catalogue.put(inventory(A, ModelInfo("old"), revision=1), 0.0)
     assert catalogue.names() == ["new"]
     catalogue.drop(A)
     assert catalogue.names() == []
@@ -249,5 +249,5 @@ def test_an_unknown_policy_names_those_there_are() -> None:
 
 def _catalogue(item: Inventory) -> Catalogue:
     catalogue = Catalogue()
-    catalogue.put(item)
+    catalogue.put(item, 0.0)
     return catalogue
