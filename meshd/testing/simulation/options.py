@@ -21,7 +21,7 @@ MEMBERS: Final = ("leave", "join", "move house")
 KINDS: Final = (*LINKS, *LIVES, *ENGINES, *DISKS, *CLOCKS, *MEMBERS)
 """Everything that can go wrong; `weather.py` has a method for each."""
 
-GENTLE: Final = (*LINKS, *LIVES, "engine crash", *DISKS, *CLOCKS, "join", "move house")
+GENTLE: Final = (*LINKS, *LIVES, "engine crash", *DISKS, *CLOCKS, *MEMBERS)
 """What may not make a single request fail, one at a time."""
 _EVEN_ALONE: Final = (*LIVES, *ENGINES, *DISKS, *CLOCKS, "join")
 """What can befall a mesh of one."""
