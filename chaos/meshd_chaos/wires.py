@@ -45,6 +45,8 @@ async def connect(target: tuple[str, int]) -> socket.socket:
 async def receive(sock: socket.socket) -> bytes:
     """What comes next; b"": the other side has ended.  Raises OSError, ClosedResourceError."""
     while True:
+        if sock.fileno() < 0:
+            raise trio.ClosedResourceError("another task has closed this socket")
         await trio.lowlevel.wait_readable(sock)
         with suppress(BlockingIOError):
             return sock.recv(PIECE_BYTES)
