@@ -47,8 +47,7 @@ sim: $(STAMP)    ## whole nodes under faults, by seed; SEEDS=1000 FROM=0 FOR_S=1
 	$(BIN)/python -m meshd.testing.simulation $(if $(SEEDS),--seeds $(SEEDS)) \
 		$(if $(FROM),--from $(FROM)) $(if $(FOR_S),--for-s $(FOR_S))
 
-# About three minutes: each scenario starts a mesh of its own (10 s), and heals it.  In CI:
-# make chaos SCENARIOS=mix DURATION=25
+# About three minutes: each scenario starts a mesh of its own (10 s), and heals it.
 SCENARIOS ?= holder-killed entry-killed backend-frozen partition full-disk mix
 chaos: $(STAMP)  ## real daemons, broken on purpose; SCENARIOS="mix zombie" DURATION=60 RATE=20 SEED=7
 	@$(BIN)/meshd-chaos run $(SCENARIOS:%=--scenario %) --duration $(or $(DURATION),12) \

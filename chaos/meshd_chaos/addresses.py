@@ -21,14 +21,20 @@ _TRIES: Final = 200
 
 
 def bound_pair() -> tuple[socket.socket, socket.socket]:
-    """A listening TCP socket and a UDP socket on one free port."""
-    port = free_port()
-    tcp, udp = socket.socket(), socket.socket(type=socket.SOCK_DGRAM)
-    tcp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    tcp.bind((HOST, port))
-    udp.bind((HOST, port))
-    tcp.listen(512)
-    return tcp, udp
+    """A listening TCP socket and a UDP socket on one free port.  OSError: none was found."""
+    while True:
+        port = free_port()
+        tcp, udp = socket.socket(), socket.socket(type=socket.SOCK_DGRAM)
+        tcp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            tcp.bind((HOST, port))
+            udp.bind((HOST, port))
+        except OSError:  # somebody took it since it was looked at
+            tcp.close()
+            udp.close()
+            continue
+        tcp.listen(512)
+        return tcp, udp
 
 
 _chance = Random()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import traceback
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final
@@ -72,9 +73,18 @@ def _run_one(campaign: Campaign, scenario: Scenario, progress: Progress) -> tupl
         # A run is a tree of tasks; what ended it may come wrapped once per level.
         leaves = [leaf for leaf in leaves_of(group) if not isinstance(leaf, trio.Cancelled)]
         for leaf in leaves:
-            if not isinstance(leaf, _NO_MESH):
+            if not isinstance(leaf, Exception):
                 raise
+        for leaf in leaves:
+            if not isinstance(leaf, _NO_MESH):  # then the others run all the same
+                raise NoMesh(_mistake(leaf)) from group
         raise NoMesh(str(leaves[0])) from group
+
+
+def _mistake(error: BaseException) -> str:
+    """What the harness itself did wrong, with where."""
+    where = "".join(traceback.format_exception(error))
+    return f"the harness itself failed: {error!r}\n{where}"
 
 
 async def _run(

@@ -93,3 +93,19 @@ def test_json_says_what_was_not_run() -> None:
     runs = msgspec.json.decode(ended.stdout, type=RunSet)
     assert runs.runs == ()
     assert [(one.name, one.why) for one in runs.not_run] == [("mix", "ben did not come up")]
+
+
+def test_a_mistake_of_the_harness_in_one_scenario_does_not_lose_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    @asynccontextmanager
+    async def stage(*_: object) -> AsyncIterator[None]:
+        raise OSError("no such port")
+        yield
+
+    monkeypatch.setattr(campaign, "local_stage", stage)
+    monkeypatch.setattr(cli, "why_no_llama", lambda: "")
+    ended = meshd_chaos("run", "-s", "mix", "-s", "lossy")
+    assert ended.exit_code == cli.NOT_RUN
+    assert "not tested mix: the harness itself failed: OSError('no such port')" in ended.output
+    assert "not tested lossy: the harness itself failed" in ended.output

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ import pytest
 import trio
 
 import meshd_chaos
+from meshd_chaos import addresses
 from meshd_chaos.addresses import HOST, Diallers, bound_pair, free_port
 from meshd_chaos.clocks import Clocks
 from meshd_chaos.disks import allow_writes, why_no_limits
@@ -157,3 +159,17 @@ def conversation(
             yield process, ask
         finally:
             process.kill()
+
+
+def test_a_port_that_somebody_takes_in_between_is_left_to_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with socket.socket() as taken:
+        taken.bind((HOST, 0))
+        taken.listen()
+        ports = iter([taken.getsockname()[1], free_port()])
+        monkeypatch.setattr(addresses, "free_port", lambda: next(ports))
+        listener, datagrams = bound_pair()
+        with listener, datagrams:
+            assert listener.getsockname() == datagrams.getsockname()
+            assert listener.getsockname() != taken.getsockname()
