@@ -43,7 +43,7 @@ def ask(nodes: Sequence[str], *, api_key: str = "none", **request: Any) -> Itera
         except (httpx.TransportError, openai.APIError) as error:
             if isinstance(error, openai.APIStatusError) and error.status_code < 500:
                 raise  # another node would say the same
-        time.sleep(PAUSE_S)
+        time.sleep(PAUSE_S)  # nodes that are down are not to be flooded
     raise TimeoutError(f"no answer after {TRIES} tries at {', '.join(nodes)}")
 
 

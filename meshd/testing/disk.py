@@ -281,7 +281,7 @@ class MemoryDisk:
         size = len(data)
         try:
             yield
-        except BaseException as error:
+        except BaseException as error:  # a power loss by a test too: it is raised on
             full = isinstance(error, DiskFailed) and error.errno == errno.ENOSPC
             size = min(size, self._room_bytes()) if full else 0
             if self.chance is not None:

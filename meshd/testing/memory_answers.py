@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -54,7 +55,7 @@ class Template:
         return prompt + ANSWER
 
 
-class Wire:
+class Wire(ABC):
     """One answer in one dialect."""
 
     content_type = SSE
@@ -110,14 +111,14 @@ class Wire:
     def start(self) -> bytes:
         return b""
 
-    def piece(self, word: str, thought: bool) -> bytes:
-        raise NotImplementedError
+    @abstractmethod
+    def piece(self, word: str, thought: bool) -> bytes: ...
 
-    def end(self, count: int) -> bytes:
-        raise NotImplementedError
+    @abstractmethod
+    def end(self, count: int) -> bytes: ...
 
-    def error(self, message: str) -> bytes:
-        raise NotImplementedError
+    @abstractmethod
+    def error(self, message: str) -> bytes: ...
 
     def done_marker(self) -> bytes:
         return b""

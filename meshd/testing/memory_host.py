@@ -281,7 +281,7 @@ class MemoryHost:
                 if call.dropped:
                     raise DialFailed(f"{address} ended the connection before a welcome.")
                 await trio.sleep(2 * round_trip_s)  # TLS 1.3, and the verdict
-            except BaseException:
+            except BaseException:  # cancelled too: the other side is told, and it is raised on
                 stream.abort("given up")
                 raise
         return stream, call

@@ -223,7 +223,7 @@ class Keepers:
                 digest = seen[0].get("digest")
                 if digest:
                     return str(digest)
-            time.sleep(0.02)
+            time.sleep(0.02)  # polling real processes; nothing depends on how often
         raise RuntimeError(f"they differ: {seen}")
 
     def close(self) -> None:

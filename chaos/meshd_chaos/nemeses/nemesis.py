@@ -47,7 +47,7 @@ class Nemesis(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, dict=Tru
 
         Raises CannotInject if it cannot be done now; then nothing was done.
         """
-        raise NotImplementedError
+        raise NotImplementedError  # each fault has its own; a msgspec.Struct cannot be an ABC
 
     async def heal(self, mesh: Mesh) -> None:
         """End it, the last thing done first.  The mesh then needs time to be whole.

@@ -7,7 +7,7 @@ import sys
 
 
 # The stock library changes `pickle` and `socket` for the whole process when it is imported, so both
-# are looked at from a process of its own.
+# are looked at from a process of its own.  All that is unpickled there it has pickled itself.
 def test_importing_the_kernel_leaves_sockets_and_pickle_as_they_were() -> None:
     code = (
         "import pickle, socket; "

@@ -76,7 +76,8 @@ def test_every_pickle_path_of_pysyncobj_raises() -> None:
         for name in ("load", "loads", "dump", "dumps"):
             with pytest.raises(PickleReached):
                 getattr(module.pickle, name)(b"")
-    # `pysyncobj.pickle` is what stands in its place, and these must raise, whoever asks.
+    # `pysyncobj.pickle` is what stands in its place, and these must raise, whoever asks: nothing
+    # is unpickled here.
     for function in (
         pysyncobj.journal.loads,
         pysyncobj.journal.dumps,
