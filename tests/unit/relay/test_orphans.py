@@ -12,6 +12,7 @@ from meshd import limits
 from meshd.backends import BackendFailed, RunControl
 from meshd.inference import Delta, FailureKind, Usage
 from meshd.relay.orphans import Orphan
+from meshd.relay.serving import PeerService
 from meshd.relay.sinks import AnswerItem, SinkClosed
 from meshd.wire.serve import RESUME_PATH, SERVE_PATH, AnswerForm, KeyedClaim, ResumeRequest
 from meshd.wire.serve import encode_resume as encode
@@ -61,6 +62,15 @@ class Mesh:
         self.gone = False
         self.orphans: list[Orphan] = []
 
+    def asks(
+        self, peers: PeerService, nursery: trio.Nursery, keyed: KeyedClaim | None = CLAIM
+    ) -> FakeResponder:
+        """The entry asks for an answer; the link on which it is told."""
+        peers.use_adopter(self.orphans.append, lambda node: self.gone)
+        link = FakeResponder()
+        nursery.start_soon(peers.handle, request(SERVE_PATH, ask(keyed=keyed)), link)
+        return link
+
 
 @pytest.fixture
 def mesh() -> Mesh:
@@ -71,9 +81,7 @@ async def test_the_run_of_a_gone_entry_is_read_from_its_first_item(
     mesh: Mesh, autojump_clock: MockClock
 ) -> None:
     async with service(*SCRIPT, *END) as (peers, holder, nursery):
-        peers.use_adopter(mesh.orphans.append, lambda node: mesh.gone)
-        link = FakeResponder()
-        nursery.start_soon(peers.handle, request(SERVE_PATH, ask(keyed=CLAIM)), link)
+        link = mesh.asks(peers, nursery)
         await trio.sleep(3.5)
         mesh.gone = True
         link.abort("the entry died")
@@ -96,9 +104,7 @@ async def test_an_entry_that_seems_well_is_not_replaced(
     mesh: Mesh, autojump_clock: MockClock
 ) -> None:
     async with service(*SCRIPT, *END) as (peers, holder, nursery):
-        peers.use_adopter(mesh.orphans.append, lambda node: mesh.gone)
-        link = FakeResponder()
-        nursery.start_soon(peers.handle, request(SERVE_PATH, ask(keyed=CLAIM)), link)
+        link = mesh.asks(peers, nursery)
         await trio.sleep(1.5)
         link.abort("the link broke")
         await trio.sleep(limits.ORPHAN_GRACE_S + 1.0)
@@ -111,8 +117,7 @@ async def test_when_gossip_and_link_agree_only_a_keyed_run_is_gone_on_with(
     mesh: Mesh, autojump_clock: MockClock, keyed: KeyedClaim | None
 ) -> None:
     async with service(*SCRIPT, *END) as (peers, holder, nursery):
-        peers.use_adopter(mesh.orphans.append, lambda node: mesh.gone)
-        nursery.start_soon(peers.handle, request(SERVE_PATH, ask(keyed=keyed)), FakeResponder())
+        mesh.asks(peers, nursery, keyed)
         await trio.sleep(1.5)
         peers.entry_gone(A, "the node that asked is away")
         await trio.sleep(0.1)
@@ -126,9 +131,7 @@ async def test_a_run_whose_claim_is_over_ends_if_nobody_is_there_for_it(
     mesh: Mesh, autojump_clock: MockClock
 ) -> None:
     async with service(*SCRIPT, *END) as (peers, holder, nursery):
-        peers.use_adopter(mesh.orphans.append, lambda node: mesh.gone)
-        link = FakeResponder()
-        nursery.start_soon(peers.handle, request(SERVE_PATH, ask(keyed=CLAIM)), link)
+        link = mesh.asks(peers, nursery)
         await trio.sleep(1.5)
         peers.claim_over(7, 5)
         await trio.sleep(0.1)
@@ -146,8 +149,7 @@ async def test_who_took_it_over_and_stops_ends_the_run(
     mesh: Mesh, autojump_clock: MockClock
 ) -> None:
     async with service(*SCRIPT, *END) as (peers, holder, nursery):
-        peers.use_adopter(mesh.orphans.append, lambda node: mesh.gone)
-        nursery.start_soon(peers.handle, request(SERVE_PATH, ask(keyed=CLAIM)), FakeResponder())
+        mesh.asks(peers, nursery)
         await trio.sleep(1.5)
         peers.entry_gone(A, "away")
         with pytest.raises(SinkClosed):
@@ -160,8 +162,7 @@ async def test_an_aborted_attempt_ends_the_run_and_is_a_lost_holder(
     mesh: Mesh, autojump_clock: MockClock
 ) -> None:
     async with service(*SCRIPT, *END) as (peers, holder, nursery):
-        peers.use_adopter(mesh.orphans.append, lambda node: mesh.gone)
-        nursery.start_soon(peers.handle, request(SERVE_PATH, ask(keyed=CLAIM)), FakeResponder())
+        mesh.asks(peers, nursery)
         await trio.sleep(1.5)
         peers.entry_gone(A, "away")
         control = RunControl()
