@@ -26,6 +26,10 @@ from meshd.testing.world import Machine, World, until
 REPEAT_PAUSE_S: Final = (0.1, 0.5, 2.0)
 _OPENAI: Final = ("/v1/chat/completions", "/v1/completions")
 _OLLAMA: Final = ("/api/chat", "/api/generate")
+_REPEATABLE: Final = ({"temperature": 0}, {"seed": 7})
+"""What makes an answer one that can be had a second time."""
+_BOUND: Final = ({"response_format": {"type": "json_object"}}, {"format": "json"})
+"""What makes an answer one that no other run can continue: OpenAI's word, Ollama's."""
 _NAMES: Final = (
     re.compile(rb'"id":"([^"]*)"'),
     re.compile(rb'"model":"([^"]*)"'),
@@ -127,8 +131,10 @@ class Clients:
             body["messages"] = [{"role": "user", "content": text}]
         told: dict[str, Any] = body.setdefault("options", {}) if path in _OLLAMA else body
         told["num_predict" if path in _OLLAMA else "max_tokens"] = length
-        if chance.random() < 0.3:
-            told["temperature"] = 0
+        if chance.random() < self.options.repeatable:
+            told.update(chance.choice(_REPEATABLE))
+            if chance.random() < 0.3:
+                body.update(_BOUND[path in _OLLAMA])
         question = Question(path, body, key, expected_text(max_tokens=length), "length")
         if key:
             self.keys.append(question)

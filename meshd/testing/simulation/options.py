@@ -60,6 +60,8 @@ class Options:
     """Whether nothing goes wrong before as many nodes vote as may."""
     fault_s: float
     """How long faults last, at most."""
+    aimed: float
+    """The share of faults that look for a machine whose engine is at work."""
     asks: float
     """Requests of clients."""
     jobs: float
@@ -69,6 +71,8 @@ class Options:
     """The share of requests with an Idempotency-Key."""
     repeats: float
     """The share of those that repeat a key of before."""
+    repeatable: float
+    """The share of requests whose answer can be had a second time: greedy, or with a seed."""
     leavers: float
     slow_readers: float
     latency_s: float
@@ -95,7 +99,7 @@ class Options:
 def options_of(seed: int) -> Options:
     """Some kinds of trouble and not others: together they hide each other."""
     chance = random.Random(f"options {seed}")
-    nodes = chance.choice([1, 2, 3, 3, 3, 4, 5, 6])
+    nodes = chance.choice([1, 2, 3, 3, 4, 4, 5, 6])
     is_gentle = nodes >= 3 and chance.random() < 0.25
     engines = _engines(chance, nodes, alike=is_gentle)
     return Options(
@@ -106,11 +110,13 @@ def options_of(seed: int) -> Options:
         is_gentle=is_gentle,
         votes_first=is_gentle or chance.random() < 0.7,
         fault_s=chance.choice([1.0, 4.0, 10.0]),
+        aimed=chance.choice([0.0, 0.5, 1.0]),
         asks=min(5.0, _capacity(engines) * chance.choice([0.1, 0.3, 0.5, 0.5, 2.0])),
         jobs=chance.choice([0.0, 0.2, 0.7]),
         workers=chance.choice([0, 1, 3]),
         keyed=chance.choice([0.0, 0.3, 0.7]),
         repeats=chance.choice([0.2, 0.6]),
+        repeatable=chance.choice([0.1, 0.3, 0.9]),
         leavers=chance.choice([0.0, 0.1]),
         slow_readers=chance.choice([0.0, 0.1, 0.3]),
         latency_s=chance.choice([0.0002, 0.001, 0.02]),
@@ -139,10 +145,11 @@ def _engines(chance: random.Random, nodes: int, *, alike: bool) -> tuple[EngineO
     digests = chance.choice([_DIGESTS[:1], _DIGESTS[:1], _DIGESTS])
     if alike:
         dialects, digests = [Dialect.OLLAMA], _DIGESTS[:1]
-    continue_all = alike or chance.random() < 0.6
+    continuing = 1.0 if alike else chance.choice([0.0, 0.5, 1.0, 1.0])
     speed = chance.choice([15.0, 40.0, 100.0])
-    at_least = 3 if alike else 1
-    with_engine = [number < at_least or chance.random() < 0.75 for number in range(nodes)]
+    at_least = 3 if alike else min(nodes, 2)
+    share = chance.choice([0.3, 0.7, 1.0])  # of the others: the fewer, the more is relayed
+    with_engine = [number < at_least or chance.random() < share for number in range(nodes)]
     chance.shuffle(with_engine)
     return tuple(
         EngineOptions(
@@ -152,8 +159,8 @@ def _engines(chance: random.Random, nodes: int, *, alike: bool) -> tuple[EngineO
             tokens_per_s=speed * chance.choice([0.5, 1.0, 1.0, 2.0]),
             prefill_s=chance.choice([0.0, 0.05, 0.5]),
             load_s=chance.choice([0.0, 0.0, 1.0, 6.0]),
-            continues=continue_all or chance.random() < 0.5,
-            raw_continues=chance.random() < 0.5,
+            continues=chance.random() < continuing,
+            raw_continues=chance.random() < continuing / 2,
         )
         if has_engine
         else None

@@ -32,6 +32,7 @@ from meshd.testing.simulation.options import EngineOptions, Options, options_of
 from meshd.testing.simulation.queues import Queues
 from meshd.testing.simulation.record_watch import RecordWatch
 from meshd.testing.simulation.story import Story
+from meshd.testing.simulation.targets import Targets
 from meshd.testing.simulation.weather import Weather
 from meshd.testing.world import Machine, NotSettled, World, until
 
@@ -117,7 +118,8 @@ class _Simulation:
             world, options, story, random.Random(f"queues {seed}"), self.clients.somewhere
         )
         chance = random.Random(f"weather {seed}")
-        self.weather = Weather(world, options, story, chance, self._join)
+        targets = Targets(world, chance, options.aimed)
+        self.weather = Weather(world, options, story, chance, targets, self._join)
         self.chance = random.Random(f"world {seed}")
 
     # --- phases

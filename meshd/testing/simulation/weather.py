@@ -16,6 +16,7 @@ from meshd.testing.memory_engine import Fault, MemoryEngine
 from meshd.testing.simulation.clients import is_open
 from meshd.testing.simulation.options import KINDS, Options
 from meshd.testing.simulation.story import Story
+from meshd.testing.simulation.targets import Targets
 from meshd.testing.world import Machine, NotSettled, World, until
 
 MACHINES: Final = 8
@@ -35,10 +36,9 @@ class Weather:
     options: Options
     story: Story
     chance: random.Random
+    targets: Targets
     join: Callable[[str], Awaitable[Machine | None]]
     """Starts a machine of that name, which joins; None if it could not."""
-    busy: set[str] = field(default_factory=set)
-    """Machines whose daemon somebody is starting or stopping."""
     left: set[str] = field(default_factory=set)
     """Machines that still have the data of a node which is no member any more."""
     hung: list[MemoryEngine] = field(default_factory=list)
@@ -73,8 +73,6 @@ class Weather:
         except NotSettled:
             self.story.sometimes("one fault at a time, and the mesh did not settle")
 
-    # --- choosing
-
     def _began(self, kind: str, who: str, more: str = "") -> float:
         """Note it; how long it lasts."""
         lasts_s = self.chance.uniform(0.05, 1.0) * self.options.fault_s
@@ -85,40 +83,18 @@ class Weather:
     def _over(self, kind: str, who: str) -> None:
         self.story.say(who, f"{kind} is over")
 
-    def _machine(self) -> Machine:
-        return self.chance.choice(list(self.world.machines.values()))
-
-    def _pair(self) -> tuple[str, str] | None:
-        names = list(self.world.machines)
-        if len(names) < 2:
-            return None
-        a, b = self.chance.sample(names, 2)
-        return a, b
-
-    def _engine(self) -> tuple[Machine, MemoryEngine] | None:
-        able = [m for m in self.world.machines.values() if m.engines and m.engines[0].serving]
-        if not able:
-            return None
-        machine = self.chance.choice(able)
-        return machine, machine.engines[0]
-
-    def _living(self) -> Machine | None:
-        """A machine whose daemon serves and that nobody is busy with."""
-        able = [m for m in self.world.machines.values() if is_open(m) and m.name not in self.busy]
-        return self.chance.choice(able) if able else None
-
     # --- links
 
     async def partition(self) -> None:
-        if (pair := self._pair()) is not None:
+        if (pair := self.targets.pair()) is not None:
             await self._cut("partition", [pair], one_way=False)
 
     async def one_way(self) -> None:
-        if (pair := self._pair()) is not None:
+        if (pair := self.targets.pair()) is not None:
             await self._cut("one way", [pair], one_way=True)
 
     async def isolate(self) -> None:
-        name = self._machine().name
+        name = self.targets.machine().name
         pairs = [(name, other) for other in self.world.machines if other != name]
         await self._cut("isolate", pairs, one_way=False)
 
@@ -142,12 +118,12 @@ class Weather:
         self._over(kind, "network")
 
     async def reset(self) -> None:
-        if (pair := self._pair()) is not None:
+        if (pair := self.targets.pair()) is not None:
             self._began("reset", "network", f"{pair[0]} <> {pair[1]}")
             self.world.network.reset(*pair)
 
     async def slow_link(self) -> None:
-        pair = self._pair()
+        pair = self.targets.pair()
         if pair is None:
             return
         slow_s = self.chance.choice([0.05, 0.2, 1.0])
@@ -190,16 +166,16 @@ class Weather:
     async def _down(
         self, kind: str, stop: Callable[[Machine], None], machine: Machine | None = None
     ) -> None:
-        machine = machine or self._living()
+        machine = machine or self.targets.living()
         if machine is None:
             return
-        self.busy.add(machine.name)
+        self.targets.busy.add(machine.name)
         lasts_s = self._began(kind, machine.name)
         stop(machine)
         await machine.until_over()
         await trio.sleep(lasts_s)
         await self.start(machine)
-        self.busy.discard(machine.name)
+        self.targets.busy.discard(machine.name)
 
     async def start(self, machine: Machine) -> None:
         """Start its daemon, if that can be: a disk may be in the way."""
@@ -214,13 +190,13 @@ class Weather:
     async def rolling_restart(self) -> None:
         self._began("rolling restart", "all")
         for machine in list(self.world.machines.values()):
-            if is_open(machine) and machine.name not in self.busy:
+            if is_open(machine) and machine.name not in self.targets.busy:
                 await self._down("restart", lambda m: m.terminate(), machine)
 
     # --- engines
 
     async def engine_crash(self) -> None:
-        if (found := self._engine()) is None:
+        if (found := self.targets.engine()) is None:
             return
         machine, engine = found
         lasts_s = self._began("engine crash", machine.name)
@@ -230,7 +206,7 @@ class Weather:
         self._over("engine crash", machine.name)
 
     async def engine_freeze(self) -> None:
-        if (found := self._engine()) is None:
+        if (found := self.targets.engine()) is None:
             return
         machine, engine = found
         lasts_s = self._began("engine freeze", machine.name)
@@ -240,7 +216,7 @@ class Weather:
         self._over("engine freeze", machine.name)
 
     async def engine_fault(self) -> None:
-        if (found := self._engine()) is None:
+        if (found := self.targets.engine()) is None:
             return
         machine, engine = found
         hangs = self.chance.random() < 0.2
@@ -253,7 +229,7 @@ class Weather:
     # --- disks and clocks
 
     async def full_disk(self) -> None:
-        machine = self._machine()
+        machine = self.targets.machine()
         disk, databases = machine.disk, machine.databases
         lasts_s = self._began("full disk", machine.name)
         used = sum(len(data) for data in disk.files.values())
@@ -264,7 +240,7 @@ class Weather:
         self._over("full disk", machine.name)
 
     async def broken_disk(self) -> None:
-        machine = self._machine()
+        machine = self.targets.machine()
         lasts_s = self._began("broken disk", machine.name)
         machine.disk.broken = machine.databases.broken = "it is broken on purpose"
         await trio.sleep(lasts_s)
@@ -272,7 +248,7 @@ class Weather:
         self._over("broken disk", machine.name)
 
     async def failed_sync(self) -> None:
-        machine = self._machine()
+        machine = self.targets.machine()
         disk = machine.disk
         self._began("failed sync", machine.name)
 
@@ -284,13 +260,13 @@ class Weather:
         disk.on_step = fail
 
     async def clock_jump(self) -> None:
-        machine = self._machine()
+        machine = self.targets.machine()
         jump_s = self.chance.choice([-7200.0, -60.0, -1.0, 1.0, 60.0, 7200.0])
         self._began("clock jump", machine.name, f"by {jump_s:g} s")
         machine.clock.jump_wall(jump_s)
 
     async def clock_drift(self) -> None:
-        machine = self._machine()
+        machine = self.targets.machine()
         share = self.chance.choice([-0.2, -0.01, 0.01, 0.2])
         lasts_s = self._began("clock drift", machine.name, f"by {share:+.0%}")
         ends_at = trio.current_time() + lasts_s
@@ -299,7 +275,7 @@ class Weather:
             machine.clock.jump_wall(0.25 * share)
 
     async def sleep(self) -> None:
-        machine = self._machine()
+        machine = self.targets.machine()
         slept_s = self.chance.choice([5.0, 60.0, 3000.0])
         self._began("sleep", machine.name, f"of {slept_s:g} s")
         machine.clock.wake_after(slept_s)
@@ -308,10 +284,10 @@ class Weather:
 
     async def leave(self) -> None:
         """A node leaves under load, and its machine comes back as a new member."""
-        machine = self._living()
+        machine = self.targets.living()
         if machine is None or len(self.world.machines) < 2:
             return
-        self.busy.add(machine.name)
+        self.targets.busy.add(machine.name)
         lasts_s = self._began("leave", machine.name)
         with trio.CancelScope(shield=True):  # what was begun cannot be taken back
             has_left = await self._leaves(machine)
@@ -320,7 +296,7 @@ class Weather:
             self.wipe(machine)
             await trio.sleep(lasts_s)
             await self.join(machine.name)
-        self.busy.discard(machine.name)
+        self.targets.busy.discard(machine.name)
 
     async def _leaves(self, machine: Machine) -> bool:
         try:
@@ -346,13 +322,13 @@ class Weather:
         if number < MACHINES:
             name = f"n{number}"
             self._began("join", name)
-            self.busy.add(name)
+            self.targets.busy.add(name)
             await self.join(name)
-            self.busy.discard(name)
+            self.targets.busy.discard(name)
 
     async def move_house(self) -> None:
         """The machine gets another address; streams over the old one are dead."""
-        machine = self._machine()
+        machine = self.targets.machine()
         self._began("move house", machine.name)
         network = self.world.network
         for other in self.world.machines:
