@@ -189,7 +189,8 @@ class FailureKind(StrEnum):
     CONTEXT_OVERFLOW = "context_overflow"  # 400: does not fit here; a larger context might
     BUSY = "busy"  # 503: no slot within the wait allowed; carries load
     DRAINING = "draining"  # 503: this node is on its way out
-    UNREACHABLE = "unreachable"  # the backend (or holder) could not be dialled
+    UNREACHABLE = "unreachable"  # 503: the holder could not be dialled; its node is the suspect
+    ENGINE_AWAY = "engine_away"  # 503: its engine could not be dialled, or has stopped; none ran
     BROKEN = "broken"  # the engine's stream ended before finish_reason was seen
     HOLDER_LOST = "holder_lost"  # the link to the holder broke, or it fell silent
     SILENT = "silent"  # a watchdog ran out: first token or between tokens

@@ -358,7 +358,7 @@ class Watched:
             return await self._inner.show(model)
         except (DialFailed, StreamBroken, ProtocolError) as error:
             raise failed(
-                FailureKind.UNREACHABLE, f"the engine did not answer: {error}", 502
+                FailureKind.ENGINE_AWAY, f"the engine did not answer: {error}", 503
             ) from error
 
     def _trouble(self, error: MeshdError, control: RunControl) -> None:

@@ -15,7 +15,7 @@ from meshd.config import Config
 from meshd.http import HttpServer
 from meshd.identity import Authority, Keyring, show_digits
 from meshd.ids import Address, MeshId, NodeId, short
-from meshd.inference import Failure, FailureKind
+from meshd.inference import Failure
 from meshd.membership.mdns import Mdns
 from meshd.membership.sightings import Sighting
 from meshd.node.introduction import Introduction
@@ -35,6 +35,7 @@ from meshd.peers.roster import Roster
 from meshd.peers.switchboard import Switchboard
 from meshd.ports import Alpn, Datagrams, Ports
 from meshd.record import RecordState, RegistryChange, member_list
+from meshd.relay.kinds import OF_THE_NODE
 from meshd.routing.catalogue import Target
 from meshd.screen import Screen, SightedMesh
 from meshd.wire.control import Hello
@@ -245,7 +246,7 @@ class MeshSide:
     def holder_failed(self, target: Target, failure: Failure) -> None:
         """A forwarded request broke: what the data plane saw is evidence for gossip."""
         log.info("a holder failed", node=self.name_of(target.node), why=failure.message)
-        if failure.kind in (FailureKind.HOLDER_LOST, FailureKind.UNREACHABLE):
+        if failure.kind in OF_THE_NODE:
             self.neighbours.suspect(target.node, failure.message)
 
     def problems(self) -> list[str]:

@@ -27,9 +27,11 @@ def cut() -> Failure:
 
 
 def nobody(why: str = "") -> Failure:
+    """`why`: what was said of the last one that was asked."""
+    because = f" ({why})" if why else ""
     return Failure(
         FailureKind.UNREACHABLE,
-        f"no node that has this model can be reached now{why}",
+        f"no engine that has this model can be reached now{because}; try again in a few seconds",
         503,
         retry_after_s=2.0,
     )

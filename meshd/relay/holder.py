@@ -129,7 +129,7 @@ class Holder:
                 try:
                     return await backend.show(model)
                 except (DialFailed, StreamBroken, ProtocolError) as e:
-                    raise failed(FailureKind.UNREACHABLE, str(e), 502) from e
+                    raise failed(FailureKind.ENGINE_AWAY, str(e), 503) from e
         raise failed(FailureKind.NOT_FOUND, f"this node has no model {model_name!r}", 404)
 
     async def run(self) -> None:
@@ -226,7 +226,7 @@ class Holder:
             else:
                 await backend.run(request, model, run.emit, control)
         except MeshdError as e:
-            if (failure := _failure(e, run, control)) is None:
+            if (failure := _failure(e, model.name, run, control)) is None:
                 raise
             raise failure from e
         finally:
@@ -238,9 +238,7 @@ class Holder:
             found = [pair for pair in found if pair[0].id == order.backend]
         if not found:
             if self.had(order.model):
-                raise failed(
-                    FailureKind.UNREACHABLE, f"the engine of model {order.model!r} has stopped", 503
-                )
+                raise _away(order.model, "has stopped")
             raise failed(
                 FailureKind.NOT_FOUND, f"this node has no model {order.model!r} (any more)", 404
             )
@@ -268,13 +266,14 @@ class Holder:
         return predict(Candidate(target, load), demand).first_token_s
 
 
-def _failure(error: MeshdError, run: EngineRun, control: RunControl) -> BackendFailed | None:
+def _failure(
+    error: MeshdError, model: str, run: EngineRun, control: RunControl
+) -> BackendFailed | None:
     """What a run that broke is to be called; None: what it is called already."""
     if run.hung is not None and isinstance(error, BackendFailed | StreamBroken):
         return BackendFailed(run.hung)
     if isinstance(error, DialFailed):
-        # Not UNREACHABLE: that would cast suspicion on this node, which is well.
-        return failed(FailureKind.BACKEND, f"the engine cannot be reached: {error}", 502)
+        return _away(model, f"cannot be reached: {str(error).removesuffix('.')}")
     if isinstance(error, StreamBroken):
         if control.aborted is not None:
             return failed(FailureKind.CANCELLED, control.aborted, 499)
@@ -282,6 +281,10 @@ def _failure(error: MeshdError, run: EngineRun, control: RunControl) -> BackendF
     if isinstance(error, ProtocolError):
         return failed(FailureKind.BACKEND, f"the engine sent what is no answer: {error}", 502)
     return None
+
+
+def _away(model: str, why: str) -> BackendFailed:
+    return failed(FailureKind.ENGINE_AWAY, f"the engine of model {model!r} {why}", 503)
 
 
 def _busy(wait_s: float) -> BackendFailed:

@@ -21,7 +21,9 @@ FINAL: Final = frozenset(
 """Another holder would say the same, or nobody is to be asked any more."""
 WAIT_ELSEWHERE: Final = frozenset({FailureKind.BUSY, FailureKind.DRAINING})
 """Nothing ran there."""
-NOBODY_THERE: Final = frozenset({FailureKind.UNREACHABLE, FailureKind.DRAINING})
+NOT_BEGUN: Final = frozenset({FailureKind.UNREACHABLE, FailureKind.ENGINE_AWAY})
+"""Node or engine could not be dialled, so that nothing ran."""
+NOBODY_THERE: Final = NOT_BEGUN | {FailureKind.DRAINING}
 """A later try may well succeed."""
 NOT_ITS_FAULT: Final = frozenset(
     {
@@ -32,7 +34,7 @@ NOT_ITS_FAULT: Final = frozenset(
     }
 )
 """Another holder may be able to; this one is not avoided."""
-COSTS_NOTHING: Final = NOT_ITS_FAULT | {FailureKind.UNREACHABLE}
+COSTS_NOTHING: Final = NOT_ITS_FAULT | NOT_BEGUN
 """Nothing that an engine was at was lost by it: the next attempt needs no budget."""
 OF_THE_NODE: Final = frozenset({FailureKind.HOLDER_LOST, FailureKind.UNREACHABLE})
 """The node itself does not answer, not only an engine of it."""

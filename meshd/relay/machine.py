@@ -39,6 +39,7 @@ from meshd.relay.kinds import (
     ENGINE_DIED,
     FINAL,
     NOBODY_THERE,
+    NOT_BEGUN,
     NOT_ITS_FAULT,
     WAIT_ELSEWHERE,
 )
@@ -250,7 +251,7 @@ class Relay:
                 return self._fail(failure)
         else:
             self._excluded.add(target.key)
-        if kind == FailureKind.UNREACHABLE and self._unreached < limits.UNREACHED:
+        if kind in NOT_BEGUN and self._unreached < limits.UNREACHED:
             self._unreached += 1
             self.attempts -= 1  # nothing ran
         if kind in FINAL or self.attempts >= self.attempts_max:
@@ -436,5 +437,5 @@ class Relay:
         if failure is None:
             failure = nobody()
         elif failure.kind in NOBODY_THERE and not self.delivered:
-            failure = nobody(f": {failure.message}")  # nothing ran: a later try may well succeed
+            failure = nobody(failure.message)  # nothing ran: a later try may well succeed
         return [Fail(failure, in_stream=self.delivered)]

@@ -254,6 +254,30 @@ async def test_a_holder_that_comes_back_is_asked_again(autojump_clock: MockClock
         assert (answer.how, answer.text, answer.holder) == ("whole", WHOLE, "b"), answer.error
 
 
+@pytest.mark.parametrize("entry", ["a", "b"])
+@pytest.mark.parametrize("stream", [True, False])
+async def test_an_engine_that_died_a_moment_ago_is_passed_over_and_the_last_one_means_try_again(
+    autojump_clock: MockClock, entry: str, stream: bool
+) -> None:
+    async with mesh(tokens_per_s=200) as m:
+        machine = {"a": m.a, "b": m.b}[entry]
+        warm = await m.answered(m.ask(machine, max_tokens=3))
+        suspicions = machine.running.mesh.gauges().get("hints", 0)
+        first = m.b if warm.holder == "b" else m.c
+        fail(m, first, "engine killed")
+        answer = await m.answered(m.ask(machine, stream=stream))
+        assert (answer.how, answer.text) == ("whole", WHOLE), answer.error
+        assert answer.holder == m.other(first).name
+        fail(m, m.other(first), "engine killed")
+        nobody = await m.answered(m.ask(machine, stream=stream))
+        assert (nobody.how, nobody.status) == ("refused", 503), nobody.error
+        assert nobody.headers["retry-after"] == "2"
+        assert "cannot be reached: 127.0.0.1:" in nobody.error, "what happened"
+        assert nobody.error.endswith("try again in a few seconds"), "what to do"
+        told = machine.running.mesh.gauges().get("hints", 0) - suspicions
+        assert told == 0, "the nodes are well, and membership is told nothing else"
+
+
 async def test_what_a_model_is_like_is_asked_of_those_who_answer(
     autojump_clock: MockClock,
 ) -> None:

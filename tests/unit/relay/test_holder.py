@@ -12,6 +12,7 @@ from trio.testing import MockClock
 
 from meshd import limits
 from meshd.backends import BackendFailed, RunControl
+from meshd.errors import DialFailed
 from meshd.http import Sweeper
 from meshd.ids import NodeId
 from meshd.inference import (
@@ -26,6 +27,7 @@ from meshd.inference import (
     Usage,
 )
 from meshd.relay.holder import Holder, Order
+from meshd.relay.kinds import OF_THE_NODE
 from meshd.relay.sinks import AnswerItem
 
 HERE = NodeId("h" * 26)
@@ -43,6 +45,7 @@ class FakeBackend:
         self.runs = 0
         self.go = trio.Event()
         self.alive = True
+        self.dials = True
 
     async def run(self, request: Request, model: ModelInfo, emit: Any, control: RunControl) -> None:
         await self._work()
@@ -57,6 +60,8 @@ class FakeBackend:
         return self.alive
 
     async def _work(self) -> None:
+        if not self.dials:
+            raise DialFailed("nobody listens.")
         self.runs += 1
         self.running += 1
         await self.go.wait()
@@ -128,13 +133,27 @@ async def test_a_model_whose_engine_has_stopped_here_is_not_one_that_never_was_h
 ) -> None:
     async with holder_of() as (holder, _, _nursery):
         for had, kind, status in (
-            (True, FailureKind.UNREACHABLE, 503),
+            (True, FailureKind.ENGINE_AWAY, 503),
             (False, FailureKind.NOT_FOUND, 404),
         ):
             holder.had = {"tiny": had}.__getitem__
             with pytest.raises(BackendFailed) as raised:
                 await holder.serve(order(), Sink(), RunControl())
             assert (raised.value.failure.kind, raised.value.failure.status) == (kind, status)
+
+
+async def test_an_engine_that_cannot_be_dialled_is_away_and_its_node_is_not(
+    autojump_clock: MockClock,
+) -> None:
+    engine = FakeBackend("e")
+    engine.dials = False
+    async with holder_of(engine) as (holder, _, _):
+        with pytest.raises(BackendFailed) as raised:
+            await holder.serve(order(), Sink(), RunControl())
+    failure = raised.value.failure
+    assert (failure.kind, failure.status) == (FailureKind.ENGINE_AWAY, 503)
+    assert failure.message == "the engine of model 'tiny' cannot be reached: nobody listens"
+    assert failure.kind not in OF_THE_NODE, "membership is told nothing against it"
 
 
 async def test_a_sink_hears_when_its_request_leaves_the_queue(autojump_clock: MockClock) -> None:

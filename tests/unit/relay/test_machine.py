@@ -124,14 +124,20 @@ def test_three_attempts_and_no_more() -> None:
     assert isinstance(last, Fail)
 
 
-def test_a_holder_that_cannot_be_reached_ran_nothing_and_is_no_attempt_up_to_a_number() -> None:
+@pytest.mark.parametrize("kind", [FailureKind.UNREACHABLE, FailureKind.ENGINE_AWAY])
+def test_a_holder_that_cannot_be_reached_ran_nothing_and_is_no_attempt_up_to_a_number(
+    kind: FailureKind,
+) -> None:
     machine = relay(may_retry=lambda now: False)
     machine.start(0.0)
     for n in range(limits.UNREACHED + limits.ATTEMPTS - 1):
-        assert asked(machine, target(chr(ord("a") + n))).number <= limits.ATTEMPTS
-        assert isinstance(machine.failed(failure(FailureKind.UNREACHABLE), 1.0)[-1], Pick)
+        holder = target(chr(ord("a") + n))
+        assert asked(machine, holder).number <= limits.ATTEMPTS
+        avoid, pick = machine.failed(failure(kind), 1.0)
+        assert avoid == Avoid(holder, failure(kind)), "it is asked last for a while"
+        assert isinstance(pick, Pick)
     asked(machine, target("z"))
-    assert isinstance(machine.failed(failure(FailureKind.UNREACHABLE), 1.0)[-1], Fail)
+    assert isinstance(machine.failed(failure(kind), 1.0)[-1], Fail)
 
 
 def test_a_holder_is_doubted_once_a_silence_before_it_counts_as_gone() -> None:
@@ -269,15 +275,19 @@ def test_a_client_that_left_ends_everything() -> None:
     assert fail.failure.kind == FailureKind.CANCELLED
 
 
-def test_holders_that_cannot_be_reached_are_503_with_retry_after_and_say_why() -> None:
+@pytest.mark.parametrize("kind", [FailureKind.UNREACHABLE, FailureKind.ENGINE_AWAY])
+def test_holders_that_cannot_be_reached_are_503_with_retry_after_and_say_why(
+    kind: FailureKind,
+) -> None:
     machine = relay()
     machine.start(0.0)
     asked(machine, A)
-    machine.failed(failure(FailureKind.UNREACHABLE), 0.1)
+    machine.failed(failure(kind), 0.1)
     (fail,) = machine.picked(None, 0, False, 0.2)
     assert isinstance(fail, Fail)
     assert (fail.failure.status, fail.failure.retry_after_s) == (503, 2.0)
-    assert "it was unreachable" in fail.failure.message
+    assert f"(it was {kind})" in fail.failure.message
+    assert "try again" in fail.failure.message
 
 
 def test_a_run_that_failed_beside_another_one_is_blamed_and_left_out() -> None:
