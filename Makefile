@@ -4,6 +4,10 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
+# Tests start hundreds of daemons and commands.  Where the environment forbids bytecode to be kept, each
+# of them would compile meshd anew, which takes as long as all else that it does.
+export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: demo test lint bench bench-record sim-record sim sim-members chaos clean
 
 $(STAMP): pyproject.toml
