@@ -26,6 +26,9 @@ MUTANTS: Final = {
     "a stream that fails just ends": Mutant(
         _StreamingSink, "fail", (("self._encoder.error(failure)", 'b""'),)
     ),
+    "a stream does not end": Mutant(
+        _StreamingSink, "finish", (("self._finish(data)", "trio.sleep_forever()"),)
+    ),
     "an answer is not made its key's": Mutant(KeyedRun, "seal", (("await self._say(\n", "(\n"),)),
     "an old fence is obeyed": Mutant(
         Jobs, "_held", (("row.claim is None or row.claim.fence != fence", "row.claim is None"),)

@@ -21,6 +21,7 @@ from meshd.testing.checker.history import NS_PER_S
 from meshd.testing.checker.jobs import JobOperation, Lapse, LetGo
 from meshd.testing.checker.report import Kind, Report, Violation
 
+_EARLY: Final = "requests asked before all was well"
 _SENT: Final = "requests sent once all was well"
 _BEGUN: Final = "operations begun once all was well"
 _ENDS: Final = (How.WHOLE, How.ERROR, How.REFUSED, How.LEFT)
@@ -48,9 +49,9 @@ class Calm(msgspec.Struct, frozen=True, kw_only=True):
         """When what was asked then has to be over."""
         return max(asked_s, self.settled_s) + self.within_s
 
-    def is_judged(self, asked_s: float) -> bool:
-        """Whether that was asked once all was well, and early enough to be over."""
-        return asked_s >= self.settled_s and self.due_s(asked_s) <= self.until_s
+    def is_known(self, asked_s: float, ended_s: float | None) -> bool:
+        """Whether what became of that is known: it is over, or was watched until it had to be."""
+        return ended_s is not None or self.due_s(asked_s) <= self.until_s
 
     def after(self, moment_s: float) -> str:
         """That moment, for a sentence."""
@@ -65,23 +66,27 @@ class Calm(msgspec.Struct, frozen=True, kw_only=True):
 def check_liveness(answers: Iterable[Answer], calm: Calm) -> Report:
     """What was accepted has its answer in time; what is sent once all is well is answered whole.
 
-    A key has its answer when any of its requests has.  What is excused, or was sent too late to be
-    judged, is no evidence.  A run that was not watched for long enough, in which nothing was sent
-    once all was well, or whose times are not known, is undecided.
+    A key has its answer when any of its requests has; since it is asked for until then, it has to
+    have one also where no try was accepted.  What is excused is no evidence, nor what was sent so
+    late that it was still under way when watching ended.  A run in which watching ended before what
+    was accepted had to end, in which nothing was sent once all was well, or whose times are not
+    known, is undecided.
     """
     report = Report()
+    answers = list(answers)
+    asked_s: dict[str, float] = {}  # first, also by tries that are excused
+    for one in answers:
+        asked_s[_task(one)] = min(one.sent_at_s, asked_s.get(_task(one), one.sent_at_s))
     answers = [answer for answer in answers if not answer.is_excused]
-    report.undecided += _not_watched(calm)
     if timeless := [one for one in answers if one.ended_at_s is None and one.how in _ENDS]:
         report.undecided.append(f"liveness: nobody noted when {len(timeless)} requests ended")
-    if report.undecided:
         return report
     tasks: dict[str, list[Answer]] = defaultdict(list)
     for one in answers:
-        tasks[f"key {one.key}" if one.key else f"request {one.request}"].append(one)
+        tasks[_task(one)].append(one)
         if one.sent_at_s < calm.settled_s:
             continue
-        if not calm.is_judged(one.sent_at_s):
+        if not calm.is_known(one.sent_at_s, one.ended_at_s):
             report.counts["requests sent too late to be judged"] += 1
             continue
         report.counts[_SENT] += 1
@@ -89,7 +94,8 @@ def check_liveness(answers: Iterable[Answer], calm: Calm) -> Report:
             sentence = f"request {one.request}, sent {calm.after(one.sent_at_s)}, {why}"
             report.violations.append(Violation(Kind.UNAVAILABLE, one.request, sentence, [one]))
     for name, repeats in tasks.items():
-        report.violations += _unfinished(name, repeats, calm)
+        if asked_s[name] < calm.settled_s:
+            report += _early(name, repeats, calm)
     if not report.counts[_SENT]:
         report.undecided.append("liveness: nothing was sent once all was well")
     return report
@@ -100,13 +106,15 @@ def check_progress(operations: Iterable[JobOperation], calm: Calm) -> Report:
 
     What nobody waits for (`Lapse`, `LetGo`) is left out.
     """
-    report = Report(undecided=_not_watched(calm))
+    report = Report()
     for operation in operations:
         called_s = operation.called_ns / NS_PER_S
-        if isinstance(operation.action, Lapse | LetGo) or not calm.is_judged(called_s):
+        ended_s = None if operation.returned_ns is None else operation.returned_ns / NS_PER_S
+        if isinstance(operation.action, Lapse | LetGo) or called_s < calm.settled_s:
+            continue
+        if not calm.is_known(called_s, ended_s):
             continue
         report.counts[_BEGUN] += 1
-        ended_s = None if operation.returned_ns is None else operation.returned_ns / NS_PER_S
         if ended_s is not None and ended_s <= calm.due_s(called_s):
             continue
         took = "was never answered" if ended_s is None else f"took {ended_s - called_s:.1f} s"
@@ -114,16 +122,9 @@ def check_progress(operations: Iterable[JobOperation], calm: Calm) -> Report:
         report.violations.append(
             Violation(Kind.UNAVAILABLE, operation.subject, sentence, [operation])
         )
-    if not report.undecided and not report.counts[_BEGUN]:
+    if not report.counts[_BEGUN]:
         report.undecided.append("liveness: nothing was begun once all was well")
     return report
-
-
-def _not_watched(calm: Calm) -> list[str]:
-    watched_s, needed_s = calm.until_s - calm.healed_s, calm.settle_s + calm.within_s
-    if watched_s >= needed_s:
-        return []
-    return [f"liveness: watched for {watched_s:.1f} s after the heal; {needed_s:.1f} s are needed"]
 
 
 def _not_served(one: Answer, calm: Calm) -> str:
@@ -137,19 +138,35 @@ def _not_served(one: Answer, calm: Calm) -> str:
     return f"took {(one.ended_at_s or 0.0) - one.sent_at_s:.1f} s; {calm.allowed}"
 
 
-def _unfinished(name: str, repeats: list[Answer], calm: Calm) -> list[Violation]:
-    """Whether what was taken on before all was well went on for too long, or for ever."""
-    if not any(one.accepted and one.sent_at_s < calm.settled_s for one in repeats):
-        return []
+def _task(one: Answer) -> str:
+    """What its client wanted done, for a sentence: all requests of one key are one task."""
+    return f"key {one.key}" if one.key else f"request {one.request}"
+
+
+def _early(name: str, repeats: list[Answer], calm: Calm) -> Report:
+    """Whether what was asked before all was well went on for too long, or for ever."""
+    report = Report()
+    is_accepted = any(one.accepted for one in repeats)
+    if not is_accepted and not repeats[0].key:
+        return report
+    report.counts[_EARLY] += 1
     answered = [one for one in repeats if one.how in _ENDS]
     if any(_in_time(one, calm) for one in answered):
-        return []
-    how = "is not answered"
+        return report
+    due_s = calm.due_s(calm.settled_s)
+    allowed = f"{due_s - calm.healed_s:.1f} s after the heal are allowed"
     if answered:
         how = f"answered {calm.after(min(one.ended_at_s or 0.0 for one in answered))}"
-    allowed_s = calm.due_s(calm.settled_s) - calm.healed_s
-    sentence = f"{name} was accepted, and {how}; {allowed_s:.1f} s after the heal are allowed"
-    return [Violation(Kind.UNFINISHED, name, sentence, repeats)]
+    elif due_s <= calm.until_s:
+        how = "is not answered"
+    else:
+        watched = f"watching ended {calm.after(calm.until_s)}"
+        report.undecided.append(f"liveness: {name} was not answered, and {watched}; {allowed}")
+        return report
+    taken_on = "accepted" if is_accepted else "asked for again and again"
+    sentence = f"{name} was {taken_on}, and {how}; {allowed}"
+    report.violations.append(Violation(Kind.UNFINISHED, name, sentence, repeats))
+    return report
 
 
 def _in_time(one: Answer, calm: Calm) -> bool:

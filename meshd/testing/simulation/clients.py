@@ -204,7 +204,18 @@ class Clients:
 
     def answers(self) -> list[Answer]:
         """As their clients lived them, for the checker."""
-        return [lived(asked, is_gentle=self.options.is_gentle) for asked in self.asked]
+        unanswered = {question.key for question in self.unanswered_keys()}
+        last = {
+            asked.question.key: asked for asked in self.asked if asked.question.key in unanswered
+        }
+        return [
+            lived(
+                asked,
+                is_gentle=self.options.is_gentle,
+                is_given_up=last.get(asked.question.key) is asked,
+            )
+            for asked in self.asked
+        ]
 
 
 def _is_final(asked: Asked) -> bool:
@@ -218,8 +229,11 @@ def is_open(machine: Machine) -> bool:
     return serves and not machine.stopping and machine.running.drain.is_open
 
 
-def lived(asked: Asked, *, is_gentle: bool) -> Answer:
-    """One request, in the words of the checker; `is_gentle`: see `Options`."""
+def lived(asked: Asked, *, is_gentle: bool, is_given_up: bool = False) -> Answer:
+    """One request, in the words of the checker; `is_gentle`: see `Options`.
+
+    `is_given_up`: no other try of its key had an answer, and there will be none after it.
+    """
     answer, question = asked.answer, asked.question
     how = _how(asked)
     cause = (answer.error or answer.broken)[:200]
@@ -234,7 +248,7 @@ def lived(asked: Asked, *, is_gentle: bool) -> Answer:
         ended_at_s=answer.ended_at,
         how=how,
         accepted=_accepted(asked, how),
-        excuse=_excuse(asked, how, is_gentle=is_gentle),
+        excuse="" if is_given_up else _excuse(asked, how, is_gentle=is_gentle),
         status=answer.status,
         cause=cause,
         finish=answer.finish,

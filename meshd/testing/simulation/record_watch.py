@@ -214,11 +214,13 @@ class RecordWatch:
             self.violations.append(f"the record of {who} is another one at index {state.index}")
 
     def judge(self, states: dict[str, RecordState]) -> Report:
-        """Whether what was told of jobs can be, and is so at the end; `states` by node."""
+        """Whether what was told of jobs can be, and is so at the end, where all of them have ended;
+        `states` by node."""
         self._close()
         operations = self.history.operations
         views = {who: self._view(state) for who, state in states.items()}
-        return check_jobs(operations, max_steps=SEARCH_STEPS) + check_record(operations, views)
+        report = check_jobs(operations, max_steps=SEARCH_STEPS)
+        return report + check_record(operations, views, all_ended=True)
 
     def _view(self, state: RecordState) -> View:
         """What the record and its history say of all jobs."""

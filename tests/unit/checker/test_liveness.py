@@ -102,6 +102,17 @@ def test_what_was_taken_on_has_to_end_soon_after_the_heal(
     assert found(report) == [(Kind.UNFINISHED, sentence)]
 
 
+def test_a_key_that_is_refused_for_ever_is_found_though_nobody_accepted_it() -> None:
+    tries = [
+        asked(10.0, 10.1, How.REFUSED, key="k", accepted=False, excuse="repeated"),
+        asked(97.0, None, How.SILENT, key="k", accepted=False),
+    ]
+    told = "key k was asked for again and again, and is not answered"
+    assert found(check_liveness([*tries, FINE], CALM)) == [
+        (Kind.UNFINISHED, f"{told}; 15.0 s after the heal are allowed")
+    ]
+
+
 @pytest.mark.parametrize(
     ("one", "why"),
     [
@@ -120,7 +131,7 @@ def test_what_is_sent_once_all_is_well_has_to_be_answered_whole_and_in_time(
     assert found(report) == [(Kind.UNAVAILABLE, f"request r, sent 20.0 s after the heal, {why}")]
 
 
-def test_what_was_sent_too_late_to_be_judged_is_counted_and_no_evidence() -> None:
+def test_what_was_under_way_when_watching_ended_is_counted_and_no_evidence() -> None:
     report = check_liveness([FINE, asked(95.0, None, How.SILENT)], CALM)
     assert report.ok
     assert report.counts["requests sent too late to be judged"] == 1
@@ -130,7 +141,12 @@ def test_what_was_sent_too_late_to_be_judged_is_counted_and_no_evidence() -> Non
     ("requests", "until_s", "why"),
     [
         ([asked(10.0, 11.0)], 100.0, "liveness: nothing was sent once all was well"),
-        ([FINE], 54.0, "liveness: watched for 14.0 s after the heal; 15.0 s are needed"),
+        (
+            [FINE, asked(10.0, None, How.SILENT)],
+            54.0,
+            "liveness: request r was not answered, and watching ended 14.0 s after the heal; "
+            "15.0 s after the heal are allowed",
+        ),
         ([FINE, asked(1.0, None)], 100.0, "liveness: nobody noted when 1 requests ended"),
     ],
 )
@@ -139,6 +155,11 @@ def test_what_was_not_looked_at_does_not_pass(
 ) -> None:
     report = check_liveness(requests, msgspec.structs.replace(CALM, until_s=until_s))
     assert (report.violations, report.undecided) == ([], [why])
+
+
+def test_nobody_has_to_watch_on_when_all_is_over() -> None:
+    early = [asked(10.0, 41.0), asked(46.0, 47.0, name="anew")]
+    assert check_liveness(early, msgspec.structs.replace(CALM, until_s=47.0)).ok
 
 
 # --- operations

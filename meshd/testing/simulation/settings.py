@@ -1,0 +1,36 @@
+"""What a seed chose, as it is set: engines of that kind, and bounds of that size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from unittest.mock import patch
+
+from meshd import limits
+from meshd.testing.memory_answers import Template
+from meshd.testing.memory_engine import MemoryEngine
+from meshd.testing.simulation.options import EngineOptions, Options
+
+
+def engine_of(options: EngineOptions) -> MemoryEngine:
+    """An engine with the one model of all worlds."""
+    return MemoryEngine(
+        "tiny",
+        options.dialect,
+        slots=options.slots,
+        tokens_per_s=options.tokens_per_s,
+        prefill_s=options.prefill_s,
+        load_s=options.load_s,
+        digest=options.digest,
+        template=Template(options.continues, options.raw_continues),
+    )
+
+
+@contextmanager
+def limits_of(options: Options) -> Iterator[None]:
+    """Bounds that are so large in production that nothing in half a minute would reach them."""
+    with (
+        patch.object(limits, "RECORD_SNAPSHOT_EVERY", options.snapshot_every),
+        patch.object(limits, "RAFT_TRAILING", min(limits.RAFT_TRAILING, options.snapshot_every)),
+    ):
+        yield
