@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from meshd import limits
 from meshd.inference import Failure, FailureKind
 
 
@@ -20,6 +21,18 @@ def stopped() -> Failure:
 def given_up(failure: Failure) -> Failure:
     """The holder ended it as if somebody had asked for that, and nobody here has."""
     return Failure(FailureKind.HOLDER_LOST, f"the holder gave it up: {failure.message}", 502)
+
+
+def unheard() -> Failure:
+    return Failure(
+        FailureKind.HOLDER_LOST,
+        f"the holder has not been heard for {limits.HOLDER_SILENT_S} s",
+        502,
+    )
+
+
+def client_left() -> Failure:
+    return Failure(FailureKind.CANCELLED, "the client went away", 499)
 
 
 def cut() -> Failure:

@@ -67,9 +67,9 @@ class Exchange:
         if (late_s := self._sweeper.late_s - self._late_s) > 0:
             # This process did not get to listen: what arrived meanwhile is still to be read.
             self._late_s += late_s
-            self.relay.silent_at += late_s
+            self.relay.holder_watch.was_deaf(late_s)
         now = trio.current_time()
-        if self.relay.doubts(now):
+        if self.relay.holder_watch.doubts(now):
             self.on_doubt()
         self._abort(self.relay.tick(now))
         self.watch.at = self.relay.wake_at

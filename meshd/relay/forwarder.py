@@ -89,7 +89,7 @@ class _Tap:
         # While the client is being written to, the holder's silence is the client's slowness.
         exchange.watch.at = relay.deadline_at
         await self.sink.emit(items)
-        relay.heard(trio.current_time())
+        relay.holder_watch.heard(trio.current_time())
         exchange.watch.at = relay.wake_at
 
     def asking(self, attempt: Attempt) -> None:
@@ -103,14 +103,14 @@ class _Tap:
 
     def sent(self, size_bytes: int) -> None:
         """The whole request is with this machine's transport."""
-        self.exchange.relay.sent(size_bytes, trio.current_time())
+        self.exchange.relay.holder_watch.sent(size_bytes, trio.current_time())
         self.exchange.watch.at = self.exchange.relay.wake_at
 
     def heard(self) -> None:
         """The answer's head, or a frame without content, came in."""
         if self.dispatch is not None:
             self.dispatch.reached = True
-        self.exchange.relay.heard(trio.current_time())
+        self.exchange.relay.holder_watch.heard(trio.current_time())
         self.exchange.watch.at = self.exchange.relay.wake_at
 
 

@@ -6,7 +6,6 @@ of the two runs, their watch, and what the rest of the entry is told (relay/DESI
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
@@ -21,7 +20,7 @@ from meshd.inference import Failure, Kind, Request
 from meshd.modelnames import normalise
 from meshd.relay.budget import RetryBudget
 from meshd.relay.directives import Attempt, Directive
-from meshd.relay.ends import cut
+from meshd.relay.ends import cut, unheard
 from meshd.relay.holder import Order
 from meshd.relay.incoming import RemoteSink
 from meshd.relay.machine import Relay
@@ -130,7 +129,7 @@ class _Hedged:
         self._reads_at_once = before_s < _AT_ONCE_S
         late_s = max(limits.HEDGE_MIN_S, before_s + hedging.waits.late_s(self._model))
         first = Racer(attempt.target, attempt.target.node != hedging.node, attempt.number)
-        first.asked(now)
+        first.watch.asked(now)
         self._race = Race(first, now + late_s)
         self._attempts: dict[Racer, Attempt] = {first: attempt}
         self._controls: dict[Racer, RunControl] = {first: RunControl()}
@@ -141,7 +140,7 @@ class _Hedged:
 
     async def run(self) -> Target:
         (first,) = self._race.runs
-        self._asking.relay.silent_at = math.inf  # until it is known who answers both are watched
+        self._asking.relay.holder_watch.stop()  # until it is known who answers both are watched
         assert self._asking.control is not None
         try:
             async with trio.open_nursery() as nursery:
@@ -168,9 +167,7 @@ class _Hedged:
         race.was_deaf(sweeper.late_s - self._late_s)
         self._late_s = sweeper.late_s
         for run in race.silent(now):
-            self._controls[run].abort(
-                f"the holder has not been heard for {limits.HOLDER_SILENT_S} s"
-            )
+            self._controls[run].abort(unheard().message)
         if race.is_late(now):
             self._late.set()
         self._watch.at = race.wake_at
@@ -185,7 +182,7 @@ class _Hedged:
         target, remote = found
         number, ask = self._asking.relay.hedged()
         run = Racer(target, remote, number)
-        run.asked(trio.current_time())
+        run.watch.asked(trio.current_time())
         if self._race.begins(run):
             self._attempts[run] = Attempt(target, number, 0.0, ask, others=1)
             self._controls[run] = RunControl()
@@ -224,7 +221,7 @@ class _Hedged:
             self._hedging.carry_out(relay.lost_one(run.target, failure))
             (other,) = race.runs
             relay.moved(other.target, other.remote, trio.current_time())
-            relay.silent_at = math.inf
+            relay.holder_watch.stop()
             self._watch.at = race.wake_at
             return
         for other in race.runs:
@@ -237,7 +234,7 @@ class _Hedged:
 
     async def emit(self, run: Racer, items: Sequence[AnswerItem]) -> None:
         now = trio.current_time()
-        run.heard(now)
+        run.watch.heard(now)
         items, won = self._race.says(run, items)
         if won:
             self._won(run, now)
@@ -258,13 +255,13 @@ class _Hedged:
         self._sink.begun()
 
     def heard(self, run: Racer) -> None:
-        run.heard(trio.current_time())
+        run.watch.heard(trio.current_time())
         if self._race.winner is run:
             self._sink.heard()
         self._watch.at = self._race.wake_at
 
     def sent(self, run: Racer, size_bytes: int) -> None:
-        run.sent(size_bytes, trio.current_time())
+        run.watch.sent(size_bytes, trio.current_time())
         self._watch.at = self._race.wake_at
 
 

@@ -34,6 +34,8 @@ NOT_ITS_FAULT: Final = frozenset(
     }
 )
 """Another holder may be able to; this one is not avoided."""
+BLAMELESS: Final = FINAL | NOT_ITS_FAULT
+"""Nothing is held against the holder."""
 COSTS_NOTHING: Final = NOT_ITS_FAULT | NOT_BEGUN
 """Nothing that an engine was at was lost by it: the next attempt needs no budget."""
 OF_THE_NODE: Final = frozenset({FailureKind.HOLDER_LOST, FailureKind.UNREACHABLE})

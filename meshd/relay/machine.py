@@ -17,11 +17,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
-import msgspec
-
 from meshd import limits
 from meshd.ids import NodeId
 from meshd.inference import Delta, Embedding, Failure, FailureKind, Usage
+from meshd.relay import ends
 from meshd.relay.directives import (
     Attempt,
     Avoid,
@@ -32,21 +31,20 @@ from meshd.relay.directives import (
     Poison,
     Say,
 )
-from meshd.relay.ends import all_busy, cut, deadline, given_up, nobody, stopped
+from meshd.relay.holder_watch import HolderWatch
 from meshd.relay.kinds import (
+    BLAMELESS,
     BROKE_OFF,
     COSTS_NOTHING,
-    ENGINE_DIED,
     FINAL,
     NOBODY_THERE,
-    NOT_BEGUN,
-    NOT_ITS_FAULT,
     WAIT_ELSEWHERE,
 )
-from meshd.relay.runs import Run, Spent
+from meshd.relay.prospects import Busy, Prospects
+from meshd.relay.runs import Run, RunUnderWay, Spent
 from meshd.relay.splice import Splice, Way
+from meshd.relay.tries import Tries
 from meshd.routing.catalogue import Target
-from meshd.routing.placement import TargetKey
 
 
 class State(Enum):
@@ -72,65 +70,42 @@ class Relay:
     """False: the client gets one body at the end, so that until then nothing is delivered."""
     splice: Splice | None = None
     """What was delivered of a stream; None: what breaks off cannot be gone on with."""
-    attempts_max: int = limits.ATTEMPTS
-    repicks_max: int = limits.REPICKS
     queue_wait_s: float = limits.QUEUE_WAIT_S
 
     state: State = State.PICKING
-    attempts: int = 0
-    asks: int = 0
-    """How often any holder was asked; "busy" is no attempt, but a new question after it is new."""
+    tries: Tries = field(default_factory=Tries)
     delivered: bool = False
-    finish_seen: bool = False
     first_at: float | None = None
     """When the first piece of an answer came."""
-    silent_at: float = math.inf
-    """When the current holder counts as gone unless heard; inf while it is this process."""
-    _target: Target | None = None
+    holder_watch: HolderWatch = field(default_factory=lambda: HolderWatch(remote=False))
+    """Of the holder that is being asked."""
+    _run: RunUnderWay | None = None
+    """The one under way, or that the end of the answer came from."""
     _lost: tuple[Run, ...] = ()
     """Runs that came to nothing, or broke off."""
-    _run: Run | None = None
-    """The one under way, or that the end of the answer came from."""
-    _remote: bool = False
-    _asked: int = 0
-    _cause: Failure | None = None
-    _last: Failure | None = None
-    _engine_deaths: int = 0
-    _excluded: set[TargetKey] = field(default_factory=set)
-    _busy: dict[TargetKey, tuple[float, Target, bool]] = field(default_factory=dict)
-    """Those that said busy: their predicted wait, and whether they are remote."""
-    _doubted: bool = False
-    """The holder's silence was noted."""
-    _unreached: int = 0
-    """How many holders could not be reached."""
-    _queueing: bool = False
+    _spent: Spent = field(default_factory=Spent)
+    _prospects: Prospects = field(default_factory=Prospects)
+    _ways: list[Way] = field(default_factory=list)
+    """How to go on with what was delivered: the first is being tried."""
+    _like: Target | None = None
+    """Whose answer broke off."""
     _queue_until: float = math.inf
     """When it will have queued for long enough, wherever that was."""
     _retrying: bool = False
     """The next attempt is a retry, for which there must be budget: the last run gave nothing."""
     _stopping: bool = False
     """This entry ends: there is no next attempt."""
-    _said_here: bool = False
-    """The current holder has said something of the answer."""
-    _gave: bool = False
-    """The client of a stream was given something by it, that it did not have before."""
-    _said_tokens: int = 0
-    _usage_told: bool = False
-    _spent: Spent = field(default_factory=Spent)
-    _ways: list[Way] = field(default_factory=list)
-    """How to go on with what was delivered: the first is being tried."""
-    _like: Target | None = None
-    """Whose answer broke off."""
-    _unable: set[TargetKey] = field(default_factory=set)
-    """Those that cannot go on after what another said."""
+    _cause: Failure | None = None
+    """Why this entry has aborted the run under way, if it has."""
+    _last: Failure | None = None
 
     # ------------------------------------------------------------------ events
 
     def start(self, now: float) -> list[Directive]:
         """The request was read whole and is well formed."""
         if now >= self.deadline_at:
-            return self._fail(deadline())
-        return [Pick(frozenset())]
+            return self._fail(ends.deadline())
+        return [self._pick()]
 
     def picked(
         self, target: Target | None, others: int, remote: bool, now: float
@@ -144,29 +119,8 @@ class Relay:
             return self._fail(self._last)
         self._retrying = False
         # With others to ask, "busy" is the better answer than a place in a queue.
-        queue = others == 0 and not self._busy
-        return self._ask(target, queue, remote, now, others)
-
-    def doubts(self, now: float) -> bool:
-        """Whether the holder has been silent for so long that it is time to see who else is there:
-        `ROLL_CALL_S` before it counts as gone.  True once a silence."""
-        doubts = not self._doubted and now >= self.silent_at - limits.ROLL_CALL_S
-        self._doubted = self._doubted or doubts
-        return doubts
-
-    def heard(self, now: float) -> None:
-        """The holder gave a sign of life (any frame)."""
-        if self._remote:
-            self._doubted = False
-            self.silent_at = now + limits.HOLDER_SILENT_S
-
-    def sent(self, size_bytes: int, now: float) -> None:
-        """The request is on its way: what is left of it in buffers still takes its time."""
-        if self._remote:
-            in_buffers = min(size_bytes, limits.SEND_BUFFER_BYTES)
-            self.silent_at = (
-                now + limits.HOLDER_SILENT_S + in_buffers / limits.SLOW_LINK_BYTES_PER_S
-            )
+        queue = others == 0 and not self._prospects.waits_s
+        return self._ask(target, remote, now, queue=queue, others=others)
 
     def accept(
         self, items: Sequence[Delta | Usage | Embedding], now: float
@@ -175,28 +129,17 @@ class Relay:
 
         Raises `splice.DoesNotFit` if this run was to repeat the answer and did not.
         """
-        self.heard(now)
-        for item in items:
-            if isinstance(item, Delta):
-                self._said_tokens += item.finish_reason is None or item.has_content()
-                if item.finish_reason is not None:
-                    self.finish_seen = True
-                if not self._said_here and item.has_content():
-                    self._said_here = True
-                    if self.first_at is None:
-                        self.first_at = now
-                    if self.streaming:
-                        self.delivered = True
-                        self.state = State.STREAMING
-            elif isinstance(item, Embedding):
-                self.finish_seen = True
-                self.first_at = now
+        run = self._run
+        assert run is not None, "accept() without an attempt"
+        self.holder_watch.heard(now)
+        if run.says(items):
+            self._answer_begins(now)
         if self.splice is not None:
             items = self.splice.take(items)
-        if not self._gave and self.streaming:
-            self._gave = any(isinstance(item, Delta) and item.has_content() for item in items)
+        if self.streaming:
+            run.gives(items)
         if items and type(items[-1]) is Usage:
-            self._usage_told = True
+            run.usage_told = True
             items = [*items[:-1], self._spent.labelled(items[-1], self._told_tokens)]
         return items
 
@@ -204,117 +147,78 @@ class Relay:
         """The attempt returned in order."""
         if self.state is State.DONE:
             return []
-        if not self.finish_seen:
-            return self.failed(cut(), now)
-        self.state = State.DONE
-        self.silent_at = math.inf
-        return [Finish()]
+        if self._run is None or not self._run.finish_seen:
+            return self.failed(ends.cut(), now)
+        return self._finish()
 
     def failed(self, failure: Failure, now: float) -> list[Directive]:
         """The attempt is over without a whole answer."""
         if self.state is State.DONE:
             return []
-        if self._cause is None and failure.kind == FailureKind.CANCELLED:
-            failure = given_up(failure)
-        failure = self._cause or failure
-        self._cause, self._last = None, failure
-        self.silent_at = math.inf
-        target = self._target
-        assert target is not None, "failed() without an attempt"
-        kind = failure.kind
-        if self.finish_seen and kind in BROKE_OFF:
-            self.state = State.DONE  # all of the answer was here; only its usage may be missing
-            return [Finish()] if self._usage_told else [Say((self._counted(),)), Finish()]
-        assert self._run is not None
-        self._lost = (*self._lost, msgspec.structs.replace(self._run, failure=kind))
-        self._run = None
-        if self._said_here:
-            self._spent.lost(self._told_tokens, self._said_tokens)
-        out: list[Directive] = []
+        run = self._run
+        assert run is not None, "failed() without an attempt"
+        failure = self._named(failure)
+        if run.finish_seen and failure.kind in BROKE_OFF:
+            return self._finish() if run.usage_told else [Say((self._counted(),)), *self._finish()]
+        self._lose(run, failure)
         if self._stopping:
-            self.state = State.DONE
-            return [Fail(failure, in_stream=self.delivered)]
-        if kind in WAIT_ELSEWHERE and not (self._said_here and self.streaming):
-            return self._go_on_after_busy(target, failure, now)
-        if kind not in FINAL and kind not in NOT_ITS_FAULT:
-            out.append(Avoid(target, failure))
-        if kind in ENGINE_DIED:
-            self._engine_deaths += 1
-            if self._engine_deaths >= limits.BACKEND_DEATHS_BEFORE_POISON:
-                return [*out, Poison(), *self._fail(failure)]
-        if self._ways[:1] == [Way.CONTINUE] and kind == FailureKind.UNSUPPORTED:
-            self._unable.add(target.key)
-            self.attempts -= 1  # nothing ran
-        elif kind == FailureKind.DIVERGED:
-            self._ways.pop(0)  # the same engine may well go on in the other way
-            if not self._ways:
-                return self._fail(failure)
-        else:
-            self._excluded.add(target.key)
-        if kind in NOT_BEGUN and self._unreached < limits.UNREACHED:
-            self._unreached += 1
-            self.attempts -= 1  # nothing ran
-        if kind in FINAL or self.attempts >= self.attempts_max:
+            return self._end(failure)
+        if failure.kind in WAIT_ELSEWHERE and not (run.said and self.streaming):
+            return self._go_on_after_busy(run, failure, now)
+        self.tries.failed(failure.kind)
+        self._leave_out(run.target, failure.kind)
+        out = _avoided(run.target, failure)
+        if self.tries.kill_engines:
+            return [*out, Poison(), *self._fail(failure)]
+        if self._is_hopeless(failure.kind):
             return [*out, *self._fail(failure)]
-        # A run that took the stream further was worth its while: what replaces it is no storm.
-        self._retrying = self._retrying or not (self._gave or kind in COSTS_NOTHING)
-        # Those that were busy before may have room by now: they are asked anew.
-        self._busy.clear()
-        self._asked = 0
-        if self._said_here and self.streaming and kind != FailureKind.DIVERGED:
-            return [*out, *self._go_on_elsewhere(target, failure)]
-        self.state = State.PICKING
-        return [*out, self._pick()]
+        return [*out, *self._go_on_after_failure(run, failure)]
 
     def hedged(self) -> tuple[int, int]:
         """A second run begins beside the first, which said nothing yet; its number and its name."""
-        self.attempts += 1
-        self.asks += 1
-        return self.attempts, self.asks
+        self.tries.ask()
+        return self.tries.attempts, self.tries.asks
 
     def moved(self, target: Target, remote: bool, now: float) -> None:
         """Of two runs this one goes on alone."""
-        self._target, self._remote = target, remote
-        self._run = Run(target.node, "")
-        self.heard(now)
+        self._run = RunUnderWay(target, remote)
+        self.holder_watch = HolderWatch(remote=remote)
+        self.holder_watch.heard(now)
 
     def lost_one(self, target: Target, failure: Failure) -> list[Directive]:
         """One of two runs is over without a word of an answer, and the other goes on."""
         if failure.kind == FailureKind.CANCELLED:
-            failure = given_up(failure)
-        kind = failure.kind
-        self._lost = (*self._lost, Run(target.node, kind))
-        if kind in WAIT_ELSEWHERE:
-            self.attempts -= 1  # nothing ran
+            failure = ends.given_up(failure)
+        self._lost = (*self._lost, Run(target.node, failure.kind))
+        if failure.kind in WAIT_ELSEWHERE:
+            self.tries.nothing_ran()
             return []
-        self._excluded.add(target.key)
-        if kind in ENGINE_DIED:
-            self._engine_deaths += 1
-        return [] if kind in FINAL or kind in NOT_ITS_FAULT else [Avoid(target, failure)]
+        self.tries.failed(failure.kind)
+        self._leave_out(target, failure.kind)
+        return _avoided(target, failure)
 
     def client_gone(self) -> str | None:
         """The client went away: why to abort the attempt, or None if there is nothing to abort."""
-        return self._abort(Failure(FailureKind.CANCELLED, "the client went away", 499))
+        return self._abort(ends.client_left())
 
     def stop(self) -> str | None:
         """This entry ends and nobody waits for this one: why to abort the attempt, or None."""
         self._stopping = True
-        self._last = stopped()
+        self._last = ends.stopped()
         return self._abort(self._last)
 
     def tick(self, now: float) -> str | None:
         """A watch ran out: why to abort the attempt, or None if all is well."""
         if now >= self.deadline_at:
-            return self._abort(deadline())
-        if now >= self.silent_at:
-            return self._abort(
-                Failure(
-                    FailureKind.HOLDER_LOST,
-                    f"the holder has not been heard for {limits.HOLDER_SILENT_S} s",
-                    502,
-                )
-            )
+            return self._abort(ends.deadline())
+        if self.holder_watch.is_gone(now):
+            return self._abort(ends.unheard())
         return None
+
+    @property
+    def wake_at(self) -> float:
+        """When `tick` or the watch has something to say, if nothing happens before."""
+        return min(self.deadline_at, self.holder_watch.wake_at)
 
     @property
     def abort_reason(self) -> str | None:
@@ -324,95 +228,135 @@ class Relay:
     @property
     def asked(self) -> NodeId | None:
         """The node that was asked last, if any was."""
-        return None if self._target is None else self._target.node
+        runs = self.runs
+        return runs[-1].node if runs else None
 
     @property
     def runs(self) -> tuple[Run, ...]:
         """All runs, the last of which brought the answer, or is under way."""
-        return self._lost if self._run is None else (*self._lost, self._run)
+        return self._lost if self._run is None else (*self._lost, self._run.ended_by(""))
 
-    @property
-    def wake_at(self) -> float:
-        """When `tick` has something to say, if nothing happens before."""
-        doubt_s = 0.0 if self._doubted else limits.ROLL_CALL_S
-        return min(self.deadline_at, self.silent_at - doubt_s)
-
-    # ----------------------------------------------------------------- decisions
-
-    def _go_on_elsewhere(self, target: Target, failure: Failure) -> list[Directive]:
-        """A stream broke off: look for somebody who goes on with it."""
-        self._ways = [] if self.splice is None else self.splice.ways()
-        if not self._ways:
-            return self._fail(failure)
-        assert self.splice is not None
-        if self.splice.is_full():
-            self.state = State.DONE
-            return [Say((Delta(finish_reason="length"), self.splice.usage())), Finish()]
-        self._like = target
-        self._unable.clear()
-        self.state = State.PICKING
-        return [self._pick()]
+    # ---------------------------------------------------------------- who is asked
 
     def _pick(self) -> Pick:
+        self.state = State.PICKING
         if not self._ways:
-            return Pick(frozenset(self._excluded | self._busy.keys()))
-        unable = self._unable if self._ways[0] is Way.CONTINUE else frozenset()
-        exclude = frozenset(self._excluded | self._busy.keys() | unable)
-        return Pick(exclude, self._ways[0], self._like)
+            return Pick(self._prospects.not_to_be_asked(None))
+        way = self._ways[0]
+        return Pick(self._prospects.not_to_be_asked(way), way, self._like)
 
     def _ask(
-        self, target: Target, queue: bool, remote: bool, now: float, others: int = 0
+        self, target: Target, remote: bool, now: float, *, queue: bool, others: int = 0
     ) -> list[Directive]:
         self.state = State.ASKING
-        self._said_here = self._gave = self._usage_told = False
-        self._said_tokens = 0
-        self._queueing = queue
-        if queue and self._queue_until == math.inf:
-            self._queue_until = min(now + self.queue_wait_s, self.deadline_at)
-        wait_s = max(0.0, self._queue_until - now) if queue else 0.0
-        self._target, self._remote = target, remote
-        self.finish_seen = False
         if not self.delivered:
             self.first_at = None
-        self._asked += 1
-        self.attempts += 1
-        self.asks += 1
-        # A large body on a slow link takes its time, and the holder cannot answer before it has
-        # it; the silence that counts begins when all of it is sent (`heard`).
-        self.silent_at = now + limits.DIAL_S + limits.HTTP_SEND_STALL_S if remote else math.inf
+        self.tries.ask()
+        self.holder_watch = HolderWatch(remote=remote)
+        self.holder_watch.asked(now)
         way, request = None, None
         if self._ways:
             assert self.splice is not None
             way = self._ways[0]
             request = self.splice.begin(way)
-        self._run = Run(target.node, "", way.name.lower() if way is not None else "")
-        return [Attempt(target, self.attempts, wait_s, self.asks, way, request, others)]
+        self._run = RunUnderWay(target, remote, way, queue)
+        wait_s = self._queue_for_s(now) if queue else 0.0
+        number, ask = self.tries.attempts, self.tries.asks
+        return [Attempt(target, number, wait_s, ask, way, request, others)]
 
-    def _go_on_after_busy(self, target: Target, failure: Failure, now: float) -> list[Directive]:
-        self.attempts -= 1  # nothing ran
-        if failure.kind == FailureKind.DRAINING:
-            self._excluded.add(target.key)
-        else:
-            self._busy[target.key] = (failure.retry_after_s or 0.0, target, self._remote)
-        self.state = State.PICKING
-        if self._queueing and failure.kind == FailureKind.BUSY:
-            return self._fail(all_busy([busy[0] for busy in self._busy.values()]))
-        if self._asked <= self.repicks_max:
-            return [self._pick()]
-        return self._nobody_left(now)
+    def _queue_for_s(self, now: float) -> float:
+        """How long it may queue from now on; what it has queued elsewhere counts."""
+        if self._queue_until == math.inf:
+            self._queue_until = min(now + self.queue_wait_s, self.deadline_at)
+        return max(0.0, self._queue_until - now)
 
     def _nobody_left(self, now: float) -> list[Directive]:
         """Nobody new to ask: queue at the best of the busy ones, or give up."""
-        waiting = [b for b in self._busy.values() if b[1].key not in self._excluded]
-        if waiting and now < self.deadline_at:
-            _, target, remote = min(waiting, key=lambda busy: busy[0])
-            return self._ask(target, True, remote, now)
+        queue = self._prospects.shortest_queue()
+        if queue is not None and now < self.deadline_at:
+            return self._ask(queue.target, queue.remote, now, queue=True)
         if len(self._ways) > 1:
             self._ways.pop(0)
             return [self._pick()]
-        if self._busy:
-            return self._fail(all_busy([busy[0] for busy in self._busy.values()]))
+        if waits_s := self._prospects.waits_s:
+            return self._fail(ends.all_busy(waits_s))
         return self._fail(self._last)
+
+    # ------------------------------------------------------------- after a failure
+
+    def _named(self, failure: Failure) -> Failure:
+        """What the end of a run is to be called: this entry may have aborted it, and knows why."""
+        if self._cause is not None:
+            failure, self._cause = self._cause, None
+        elif failure.kind == FailureKind.CANCELLED:
+            failure = ends.given_up(failure)
+        self._last = failure
+        return failure
+
+    def _lose(self, run: RunUnderWay, failure: Failure) -> None:
+        """That run is over, and was not the answer's last."""
+        self._lost = (*self._lost, run.ended_by(failure.kind))
+        self._run = None
+        self.holder_watch.stop()
+        if run.said:
+            self._spent.lost(self._told_tokens, run.said_tokens)
+
+    def _leave_out(self, target: Target, kind: str) -> None:
+        """That holder is not asked again, at all or in this way."""
+        if kind == FailureKind.UNSUPPORTED and self._ways[:1] == [Way.CONTINUE]:
+            self._prospects.cannot_continue(target)
+            self.tries.nothing_ran()
+        elif kind == FailureKind.DIVERGED:
+            del self._ways[:1]  # the same engine may well go on in the other way
+        else:
+            self._prospects.rule_out(target)
+
+    def _is_hopeless(self, kind: str) -> bool:
+        """Whether nobody else is to be asked."""
+        no_way = kind == FailureKind.DIVERGED and not self._ways
+        return no_way or kind in FINAL or self.tries.are_spent
+
+    def _go_on_after_failure(self, run: RunUnderWay, failure: Failure) -> list[Directive]:
+        # A run that took the stream further was worth its while: what replaces it is no storm.
+        self._retrying = self._retrying or not (run.gave or failure.kind in COSTS_NOTHING)
+        self._prospects.may_have_room()
+        if run.said and self.streaming and failure.kind != FailureKind.DIVERGED:
+            return self._go_on_with_the_stream(run.target, failure)
+        return [self._pick()]
+
+    def _go_on_with_the_stream(self, target: Target, failure: Failure) -> list[Directive]:
+        """It broke off: look for somebody who goes on with it."""
+        self._ways = [] if self.splice is None else self.splice.ways()
+        if not self._ways:
+            return self._fail(failure)
+        assert self.splice is not None
+        if self.splice.is_full():
+            end = Say((Delta(finish_reason="length"), self.splice.usage()))
+            return [end, *self._finish()]
+        self._like = target
+        self._prospects.may_continue()
+        return [self._pick()]
+
+    def _go_on_after_busy(self, run: RunUnderWay, failure: Failure, now: float) -> list[Directive]:
+        self.tries.nothing_ran()
+        if failure.kind == FailureKind.DRAINING:
+            self._prospects.rule_out(run.target)
+        else:
+            self._prospects.was_busy(Busy(failure.retry_after_s or 0.0, run.target, run.remote))
+        if run.queued and failure.kind == FailureKind.BUSY:
+            return self._fail(ends.all_busy(self._prospects.waits_s))
+        if self.tries.may_repick:
+            return [self._pick()]
+        return self._nobody_left(now)
+
+    # ------------------------------------------------------------------- the answer
+
+    def _answer_begins(self, now: float) -> None:
+        if self.first_at is None:
+            self.first_at = now
+        if self.streaming:
+            self.delivered = True
+            self.state = State.STREAMING
 
     @property
     def _told_tokens(self) -> int:
@@ -420,9 +364,11 @@ class Relay:
 
     def _counted(self) -> Usage:
         """The usage of an answer whose engine died before it told."""
-        if self.splice is None:
-            return Usage(completion_tokens=self._said_tokens)
-        return self._spent.labelled(self.splice.usage(), self._told_tokens)
+        if self.splice is not None:
+            return self._spent.labelled(self.splice.usage(), self._told_tokens)
+        return Usage(completion_tokens=0 if self._run is None else self._run.said_tokens)
+
+    # --------------------------------------------------------------------- the end
 
     def _abort(self, cause: Failure) -> str | None:
         if self.state is State.DONE or self._cause is not None:
@@ -430,12 +376,25 @@ class Relay:
         self._cause = cause
         return cause.message
 
+    def _finish(self) -> list[Directive]:
+        self.state = State.DONE
+        self.holder_watch.stop()
+        return [Finish()]
+
     def _fail(self, failure: Failure | None) -> list[Directive]:
         """`failure` None: there was nobody to ask."""
-        self.state = State.DONE
-        self.silent_at = math.inf
         if failure is None:
-            failure = nobody()
+            failure = ends.nobody()
         elif failure.kind in NOBODY_THERE and not self.delivered:
-            failure = nobody(failure.message)  # nothing ran: a later try may well succeed
+            failure = ends.nobody(failure.message)  # nothing ran: a later try may well succeed
+        return self._end(failure)
+
+    def _end(self, failure: Failure) -> list[Directive]:
+        self.state = State.DONE
+        self.holder_watch.stop()
         return [Fail(failure, in_stream=self.delivered)]
+
+
+def _avoided(target: Target, failure: Failure) -> list[Directive]:
+    """What others are told of a holder that failed."""
+    return [] if failure.kind in BLAMELESS else [Avoid(target, failure)]

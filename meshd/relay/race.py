@@ -14,8 +14,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from meshd import limits
 from meshd.inference import Delta, Embedding, Failure, FailureKind
+from meshd.relay.holder_watch import HolderWatch
 from meshd.relay.sinks import AnswerItem
 from meshd.routing.catalogue import Target
 
@@ -28,25 +28,12 @@ class Racer:
     remote: bool
     number: int
     """Which attempt of the request it is."""
-    silent_at: float = math.inf
-    """When its holder counts as gone unless heard."""
+    watch: HolderWatch = field(init=False)
+    """Of its holder, until one of the runs has won."""
     kept: list[AnswerItem] = field(default_factory=list)
 
-    def asked(self, now: float) -> None:
-        """It begins: the silence that counts is that after the request was sent."""
-        if self.remote:
-            self.silent_at = now + limits.DIAL_S + limits.HTTP_SEND_STALL_S
-
-    def heard(self, now: float) -> None:
-        """Its holder gave a sign of life."""
-        if self.remote:
-            self.silent_at = now + limits.HOLDER_SILENT_S
-
-    def sent(self, size_bytes: int, now: float) -> None:
-        """The request is on its way: what is left of it in buffers still takes its time."""
-        if self.remote:
-            in_buffers = min(size_bytes, limits.SEND_BUFFER_BYTES)
-            self.heard(now + in_buffers / limits.SLOW_LINK_BYTES_PER_S)
+    def __post_init__(self) -> None:
+        self.watch = HolderWatch(remote=self.remote)
 
 
 class Race:
@@ -104,22 +91,22 @@ class Race:
         """The runs to be given up, whose holders were not heard for too long; each once."""
         if self.winner is not None:
             return []
-        out = [run for run in self.runs if now >= run.silent_at]
+        out = [run for run in self.runs if run.watch.is_gone(now)]
         for run in out:
-            run.silent_at = math.inf
+            run.watch.stop()
         return out
 
     def was_deaf(self, late_s: float) -> None:
         """This process did not get to listen for so long: what arrived is still to be read."""
         for run in self.runs:
-            run.silent_at += late_s
+            run.watch.was_deaf(late_s)
 
     @property
     def wake_at(self) -> float:
         """When `is_late` or `silent` has something to say, if nothing happens before."""
         if self.winner is not None:
             return math.inf
-        return min(self._late_at, *(run.silent_at for run in self.runs), math.inf)
+        return min(self._late_at, *(run.watch.gone_at for run in self.runs), math.inf)
 
 
 def _is_answer(item: AnswerItem) -> bool:

@@ -7,10 +7,15 @@ been as long as that of the run that came to an end.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import msgspec
 
 from meshd.ids import NodeId
-from meshd.inference import Usage
+from meshd.inference import Delta, Embedding, Usage
+from meshd.relay.splice import Way
+from meshd.routing.catalogue import Target
 
 
 class Run(msgspec.Struct, frozen=True, gc=False):
@@ -21,6 +26,50 @@ class Run(msgspec.Struct, frozen=True, gc=False):
     """A `FailureKind`; "": it came to an end, or is under way."""
     way: str = ""
     """How it went on with what others had said: continue | regenerate; "": from the start."""
+
+
+@dataclass(slots=True)
+class RunUnderWay:
+    """The one that is at the answer, and what it has said."""
+
+    target: Target
+    remote: bool
+    way: Way | None = None
+    """How it goes on with what others had said; None: from the start."""
+    queued: bool = False
+    """It was allowed to wait for room."""
+    said: bool = False
+    """Something of an answer came from it."""
+    said_tokens: int = 0
+    finish_seen: bool = False
+    """All of the answer is here, but for what it cost."""
+    gave: bool = False
+    """The client of a stream was given something by it, that it did not have before."""
+    usage_told: bool = False
+
+    def says(self, items: Sequence[Delta | Usage | Embedding]) -> bool:
+        """It says these; whether its answer begins with them."""
+        said_before = self.said
+        for item in items:
+            if isinstance(item, Delta):
+                self.said_tokens += item.finish_reason is None or item.has_content()
+                if item.finish_reason is not None:
+                    self.finish_seen = True
+                if not self.said and item.has_content():
+                    self.said = True
+            elif isinstance(item, Embedding):
+                self.said = self.finish_seen = True
+        return self.said and not said_before
+
+    def gives(self, items: Sequence[Delta | Usage | Embedding]) -> None:
+        """The client of a stream gets these of it."""
+        if not self.gave:
+            self.gave = any(isinstance(item, Delta) and item.has_content() for item in items)
+
+    def ended_by(self, failure: str) -> Run:
+        """What is told of it when it is over; "": it came to an end, or is under way."""
+        way = "" if self.way is None else self.way.name.lower()
+        return Run(self.target.node, failure, way)
 
 
 class Spent:

@@ -140,21 +140,6 @@ def test_a_holder_that_cannot_be_reached_ran_nothing_and_is_no_attempt_up_to_a_n
     assert isinstance(machine.failed(failure(kind), 1.0)[-1], Fail)
 
 
-def test_a_holder_is_doubted_once_a_silence_before_it_counts_as_gone() -> None:
-    machine = relay()
-    machine.start(0.0)
-    asked(machine, A)
-    machine.heard(1.0)
-    doubted_at = 1.0 + limits.HOLDER_SILENT_S - limits.ROLL_CALL_S
-    assert machine.wake_at == doubted_at
-    assert not machine.doubts(doubted_at - 0.01)
-    assert machine.doubts(doubted_at)
-    assert not machine.doubts(doubted_at + 0.1)
-    assert machine.wake_at == 1.0 + limits.HOLDER_SILENT_S
-    machine.heard(2.4)
-    assert machine.doubts(2.4 + limits.HOLDER_SILENT_S)
-
-
 def test_two_dead_engines_make_a_request_poison() -> None:
     machine = relay()
     machine.start(0.0)
@@ -208,7 +193,7 @@ def test_a_silent_remote_holder_is_lost_and_the_next_one_asked() -> None:
     machine = relay()
     machine.start(0.0)
     asked(machine, A)
-    machine.heard(1.0)
+    machine.holder_watch.heard(1.0)
     assert machine.tick(1.0 + limits.HOLDER_SILENT_S - 0.01) is None
     reason = machine.tick(1.0 + limits.HOLDER_SILENT_S)
     assert reason is not None
@@ -217,14 +202,17 @@ def test_a_silent_remote_holder_is_lost_and_the_next_one_asked() -> None:
     assert avoid.failure.kind == FailureKind.HOLDER_LOST
 
 
-def test_a_large_request_gets_its_time_to_be_sent() -> None:
+def test_the_silence_of_the_next_holder_is_one_of_its_own() -> None:
     machine = relay()
     machine.start(0.0)
     asked(machine, A)
-    assert machine.tick(10.0) is None, "20 MB over Wi-Fi"
-    machine.sent(limits.MIB, 10.0)
-    assert machine.tick(10.0 + limits.HOLDER_SILENT_S) is None
-    assert machine.tick(10.0 + limits.HOLDER_SILENT_S + 2.1) is not None
+    machine.holder_watch.heard(1.0)
+    assert machine.holder_watch.doubts(2.4)
+    machine.failed(failure(FailureKind.HOLDER_LOST), 2.5)
+    assert machine.wake_at == machine.deadline_at, "nobody is asked"
+    asked(machine, B)
+    machine.holder_watch.sent(100, 3.0)
+    assert machine.holder_watch.doubts(4.4), "time to see who else is there, again"
 
 
 def test_a_link_that_breaks_after_the_last_word_takes_nothing_from_the_answer() -> None:
@@ -244,6 +232,14 @@ def test_every_question_has_a_name_of_its_own() -> None:
     second = asked(machine, B, others=0)
     assert (first.number, second.number) == (1, 1)
     assert first.ask != second.ask
+
+
+def test_a_peer_that_says_what_only_an_entry_can_say_ends_the_request_and_no_more() -> None:
+    machine = relay()
+    machine.start(0.0)
+    asked(machine, A)
+    diverged = failure(FailureKind.DIVERGED)
+    assert machine.failed(diverged, 1.0) == [Fail(diverged, in_stream=False)]
 
 
 def test_a_local_holder_is_never_silent() -> None:
@@ -300,7 +296,7 @@ def test_a_run_that_failed_beside_another_one_is_blamed_and_left_out() -> None:
     ]
     machine.moved(B, True, 1.0)
     assert machine.asked == B.node
-    assert machine.silent_at == 1.0 + limits.HOLDER_SILENT_S
+    assert machine.holder_watch.gone_at == 1.0 + limits.HOLDER_SILENT_S
     assert machine.failed(failure(FailureKind.HOLDER_LOST), 2.0)[-1] == Pick(
         frozenset({A.key, B.key})
     )
@@ -317,11 +313,14 @@ def test_two_engines_that_die_side_by_side_make_a_request_poison() -> None:
     assert Poison() in machine.failed(failure(FailureKind.BROKEN), 2.0)
 
 
-def test_a_second_run_for_which_there_is_no_room_was_none() -> None:
+@pytest.mark.parametrize("kind", [FailureKind.BUSY, FailureKind.UNREACHABLE])
+def test_a_second_run_that_nobody_could_begin_was_none(kind: FailureKind) -> None:
     machine = relay()
     machine.start(0.0)
     asked(machine, A)
     machine.hedged()
-    assert machine.lost_one(B, failure(FailureKind.BUSY, 503, 1.0)) == []
-    assert machine.attempts == 1
-    assert machine.failed(failure(FailureKind.BACKEND), 2.0)[-1] == Pick(frozenset({A.key}))
+    machine.lost_one(B, failure(kind, 503, 1.0))
+    machine.moved(A, True, 1.0)
+    assert machine.tries.attempts == 1
+    left_out = {A.key} if kind is FailureKind.BUSY else {A.key, B.key}
+    assert machine.failed(failure(FailureKind.BACKEND), 2.0)[-1] == Pick(frozenset(left_out))

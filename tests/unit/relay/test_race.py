@@ -79,11 +79,11 @@ def test_one_that_fails_alone_is_no_race_any_more() -> None:
 
 def test_each_holder_is_watched_until_one_has_won() -> None:
     it, first, second = race(late_at=math.inf)
-    first.asked(0.0)
-    first.heard(5.0)
+    first.watch.asked(0.0)
+    first.watch.heard(5.0)
     it.begins(second)
-    second.asked(5.0)
-    second.sent(limits.SLOW_LINK_BYTES_PER_S, 5.0)
+    second.watch.asked(5.0)
+    second.watch.sent(limits.SLOW_LINK_BYTES_PER_S, 5.0)
     assert it.wake_at == 5.0 + limits.HOLDER_SILENT_S
     assert it.silent(5.0 + limits.HOLDER_SILENT_S) == [first]
     assert it.silent(5.0 + limits.HOLDER_SILENT_S) == [], "given up once"
@@ -95,9 +95,9 @@ def test_each_holder_is_watched_until_one_has_won() -> None:
 def test_this_nodes_own_engine_is_never_silent() -> None:
     own = racer("a", remote=False)
     it = Race(own, math.inf)
-    own.asked(0.0)
-    own.heard(1.0)
-    own.sent(100, 1.0)
+    own.watch.asked(0.0)
+    own.watch.heard(1.0)
+    own.watch.sent(100, 1.0)
     assert it.wake_at == math.inf
 
 
