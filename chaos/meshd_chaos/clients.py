@@ -179,35 +179,39 @@ class Clients:
 
     def note(self, planned: Planned, tried: _Try, *, key: str = "", repeated: bool = False) -> None:
         """One try is over.  `repeated`: its client makes another one, and that one counts."""
-        said = tried.said
-        text, finish = self.stage.expected(planned)
         if tried.request_id:
             self.request_ids[tried.request] = tried.request_id
-        self.answers.append(
-            Answer(
-                request=tried.request,
-                mode=planned.mode,
-                dialect=planned.dialect,
-                model=planned.model,
-                entry=tried.entry,
-                key=key,
-                sent_at_s=tried.sent_at_s,
-                ended_at_s=tried.ended_at_s,
-                how=tried.how,
-                accepted=tried.status == 200 or (not key and tried.how is not How.REFUSED),
-                excuse=REPEATED if repeated else "",
-                status=tried.status,
-                cause=tried.cause,
-                finish=said.finish,
-                expected=text,
-                expected_finish=finish,
-                pieces=said.pieces,
-                ids=said.ids,
-                attempts=said.attempts,
-                holders=said.holders,
-                seams=said.seams,
-                after_finish=said.after_finish,
-            )
+        self.answers.append(self.lived(planned, tried, key=key, repeated=repeated))
+
+    def lived(
+        self, planned: Planned, tried: _Try, *, key: str = "", repeated: bool = False
+    ) -> Answer:
+        """One try as its client lived it, in the checker's words."""
+        said = tried.said
+        text, finish = self.stage.expected(planned)
+        return Answer(
+            request=tried.request,
+            mode=planned.mode,
+            dialect=planned.dialect,
+            model=planned.model,
+            entry=tried.entry,
+            key=key,
+            sent_at_s=tried.sent_at_s,
+            ended_at_s=tried.ended_at_s,
+            how=tried.how,
+            accepted=tried.status == 200 or (not key and tried.how is not How.REFUSED),
+            excuse=REPEATED if repeated else "",
+            status=tried.status,
+            cause=tried.cause,
+            finish=said.finish,
+            expected=text,
+            expected_finish=finish,
+            pieces=said.pieces,
+            ids=said.ids,
+            attempts=said.attempts,
+            holders=said.holders,
+            seams=said.seams,
+            after_finish=said.after_finish,
         )
 
 
@@ -236,21 +240,21 @@ class _Keyed:
             tried = clients.begin(planned, name, entry)
             if self._last_text_at_s is not None:
                 tried.said.repeated(self._last_text_at_s)
-            over = False
+            repeats = False
             try:
                 await clients.post(planned, tried, self._key)
-                over = tried.is_answered
+                if tried.is_answered:
+                    return entry
+                await trio.sleep(_pause_s(self._chance, self._tries))
+                repeats = True
             except trio.Cancelled:
-                over = True
+                tried.how, tried.ended_at_s = How.SILENT, None  # its key is still without an answer
                 raise
             finally:
-                clients.note(planned, tried, key=self._key, repeated=not over)
-            if over:
-                return entry
+                clients.note(planned, tried, key=self._key, repeated=repeats)
             pieces = tried.said.pieces
             if pieces or self._last_text_at_s is None:
                 self._last_text_at_s = pieces[-1].at_s if pieces else tried.sent_at_s
-            await trio.sleep(_pause_s(self._chance, self._tries))
             entry = clients.any_entry(self._chance, but=entry)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from statistics import median
 
@@ -13,8 +14,15 @@ import msgspec
 import trio
 
 from meshd import __version__
-from meshd.testing.checker import Answer, How, Mode, judge_answers
-from meshd_chaos.aftermath import look_back, must_end
+from meshd.testing.checker import (
+    Answer,
+    Calm,
+    How,
+    Mode,
+    check_liveness,
+    judge_answers,
+)
+from meshd_chaos.aftermath import END_S, ask_anew, look_back, must_end
 from meshd_chaos.clients import Clients
 from meshd_chaos.excuses import REPEATED, Places, excused
 from meshd_chaos.faults import Faults
@@ -27,11 +35,29 @@ from meshd_chaos.workload import Planned, plan
 
 HEAL_S = 60.0
 """After the last fault, until all nodes have to see each other: daemons and engines start."""
-END_S = 30.0
-"""After that, until every accepted request has to have ended."""
 _LOOK_S = 0.05
 
 Say = Callable[[str], None]
+
+
+@dataclass
+class _Peace:
+    """The end of a run, from the heal on."""
+
+    found: list[str]
+    """What is not so, besides what the answers tell."""
+    is_whole: bool
+    """All nodes saw each other again."""
+    healed_s: float
+    """When they did, or when nobody waited for it any longer."""
+    until_s: float = 0.0
+    """When nobody waited for answers any longer."""
+    answers: list[Answer] = field(default_factory=list)
+    """To what was asked anew; nothing excuses those."""
+
+    @property
+    def calm(self) -> Calm:
+        return Calm(healed_s=self.healed_s, within_s=END_S, until_s=self.until_s)
 
 
 class Runner:
@@ -46,8 +72,10 @@ class Runner:
         rate_per_s: float,
         duration_s: float,
         say: Say = lambda sentence: None,
+        transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        self.scenario, self.duration_s = scenario, duration_s
+        """`transport`: what carries the clients' requests; None: the network."""
+        self.scenario, self.duration_s, self._transport = scenario, duration_s, transport
         self._stage, self._seed, self._rate_per_s, self._say = stage, seed, rate_per_s, say
         self._stop = trio.CancelScope()
         self._is_interrupted = False
@@ -71,21 +99,25 @@ class Runner:
         began = datetime.now(UTC).isoformat(timespec="seconds")
         places = await self._stage.places()
         pool = httpx.Limits(max_connections=None, max_keepalive_connections=200)
-        async with httpx.AsyncClient(limits=pool, verify=False, trust_env=False) as http:
+        async with httpx.AsyncClient(
+            limits=pool, verify=False, trust_env=False, transport=self._transport
+        ) as http:
             self.clients = clients = Clients(http, self._stage, self._seed)
             self.faults.now_s = clients.now_s
             async with trio.open_nursery() as asking:
                 asking.start_soon(self._watch_the_loop)
                 await self._break(asking, clients)
-                found, healed_at_s = await self._heal(clients)
+                peace = await self._heal(clients)
                 asking.cancel_scope.cancel()
             ways: dict[str, tuple[str, ...]] = {}
             if not self._is_interrupted:
                 self.phase = "looking back"
-                found += await look_back(self._stage, clients)
+                peace.answers = await ask_anew(self._stage, clients)
+                peace.until_s = clients.now_s()
+                peace.found += await look_back(self._stage, clients)
                 ways = await ask_ways(clients)
         answers = with_ways(self._answers(clients), ways)
-        return self._judged(answers, places, found, began, healed_at_s)
+        return self._judged(answers, places, peace, began)
 
     async def _break(self, asking: trio.Nursery, clients: Clients) -> None:
         """Ask and break as planned, for as long as was said or until somebody interrupts."""
@@ -105,30 +137,26 @@ class Runner:
                 await trio.sleep_until(clients.began_at + self.duration_s)
                 nursery.cancel_scope.cancel()
 
-    async def _heal(self, clients: Clients) -> tuple[list[str], float | None]:
-        """Until all is whole and every client is done: what is not so, and when it was whole."""
+    async def _heal(self, clients: Clients) -> _Peace:
+        """Until all is whole and every client is done, or time is up."""
         self.phase = "healing"
         await self.faults.heal_all()
         found = self.faults.not_healed + await self._stage.whole_again(HEAL_S)
-        healed_at_s = None if found else clients.now_s()
+        peace = _Peace(found, is_whole=not found, healed_s=clients.now_s())
         self.phase = "waiting for the last answers"
         await self._all_ended(0.0 if self._is_interrupted else END_S)
-        return found, healed_at_s
+        return peace
 
-    def _judged(
-        self,
-        answers: list[Answer],
-        places: Places,
-        found: list[str],
-        began: str,
-        healed_at_s: float | None,
-    ) -> Run:
-        """The verdict; `found` is what is wrong besides what the answers tell."""
+    def _judged(self, answers: list[Answer], places: Places, peace: _Peace, began: str) -> Run:
+        """The verdict."""
         scenario, stage, faults = self.scenario, self._stage, self.faults.records
-        answers = with_first_tokens(excused(answers, faults, places, scenario.expect.excuses))
-        tally = judge_answers(answers)
-        if not self._is_interrupted:
-            found = found + must_end(scenario.expect, tally, len(faults))
+        answers = excused(answers, faults, places, scenario.expect.excuses) + peace.answers
+        answers = with_first_tokens(answers)
+        if self._is_interrupted:
+            tally, found = judge_answers(answers), peace.found
+        else:
+            tally = judge_answers(answers, check_liveness(answers, peace.calm))
+            found = peace.found + must_end(scenario.expect, tally, len(faults))
         violations = (*tally.violations, *found)
         return Run(
             scenario=scenario.name,
@@ -143,7 +171,7 @@ class Runner:
             faults=tuple(faults),
             not_tested=tuple(self.faults.not_tested),
             answers=tuple(answers),
-            healed_at_s=healed_at_s,
+            healed_at_s=peace.healed_s if peace.is_whole else None,
             late_s=round(self._late_s, 3),
             tally=tally,
             violations=violations,

@@ -34,7 +34,7 @@ MEANING: Final = {
     Fate.UNTAKEN: "never accepted",
     Fate.EXCUSED: "not answered, and excused",
     Fate.FAILED: "ended in an error",
-    Fate.BAD: "lost, doubled or wrong",
+    Fate.BAD: "lost, doubled, wrong or too late",
 }
 
 WAYS: Final = {
@@ -46,7 +46,17 @@ WAYS: Final = {
 }
 """The rungs of the ladder (`Seam.way`) in words."""
 
-_BAD: Final = tuple(f"{kind}:" for kind in (Kind.LOST, Kind.DOUBLED, Kind.UNEXPECTED, Kind.WRONG))
+_BAD: Final = tuple(
+    f"{kind}:"
+    for kind in (
+        Kind.LOST,
+        Kind.DOUBLED,
+        Kind.UNEXPECTED,
+        Kind.WRONG,
+        Kind.UNFINISHED,
+        Kind.UNAVAILABLE,
+    )
+)
 _NAMED: Final = re.compile(r"\b(?:request|answer to|key) ([^\s(),]+?)(?=[:,.)]?(?:\s|$))")
 """How the checker's sentences name a request or a key."""
 

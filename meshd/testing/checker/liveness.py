@@ -66,11 +66,11 @@ class Calm(msgspec.Struct, frozen=True, kw_only=True):
 def check_liveness(answers: Iterable[Answer], calm: Calm) -> Report:
     """What was accepted has its answer in time; what is sent once all is well is answered whole.
 
-    A key has its answer when any of its requests has; since it is asked for until then, it has to
-    have one also where no try was accepted.  What is excused is no evidence, nor what was sent so
-    late that it was still under way when watching ended.  A run in which watching ended before what
-    was accepted had to end, in which nothing was sent once all was well, or whose times are not
-    known, is undecided.
+    A key has its answer when any of its requests has, and was asked when the first of them was;
+    since it is asked for until then, it has to have one also where no try was accepted.  What is
+    excused is no evidence, nor what was sent so late that it was still under way when watching
+    ended.  A run in which watching ended before what was accepted had to end, in which nothing was
+    sent once all was well, or whose times are not known, is undecided.
     """
     report = Report()
     answers = list(answers)
@@ -84,7 +84,7 @@ def check_liveness(answers: Iterable[Answer], calm: Calm) -> Report:
     tasks: dict[str, list[Answer]] = defaultdict(list)
     for one in answers:
         tasks[_task(one)].append(one)
-        if one.sent_at_s < calm.settled_s:
+        if asked_s[_task(one)] < calm.settled_s:
             continue
         if not calm.is_known(one.sent_at_s, one.ended_at_s):
             report.counts["requests sent too late to be judged"] += 1

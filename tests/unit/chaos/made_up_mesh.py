@@ -80,6 +80,9 @@ class Mesh:
     async def whole_again(self, timeout_s: float) -> list[str]:
         return []
 
+    def notes(self, *, keep: bool) -> list[str]:
+        return []
+
     async def statuses(self) -> Mapping[str, StatusReport]:
         return {name: report(name, count) for name, count in self.running.items()}
 

@@ -39,10 +39,6 @@ async def test_nothing_is_found_in_a_mesh_that_is_well(
 @pytest.mark.parametrize(
     ("mesh", "told"),
     [
-        (spoil(lambda m: m.said.update(ben=" one")),
-         "after the heal ben, asked for poet, said ' one' instead of ' one two'"),
-        (spoil(lambda m: m.status.update(anna=503)),
-         "after the heal anna, asked for poet, gave no whole answer: refused"),
         (spoil(lambda m: m.states.update(ben="queued")),
          "job j1 was accepted, and the nodes say of it: anna: done, ben: queued"),
         (spoil(lambda m: m.states.update(anna="claimed", ben="claimed")),

@@ -74,7 +74,8 @@ def test_a_mesh_that_answers_all_in_time_is_alive() -> None:
             asked(41.0, 42.0, How.REFUSED, accepted=False),  # refused before it had settled
             asked(20.0, None, How.SILENT, key="k"),
             asked(50.0, 52.0, name="again", key="k"),
-            asked(70.0, 71.0, How.LEFT),
+            FINE,
+            asked(70.0, 71.0, How.LEFT, name="left"),
             asked(72.0, 72.1, How.ERROR, excuse="a schema"),
         ],
         CALM,
