@@ -154,6 +154,7 @@ class Clients:
         tried.status = response.status_code
         tried.request_id = headers.get("x-request-id", "")
         if response.status_code != 200:
+            said.head(None, headers.get("x-meshd-attempts"))  # the node there may be the entry
             tried.cause = error_of(await response.aread())[:_CAUSE_CHARS]
             tried.how = How.REFUSED
             return

@@ -20,6 +20,8 @@ REPEATED: Final = "repeated"
 """The excuse of a careful client's tries but the last: it goes on asking, and gets its answer."""
 SETTLING_S: Final = 5.0
 """After a fault: until links are up again and a leader is elected (consensus/deadlines.py)."""
+HEARD_S: Final = 1.0
+"""Until a client hears that its connection broke, on a busy machine."""
 ATTEMPTS: Final = 3
 """Holders that one request is tried at (relay/machine.py)."""
 ENGINES: Final = 2
@@ -84,7 +86,12 @@ class Exclusion:
 
 def _entry_died(answer: Answer, faults: Sequence[FaultRecord], places: Places) -> bool:
     died = Harm.DAEMON | Harm.GOODBYE
-    return any(_hits(fault, answer.entry, died) for fault in _during(answer, faults, 0.0))
+    ended_at_s = answer.ended_at_s if answer.ended_at_s is not None else float("inf")
+    return any(
+        _hits(fault, answer.entry, died)
+        for fault in _during(answer, faults, 0.0)
+        if fault.ended_at_s is None or ended_at_s <= fault.ended_at_s + HEARD_S
+    )
 
 
 def _no_holder(answer: Answer, faults: Sequence[FaultRecord], places: Places) -> bool:
@@ -100,10 +107,23 @@ def _no_quorum(answer: Answer, faults: Sequence[FaultRecord], places: Places) ->
 
 
 def _attempts_spent(answer: Answer, faults: Sequence[FaultRecord], places: Places) -> bool:
-    hit = [fault for fault in _during(answer, faults, 0.0) if harm_of(fault) & _RUNS]
     holders = set(places.holders.get(answer.model, ()))
-    engines = sum(bool(harm_of(f) & Harm.ENGINE) for f in hit if holders & set(f.nodes))
-    return engines >= ENGINES or sum(bool(holders & set(f.nodes)) for f in hit) >= ATTEMPTS
+    failed, engines = set[str](), set[str]()
+    for fault in _during(answer, faults, 0.0):
+        if harm_of(fault) & _RUNS:
+            failed |= _lost(fault, holders, answer.entry)
+        if harm_of(fault) & Harm.ENGINE:
+            engines |= holders & set(fault.nodes)
+    if not failed.issuperset(answer.holders):
+        return False  # it ran at a holder that nothing was done to
+    attempts = answer.attempts if _attempts_are_told(answer) else ATTEMPTS
+    return min(len(engines), attempts) >= ENGINES or min(len(failed), attempts) >= ATTEMPTS
+
+
+def _attempts_are_told(answer: Answer) -> bool:
+    """A refusal's headers have them; a stream tells only of those that gave it something, and a
+    repeated key may hear of an end that another node came to."""
+    return answer.how is How.REFUSED and answer.mode in (Mode.STREAMED, Mode.WHOLE)
 
 
 _RUNS: Final = _GONE | Harm.ENGINE
@@ -144,7 +164,7 @@ def excused(
     allowed: Iterable[str] = tuple(EXCUSES),
 ) -> list[Answer]:
     """The same with what the faults decide: who was accepted, and who may have failed."""
-    answers = list(answers)
+    answers, faults = list(answers), [one for fault in faults for one in fault.each()]
     committed = {answer.key for answer in answers if answer.key and answer.accepted}
     return [_decided(answer, faults, places, committed, [*allowed]) for answer in answers]
 
@@ -219,8 +239,13 @@ def _away(
         over_s = float("inf") if fault.ended_at_s is None else fault.ended_at_s + SETTLING_S
         if not fault.began_at_s <= at_s <= over_s or not harm_of(fault) & harm:
             continue
-        hit = set(fault.nodes)
-        if harm_of(fault) & Harm.LINKS and entry in hit:
-            hit = nodes - hit  # it is the others that its side cannot reach
-        away |= nodes & hit
+        away |= _lost(fault, nodes, entry)
     return away
+
+
+def _lost(fault: FaultRecord, nodes: set[str], entry: str) -> set[str]:
+    """Which of the nodes the entry loses by it."""
+    hit = nodes & set(fault.nodes)
+    if harm_of(fault) & Harm.LINKS and entry in fault.nodes:
+        return nodes - hit  # it is the others that its side cannot reach
+    return hit

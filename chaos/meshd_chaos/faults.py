@@ -9,7 +9,7 @@ import trio
 
 from meshd.errors import MeshdError
 from meshd_chaos.nemeses import CannotInject
-from meshd_chaos.records import FaultRecord, NotTested, Value
+from meshd_chaos.records import FaultRecord, NotTested, Outage, Value
 from meshd_chaos.schedule import Step
 from meshd_chaos.stage import Stage
 
@@ -86,13 +86,30 @@ class Faults:
         if id(step) not in self._in_force:
             return
         with trio.CancelScope(shield=True):
+            outages = None
             try:
-                await self._stage.heal(step)
+                outages = await self._stage.heal(step)
             except MeshdError as error:
                 self.not_healed.append(f"{step.fault.name} could not be healed: {error}")
             _, place = self._in_force.pop(id(step))
             record = self.records[place]
-            self.records[place] = msgspec.structs.replace(record, ended_at_s=self.now_s())
+            self.records[place] = msgspec.structs.replace(
+                record, ended_at_s=self.now_s(), outages=self._in_time(outages)
+            )
+
+    def _in_time(self, outages: Sequence[Outage] | None) -> tuple[Outage, ...] | None:
+        """The same in the time of the run."""
+        if outages is None:
+            return None
+        began_at = trio.current_time() - self.now_s()
+        return tuple(
+            Outage(
+                node=outage.node,
+                began_at_s=outage.began_at_s - began_at,
+                ended_at_s=None if outage.ended_at_s is None else outage.ended_at_s - began_at,
+            )
+            for outage in outages
+        )
 
 
 def _value(value: object) -> Value:

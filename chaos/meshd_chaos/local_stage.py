@@ -14,7 +14,7 @@ from meshd.testing.models import chain, expected_text
 from meshd_chaos.excuses import Places
 from meshd_chaos.mesh import Mesh, MeshFailed
 from meshd_chaos.nemeses import NEMESES, Nemesis
-from meshd_chaos.records import NotTested
+from meshd_chaos.records import NotTested, Outage
 from meshd_chaos.scenario import Layout
 from meshd_chaos.schedule import Step
 from meshd_chaos.stage import Injected
@@ -85,13 +85,14 @@ class LocalStage:
         self._injected[id(step)] = (nemesis, hit.nodes)
         return Injected(nodes=hit.nodes, did=hit.did)
 
-    async def heal(self, step: Step) -> None:
+    async def heal(self, step: Step) -> tuple[Outage, ...] | None:
         nemesis, nodes = self._injected.pop(id(step))
         await nemesis.heal(self._mesh)
         for machine in self._mesh.members():
             if machine.name in nodes and machine.runs and not machine.is_frozen:
                 with suppress(MeshFailed):  # another fault has it; the end of the run will tell
                     await self._mesh.serves(machine, BACK_S)
+        return nemesis.outages()
 
     async def whole_again(self, timeout_s: float) -> list[str]:
         found: list[str] = []

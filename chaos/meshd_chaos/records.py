@@ -19,6 +19,15 @@ after 1.5 s of silence, and a dial after 1 s."""
 Value = str | int | float | bool
 
 
+class Outage(msgspec.Struct, frozen=True, kw_only=True):
+    """When one of a fault's nodes was hit."""
+
+    node: str
+    began_at_s: float
+    ended_at_s: float | None = None
+    """When it served again; None: it never did."""
+
+
 class FaultRecord(msgspec.Struct, frozen=True, kw_only=True):
     """One fault as it was injected."""
 
@@ -33,6 +42,23 @@ class FaultRecord(msgspec.Struct, frozen=True, kw_only=True):
     began_at_s: float
     ended_at_s: float | None = None
     """When it was healed; None: it is for good, or a moment."""
+    outages: tuple[Outage, ...] | None = None
+    """Whom it hit when, if each node had a time of its own; None: all of them for all of it."""
+
+    def each(self) -> list[FaultRecord]:
+        """The same, one record for each time at which it hit somebody."""
+        if self.outages is None:
+            return [self]
+        return [
+            msgspec.structs.replace(
+                self,
+                nodes=(outage.node,),
+                began_at_s=outage.began_at_s,
+                ended_at_s=outage.ended_at_s,
+                outages=None,
+            )
+            for outage in self.outages
+        ]
 
 
 class NotTested(msgspec.Struct, frozen=True, kw_only=True):

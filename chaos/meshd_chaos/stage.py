@@ -12,7 +12,7 @@ import msgspec
 
 from meshd.control import StatusReport
 from meshd_chaos.excuses import Places
-from meshd_chaos.records import NotTested
+from meshd_chaos.records import NotTested, Outage
 from meshd_chaos.schedule import Step
 from meshd_chaos.workload import Planned
 
@@ -69,9 +69,10 @@ class Stage(Protocol):
         """Raises CannotInject: then nothing was done."""
         ...
 
-    async def heal(self, step: Step) -> None:
+    async def heal(self, step: Step) -> tuple[Outage, ...] | None:
         """End what `inject` began with that step; the nodes it hit serve again on return.
 
+        Returns whom it hit when, in trio's time, if each had a time of its own.
         Raises MeshdError if something cannot be undone.
         """
         ...

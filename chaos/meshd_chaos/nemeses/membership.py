@@ -6,18 +6,27 @@ import subprocess
 from random import Random
 from typing import Literal
 
+import msgspec
 import trio
 
 from meshd_chaos.machines import DaemonRefused, Machine
 from meshd_chaos.mesh import Mesh, MeshFailed
 from meshd_chaos.nemeses.nemesis import CannotInject, Hit, Nemesis
 from meshd_chaos.nemeses.roles import Role, cast
+from meshd_chaos.records import Outage
 
 
 class Restart(Nemesis):
     """SIGTERM, and a start when it has ended: one node, or all of them one after the other."""
 
     target: Role | Literal["all"] = "all"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._outages: list[Outage] = []
+
+    def outages(self) -> tuple[Outage, ...]:
+        return tuple(self._outages)
 
     async def inject(self, mesh: Mesh, chance: Random) -> Hit:
         if self.target == "all":
@@ -30,7 +39,7 @@ class Restart(Nemesis):
         async def restart_all() -> None:
             try:
                 for machine in machines:
-                    await _restart(mesh, machine)
+                    await self._restart(mesh, machine)
             except MeshFailed as error:
                 failed.append(error)
             finally:
@@ -45,10 +54,18 @@ class Restart(Nemesis):
         self.remedy(ended)
         return Hit(tuple(machine.name for machine in machines), f"restarted {who}")
 
+    async def _restart(self, mesh: Mesh, machine: Machine) -> None:
+        if not machine.runs or machine.is_frozen:
+            return  # another fault has it
+        outage = Outage(node=machine.name, began_at_s=trio.current_time())
+        try:
+            await _stop_and_start(mesh, machine)
+            outage = msgspec.structs.replace(outage, ended_at_s=trio.current_time())
+        finally:
+            self._outages.append(outage)
 
-async def _restart(mesh: Mesh, machine: Machine) -> None:
-    if not machine.runs or machine.is_frozen:
-        return  # another fault has it
+
+async def _stop_and_start(mesh: Mesh, machine: Machine) -> None:
     try:
         await machine.stop()
     except subprocess.TimeoutExpired:

@@ -10,6 +10,7 @@ import msgspec
 
 from meshd.errors import MeshdError
 from meshd_chaos.mesh import Mesh
+from meshd_chaos.records import Outage
 
 
 class CannotInject(MeshdError):
@@ -58,6 +59,11 @@ class Nemesis(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, dict=Tru
             done = self._remedies.pop()()
             if done is not None:
                 await done
+
+    def outages(self) -> tuple[Outage, ...] | None:
+        """Whom it hit when, once it is healed, in trio's time; None: all that `inject` named, for
+        all the time in between."""
+        return None
 
     def remedy(self, undo: Callable[[], Awaitable[None] | None]) -> None:
         """What `heal` has to do."""

@@ -66,7 +66,8 @@ class _Drawing:
         self._pitch = min(_PITCH_MAX, max(_PITCH_MIN, _HEIGHT / max(1, rows)))
         self._lanes = _lanes(run)
         self._lane_tops: dict[str, float] = {}
-        self._faults_by_lane = {lane: _of_lane(run.faults, lane) for lane in self._lanes}
+        self._faults = [one for fault in run.faults for one in fault.each()]
+        self._faults_by_lane = {lane: _of_lane(self._faults, lane) for lane in self._lanes}
         top = _AXIS + 4.0
         for lane, faults in self._faults_by_lane.items():
             self._lane_tops[lane] = top
@@ -82,7 +83,7 @@ class _Drawing:
             element("title", f"Timeline of {self._run.scenario}"),
             *self._grid(),
             *self._lane_lines(),
-            *(self._band(fault) for fault in self._run.faults),
+            *(self._band(fault) for fault in self._faults),
             *self._healed(),
             self._quiet(),
             *self._eventful(),

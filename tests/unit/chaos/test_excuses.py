@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from meshd.testing.checker import Answer, How, Mode, judge_answers
 from meshd_chaos.excuses import EXCUSES, HARM, REPEATED, SETTLING_S, Places, excused
-from meshd_chaos.records import FaultRecord
+from meshd_chaos.records import FaultRecord, Outage
 
-PLACES = Places(holders={"poet": ["ben", "carl"]}, voters=["anna", "ben", "carl"])
+PLACES = Places(
+    holders={"poet": ["ben", "carl"], "ode": ["ben", "carl", "dora", "emil"]},
+    voters=["anna", "ben", "carl"],
+)
 
 
 def answer(**changes: Any) -> Answer:
@@ -48,6 +52,7 @@ def keyed(**changes: Any) -> Answer:
 
 
 KILLED_ALL = (fault("kill", "ben"), fault("freeze", "carl"))
+ENGINES_OF_TWO = (fault("kill-backend", "ben"), fault("freeze-backend", "carl"))
 
 
 @pytest.mark.parametrize(
@@ -62,6 +67,7 @@ KILLED_ALL = (fault("kill", "ben"), fault("freeze", "carl"))
         (answer(how=How.CUT), [fault("kill", "anna")], ""),
         (answer(how=How.SILENT, ended_at_s=None), [fault("kill", "anna")], ""),
         (answer(how=How.BROKEN), [fault("kill", "anna", began_at_s=12.5)], ""),
+        (answer(how=How.BROKEN, ended_at_s=40.0), [fault("kill", "anna")], ""),
         (answer(how=How.BROKEN), [fault("kill", "anna", began_at_s=2.0, ended_at_s=9.0)], ""),
         (keyed(how=How.BROKEN), [fault("kill", "anna")], ""),
         (answer(), KILLED_ALL, "no-holder"),
@@ -79,8 +85,15 @@ KILLED_ALL = (fault("kill", "ben"), fault("freeze", "carl"))
         (keyed(how=How.REFUSED, model="other"), [fault("full-disk", "anna", "ben")], "no-quorum"),
         (keyed(how=How.REFUSED, model="other"), [fault("full-disk", "anna")], ""),
         (answer(how=How.REFUSED, model="other"), [fault("partition", "ben", "carl")], ""),
-        (answer(), [fault("kill-backend", "ben"), fault("freeze-backend", "ben")],
+        (answer(model="ode"), ENGINES_OF_TWO, "attempts-spent"),
+        (answer(model="ode", holders=["carl", "ben"]), ENGINES_OF_TWO, "attempts-spent"),
+        (answer(model="ode", holders=["dora"]), ENGINES_OF_TWO, ""),
+        (answer(model="ode", how=How.REFUSED, attempts=2), ENGINES_OF_TWO, "attempts-spent"),
+        (answer(model="ode", how=How.REFUSED), ENGINES_OF_TWO, ""),
+        (answer(model="ode"), [fault("kill-backend", "ben"), fault("freeze-backend", "ben")], ""),
+        (answer(model="ode"), [fault("kill", name) for name in ("ben", "carl", "dora")],
          "attempts-spent"),
+        (answer(model="ode"), [fault("kill", name) for name in ("ben", "carl", "ben")], ""),
         (answer(), [fault("kill", "ben"), fault("kill", "ben", began_at_s=11.5)], ""),
     ],
 )  # fmt: skip
@@ -88,6 +101,25 @@ def test_only_what_the_promise_excludes_is_excused(
     one: Answer, faults: list[FaultRecord], excuse: str
 ) -> None:
     assert judged(one, *faults).excuse == excuse
+
+
+@pytest.mark.parametrize(
+    ("entry", "ended_at_s", "excuse"),
+    [("anna", 12.0, "entry-died"), ("anna", 30.0, ""), ("ben", 30.0, "entry-died"),
+     ("ben", 12.0, ""), ("carl", 30.0, "")],
+)  # fmt: skip
+def test_of_nodes_that_restart_one_after_the_other_only_the_one_that_is_down_excuses(
+    entry: str, ended_at_s: float, excuse: str
+) -> None:
+    rolling = msgspec.structs.replace(
+        fault("restart", "anna", "ben", "carl", ended_at_s=60.0),
+        outages=(
+            Outage(node="anna", began_at_s=11.0, ended_at_s=13.0),
+            Outage(node="ben", began_at_s=29.5, ended_at_s=31.0),
+        ),
+    )
+    one = answer(how=How.BROKEN, entry=entry, ended_at_s=ended_at_s)
+    assert judged(one, rolling).excuse == excuse
 
 
 def test_a_request_on_an_entry_that_died_was_not_accepted() -> None:
