@@ -34,16 +34,24 @@ class MemoryAnswer:
     """One request, and what of its answer is there."""
 
     def __init__(
-        self, client: HttpClient, path: str, body: dict[str, Any] | None, headers: Sequence[str]
+        self,
+        client: HttpClient,
+        path: str,
+        body: dict[str, Any] | None,
+        headers: Sequence[str],
+        before: bytes = b"",
     ) -> None:
-        """A `POST` of that body, or a `GET`."""
+        """A `POST` of that body, or a `GET`.
+
+        `before`: what the client has of that stream from elsewhere, and goes on from.
+        """
         self.path = path
         self.body = body
         self.status = 0
         """0 until the head of the answer is there."""
         self.headers: dict[str, str] = {}
         self.raw = b""
-        """All of the body, as it came."""
+        """All of the body, as it came; behind what the client had before."""
         self.text = ""
         self.thoughts = ""
         self.pieces: list[float] = []
@@ -70,6 +78,9 @@ class MemoryAnswer:
         self._may_read.set()
         self.slowness_s = 0.0
         """How long the client is busy with each piece that it has read."""
+        self.raw = before
+        for line in before.splitlines():
+            self._line(line)
 
     # --- what the client does
 
@@ -224,9 +235,11 @@ class MemoryClient:
             pool_size=0,  # each request by itself, as from programs of their own
         )
 
-    def post(self, path: str, body: dict[str, Any], *headers: str) -> MemoryAnswer:
-        """A request to be `run`; `headers` as "name: value"."""
-        return MemoryAnswer(self._http, path, body, headers)
+    def post(
+        self, path: str, body: dict[str, Any], *headers: str, before: bytes = b""
+    ) -> MemoryAnswer:
+        """A request to be `run`; `headers` as "name: value", `before`: see `MemoryAnswer`."""
+        return MemoryAnswer(self._http, path, body, headers, before)
 
     def openai(self, model: str, *headers: str, stream: bool = True, **more: Any) -> MemoryAnswer:
         """A chat in OpenAI's dialect."""
@@ -238,9 +251,9 @@ class MemoryClient:
         body = {"model": model, "messages": QUESTION, "stream": stream, **more}
         return self.post(OLLAMA_CHAT, body, *headers)
 
-    def stream(self, path: str, *headers: str) -> MemoryAnswer:
-        """An answer that is asked for by `GET`, to be `run`."""
-        return MemoryAnswer(self._http, path, None, headers)
+    def stream(self, path: str, *headers: str, before: bytes = b"") -> MemoryAnswer:
+        """An answer that is asked for by `GET`, to be `run`; `before`: see `MemoryAnswer`."""
+        return MemoryAnswer(self._http, path, None, headers, before)
 
     async def get(self, path: str) -> Any:
         """A list, decoded."""

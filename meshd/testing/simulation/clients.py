@@ -1,80 +1,30 @@
-"""The clients of one run: what they ask, where and how, and what they live through.
-
-All answers are known beforehand: engines count (`testing.models`), so what a client got can be held
-against what it should have, word by word.
-"""
+"""The clients of one run: who asks what and where, and what they do when it breaks."""
 
 from __future__ import annotations
 
 import math
 import random
-import re
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 import trio
 
-from meshd import limits
-from meshd.testing.checker.answers import Answer, How, Mode, Piece
+from meshd.testing.checker.answers import Answer
 from meshd.testing.memory_client import MemoryAnswer
-from meshd.testing.models import expected_text
-from meshd.testing.simulation.options import LENGTHS, Options
+from meshd.testing.simulation.lives import Asked, Had, is_final, lived
+from meshd.testing.simulation.options import Options
+from meshd.testing.simulation.places import place_after
+from meshd.testing.simulation.questions import Question, Questions
+from meshd.testing.simulation.queues import JOBS
 from meshd.testing.simulation.story import Story
+from meshd.testing.simulation.targets import is_open
 from meshd.testing.world import Machine, World, until
 
 REPEAT_PAUSE_S: Final = (0.1, 0.5, 2.0)
-_OPENAI: Final = ("/v1/chat/completions", "/v1/completions")
-_OLLAMA: Final = ("/api/chat", "/api/generate")
-_REPEATABLE: Final = ({"temperature": 0}, {"seed": 7})
-"""What makes an answer one that can be had a second time."""
-_BOUND: Final = ({"response_format": {"type": "json_object"}}, {"format": "json"})
-"""What makes an answer one that no other run can continue: OpenAI's word, Ollama's."""
-_NAMES: Final = (
-    re.compile(rb'"id":"([^"]*)"'),
-    re.compile(rb'"model":"([^"]*)"'),
-    re.compile(rb'"created(?:_at)?":"?([^,"}]*)[,"}]'),
-)
-
-
-@dataclass(frozen=True)
-class Question:
-    """What is asked; a repeat of a key asks the same."""
-
-    path: str
-    body: Mapping[str, Any]
-    key: str
-    expected: str
-    finish: str
-
-    @property
-    def stream(self) -> bool:
-        return bool(self.body["stream"])
-
-    @property
-    def dialect(self) -> str:
-        return "ollama" if self.path in _OLLAMA else "openai"
-
-
-@dataclass
-class Asked:
-    """One request of one client."""
-
-    name: str
-    question: Question
-    machine: Machine
-    life: int
-    """Which daemon of that machine was asked."""
-    sent_at_s: float
-    answer: MemoryAnswer
-    must_work: bool
-    """It was asked when everything was healed and nothing else was going on."""
-    left: bool = False
-
-    @property
-    def entry_died(self) -> bool:
-        """Whether the daemon that was asked did not live to see the end."""
-        return self.life in self.machine.died
+LEAVES_S: Final = (0.05, 3.0)
+"""After how long a client leaves."""
+LOSES: Final = 0.5
+"""The share of their connections that clients which go on lose on the way."""
 
 
 @dataclass
@@ -86,10 +36,13 @@ class Clients:
     story: Story
     chance: random.Random
     asked: list[Asked] = field(default_factory=list)
-    keys: list[Question] = field(default_factory=list)
-    """Each key's question, in the order of their first use."""
+    going_on: int = 0
+    """Clients that will not rest before they have all of an answer."""
     peace: bool = False
     """Nobody leaves any more, or reads slowly."""
+
+    def __post_init__(self) -> None:
+        self.questions = Questions(self.options, self.chance)
 
     async def run(self, nursery: trio.Nursery) -> None:
         """Ask, until cancelled; clients live in that nursery, and go on."""
@@ -98,8 +51,11 @@ class Clients:
             machine = self.somewhere()
             if machine is None:
                 continue
-            question = self._question()
-            if question.key and self.chance.random() < 0.5:
+            question = self.questions.some()
+            is_keyed_stream = bool(question.key) and question.stream
+            if is_keyed_stream and self.chance.random() < self.options.goes_on:
+                nursery.start_soon(self.go_on, question, machine)
+            elif question.key and self.chance.random() < 0.5:
                 nursery.start_soon(self.insist, question, machine)
             else:
                 nursery.start_soon(self.follow, self.ask(question, machine))
@@ -109,83 +65,79 @@ class Clients:
         open_ones = [m for m in self.world.machines.values() if is_open(m)]
         return self.chance.choice(open_ones) if open_ones else None
 
-    # --- questions
-
-    def _question(self) -> Question:
-        if self.chance.random() >= self.options.keyed:
-            return self.new_question()
-        if self.keys and self.chance.random() < self.options.repeats:
-            return self.chance.choice(self.keys[-5:])
-        return self.new_question(f"key-{len(self.keys)}")
-
-    def new_question(self, key: str = "", *, length: int | None = None) -> Question:
-        """One that nobody has asked yet."""
-        chance = self.chance
-        length = length or chance.choice(LENGTHS)
-        path = chance.choice([*_OPENAI, *_OLLAMA])
-        text = f"Count, please. #{len(self.asked)}{key}"
-        body: dict[str, Any] = {"model": "tiny", "stream": chance.random() < 0.7}
-        if path in ("/v1/completions", "/api/generate"):
-            body["prompt"] = text
-        else:
-            body["messages"] = [{"role": "user", "content": text}]
-        told: dict[str, Any] = body.setdefault("options", {}) if path in _OLLAMA else body
-        told["num_predict" if path in _OLLAMA else "max_tokens"] = length
-        if chance.random() < self.options.repeatable:
-            told.update(chance.choice(_REPEATABLE))
-            if chance.random() < 0.3:
-                body.update(_BOUND[path in _OLLAMA])
-        question = Question(path, body, key, expected_text(max_tokens=length), "length")
-        if key:
-            self.keys.append(question)
-        return question
-
     # --- asking
 
     def ask(self, question: Question, machine: Machine, *, must_work: bool = False) -> Asked:
         """One request, to be followed."""
         headers = [f"idempotency-key: {question.key}"] if question.key else []
         answer = machine.client.post(question.path, dict(question.body), *headers)
+        return self._asked(question, machine, answer, must_work=must_work)
+
+    def ask_for_rest(self, question: Question, machine: Machine, had: Had) -> Asked:
+        """What is not had of a key's answer yet: by its job, or by the key again."""
+        place = place_after(had.events) if had.events else ""
+        if place and not had.is_exact and self.chance.random() < 0.3:
+            place = place.partition("-")[0]
+        by_id = bool(had.job) and self.chance.random() < 0.5
+        in_query = by_id and self.chance.random() < 0.5
+        headers = [f"last-event-id: {place}"] if place and not in_query else []
+        if by_id:
+            path = f"{JOBS}/{had.job}/stream" + (f"?from={place or 0}" if in_query else "")
+            answer = machine.client.stream(path, *headers, before=had.events)
+        else:
+            headers.append(f"idempotency-key: {question.key}")
+            body = dict(question.body)
+            answer = machine.client.post(question.path, body, *headers, before=had.events)
+        return self._asked(question, machine, answer, place=place, by_id=by_id)
+
+    def _asked(
+        self,
+        question: Question,
+        machine: Machine,
+        answer: MemoryAnswer,
+        *,
+        must_work: bool = False,
+        place: str = "",
+        by_id: bool = False,
+    ) -> Asked:
         name = f"r{len(self.asked)}"
         now = trio.current_time()
-        asked = Asked(name, question, machine, machine.starts, now, answer, must_work)
+        asked = Asked(name, question, machine, machine.starts, now, answer, must_work, place, by_id)
         self.asked.append(asked)
         key = f" {question.key}" if question.key else ""
         how = "streamed" if question.stream else "whole"
         length = len(question.expected.split())
-        self.story.say(machine.name, f"{name}{key} asks {question.path} {how}, {length} words")
+        after = f", after {place}" if place else ""
+        what = f"{name}{key} asks {answer.path} {how}, {length} words{after}"
+        self.story.say(machine.name, what)
         return asked
 
-    async def follow(self, asked: Asked) -> None:
+    async def follow(self, asked: Asked, *, goes_on: bool = False) -> None:
         """Send it, and read its answer as this kind of client does."""
         answer, chance = asked.answer, self.chance
         if not self.peace and chance.random() < self.options.slow_readers:
             answer.slowness_s = chance.choice([0.02, 0.2])
         async with trio.open_nursery() as nursery:
-            if not self.peace and chance.random() < self.options.leavers:
-                nursery.start_soon(self._leave, asked, chance.uniform(0.05, 3.0))
+            if goes_on and not self.peace and chance.random() < LOSES:
+                nursery.start_soon(self._lose, asked)
+            elif not goes_on and not self.peace and chance.random() < self.options.leavers:
+                nursery.start_soon(self._leave, asked, chance.uniform(*LEAVES_S))
             await answer.run()
             nursery.cancel_scope.cancel()
         self._ended(asked)
 
-    def unanswered_keys(self) -> list[Question]:
-        """Keys whose answer no client has seen whole."""
-        answered = {a.question.key for a in self.asked if a.answer.how == "whole" or _is_final(a)}
-        return [question for question in self.keys if question.key not in answered]
-
-    async def insist(self, question: Question, machine: Machine) -> None:
-        """Repeat a key at other nodes until it is answered."""
-        while True:
-            asked = self.ask(question, machine)
-            await self.follow(asked)
-            if asked.answer.how == "whole" or asked.left or _is_final(asked):
-                return
-            await trio.sleep(self.chance.choice(REPEAT_PAUSE_S))
-            await until(lambda: self.somewhere() is not None, within_s=math.inf, poll_s=1.0)
-            machine = self.somewhere() or machine
-
     async def _leave(self, asked: Asked, after_s: float) -> None:
         await trio.sleep(after_s)
+        self._break(asked)
+
+    async def _lose(self, asked: Asked) -> None:
+        """Somewhere in the middle of it."""
+        words = len(asked.question.expected.split())
+        pieces = self.chance.randrange(words)
+        await until(lambda: len(asked.answer.pieces) > pieces, within_s=math.inf)
+        self._break(asked)
+
+    def _break(self, asked: Asked) -> None:
         if asked.answer.sent and not asked.answer.over and not self.peace:
             asked.left = True
             self.story.say(asked.machine.name, f"{asked.name}: its client leaves")
@@ -199,6 +151,57 @@ class Clients:
         self.story.say(
             asked.machine.name, f"{asked.name} ends {answer.how}{status}, {words} words. {why}"
         )
+
+    # --- keys
+
+    def unanswered_keys(self) -> list[Question]:
+        """Keys whose answer no client has seen whole."""
+        answered = {a.question.key for a in self.asked if a.answer.how == "whole" or is_final(a)}
+        return [question for question in self.questions.keyed if question.key not in answered]
+
+    async def insist(self, question: Question, machine: Machine) -> None:
+        """Repeat a key at other nodes until it is answered."""
+        while True:
+            asked = self.ask(question, machine)
+            await self.follow(asked)
+            if asked.answer.how == "whole" or asked.left or is_final(asked):
+                return
+            machine = await self._elsewhere(machine)
+
+    async def go_on(self, question: Question, machine: Machine) -> None:
+        """Ask for the rest of a key's answer, at one node after the other, until it is whole.
+
+        This client never leaves; but it may lose its connection.
+        """
+        self.going_on += 1
+        had, entry_died = Had(), False
+        while True:
+            asked = self.ask_for_rest(question, machine, had)
+            await self.follow(asked, goes_on=True)
+            if asked.place:
+                self._note_how(asked)
+            if asked.answer.how == "whole" or is_final(asked):
+                break
+            had = had.after(asked)
+            entry_died = bool(had.events) and (entry_died or asked.entry_died)
+            machine = await self._elsewhere(machine)
+        self.going_on -= 1
+        self.story.sometimes("went on, though the entry had died", entry_died)
+
+    def _note_how(self, asked: Asked) -> None:
+        """What came of going on from a place."""
+        way = "its job" if asked.by_id else "its key"
+        if asked.answer.status != 200:
+            self.story.sometimes(f"no way to go on by {way}: {asked.answer.status}")
+        elif asked.answer.how == "whole":
+            self.story.sometimes(f"went on by {way}")
+            self.story.sometimes("went on after a number of events", "-" not in asked.place)
+
+    async def _elsewhere(self, machine: Machine) -> Machine:
+        """The node to ask next, after a while."""
+        await trio.sleep(self.chance.choice(REPEAT_PAUSE_S))
+        await until(lambda: self.somewhere() is not None, within_s=math.inf, poll_s=1.0)
+        return self.somewhere() or machine
 
     # --- the end
 
@@ -216,94 +219,3 @@ class Clients:
             )
             for asked in self.asked
         ]
-
-
-def _is_final(asked: Asked) -> bool:
-    """Whether this key will have no answer: each try has failed, and no more are made."""
-    return asked.answer.status == 409
-
-
-def is_open(machine: Machine) -> bool:
-    """Whether a daemon on it serves clients."""
-    serves = machine.node is not None and machine.screen.last("serving") is not None
-    return serves and not machine.stopping and machine.running.drain.is_open
-
-
-def lived(asked: Asked, *, is_gentle: bool, is_given_up: bool = False) -> Answer:
-    """One request, in the words of the checker; `is_gentle`: see `Options`.
-
-    `is_given_up`: no other try of its key had an answer, and there will be none after it.
-    """
-    answer, question = asked.answer, asked.question
-    how = _how(asked)
-    cause = (answer.error or answer.broken)[:200]
-    return Answer(
-        request=asked.name,
-        mode=Mode.KEYED if question.key else Mode.STREAMED if question.stream else Mode.WHOLE,
-        dialect=question.dialect,
-        model="tiny",
-        entry=asked.machine.name,
-        key=question.key,
-        sent_at_s=asked.sent_at_s,
-        ended_at_s=answer.ended_at,
-        how=how,
-        accepted=_accepted(asked, how),
-        excuse="" if is_given_up else _excuse(asked, how, is_gentle=is_gentle),
-        status=answer.status,
-        cause=cause,
-        finish=answer.finish,
-        expected=question.expected,
-        expected_finish=question.finish,
-        pieces=[Piece(answer.ended_at or 0.0, answer.text)],
-        ids=_names(answer.raw) if question.stream else (),
-        attempts=answer.attempts,
-        holders=[answer.holder] if answer.holder else [],
-    )
-
-
-def _how(asked: Asked) -> How:
-    if asked.left and asked.answer.how != "whole":
-        return How.LEFT
-    return How(asked.answer.how) if asked.answer.over else How.SILENT
-
-
-def _accepted(asked: Asked, how: How) -> bool:
-    """Whether somebody has taken it on: see issue 4's words in `answers.py`."""
-    if how in (How.REFUSED, How.LEFT):
-        return False
-    if asked.question.key and asked.answer.status == 200:
-        return True
-    return asked.answer.sent and not asked.entry_died
-
-
-def _excuse(asked: Asked, how: How, *, is_gentle: bool) -> str:
-    if asked.entry_died and how in (How.BROKEN, How.SILENT):
-        return "the entry died"
-    if how in (How.ERROR, How.REFUSED) and not asked.must_work:
-        if asked.question.key:
-            return "a key may be repeated"
-        if "this node was stopped" in asked.answer.error:
-            return "its time to drain was over"
-        if "busy" in asked.answer.error:
-            return "more was asked than engines can do"
-        if asked.answer.attempts >= limits.ATTEMPTS:
-            return "one fault after the other"
-        return "" if is_gentle else "a fault"
-    return ""
-
-
-def cut_by_the_living(asked: Asked) -> bool:
-    """Whether a node that was there all the time broke the connection to its client.
-
-    That is never excused, also where a key is repeated and answered elsewhere.
-    """
-    broken = asked.answer.over and asked.answer.how in ("broken", "cut")
-    return broken and asked.answer.sent and not asked.left and not asked.entry_died
-
-
-def _names(raw: bytes) -> Sequence[str]:
-    """What the events of a stream call it: one name for all of it, or all that there are."""
-    found = [set(pattern.findall(raw)) for pattern in _NAMES]
-    if all(len(names) <= 1 for names in found):
-        return [b" ".join(b"".join(names) for names in found).decode()]
-    return sorted(name.decode() for names in found for name in names)

@@ -26,6 +26,10 @@ _JOBS: Final = (
     "log: an answer was withheld",
     "log: a run is not heard",
     "answer: replayed",
+    "went on by its key",
+    "went on by its job",
+    "went on after a number of events",
+    "went on, though the entry had died",
 )
 _RECORD: Final = (
     "log: the record cannot be written from here",
@@ -41,7 +45,11 @@ _MEMBERS: Final = (
     "log: woke up",
     "log: gossip key rotated",
 )
-_ANSWERS: Final = tuple(f"answer: {how}" for how in ("whole", "error", "refused", "broken", "left"))
+_ANSWERS: Final = (
+    *(f"answer: {how}" for how in ("whole", "error", "refused", "broken", "left")),
+    "answer: not without a quorum",
+    "answer: poisoned",
+)
 
 MUST_HAPPEN: Final = (
     *(f"fault: {kind}" for kind in KINDS),

@@ -74,6 +74,9 @@ class Options:
     repeatable: float
     """The share of requests whose answer can be had a second time: greedy, or with a seed."""
     leavers: float
+    """The share of clients that go away."""
+    goes_on: float
+    """The share of those who ask for a key's stream that go on from where they were."""
     slow_readers: float
     latency_s: float
     jitter_s: float
@@ -118,6 +121,7 @@ def options_of(seed: int) -> Options:
         repeats=chance.choice([0.2, 0.6]),
         repeatable=chance.choice([0.1, 0.3, 0.9]),
         leavers=chance.choice([0.0, 0.1]),
+        goes_on=chance.choice([0.0, 0.5, 1.0]),
         slow_readers=chance.choice([0.0, 0.1, 0.3]),
         latency_s=chance.choice([0.0002, 0.001, 0.02]),
         jitter_s=chance.choice([0.0, 0.002, 0.05]),

@@ -23,14 +23,15 @@ from meshd import control, limits
 from meshd.config import LimitsConfig, RoutingConfig
 from meshd.errors import MeshdError
 from meshd.record.job_rows import job_name
-from meshd.testing.checker import Calm, How, Tally, check_liveness, judge_answers
-from meshd.testing.simulation.clients import Clients, cut_by_the_living, is_open
+from meshd.testing.checker import Calm, Tally
+from meshd.testing.simulation.clients import Clients
+from meshd.testing.simulation.judgement import judge_clients
 from meshd.testing.simulation.options import EngineOptions, Options, options_of
 from meshd.testing.simulation.queues import Queues
 from meshd.testing.simulation.record_watch import RecordWatch
 from meshd.testing.simulation.settings import engine_of, limits_of
 from meshd.testing.simulation.story import Story
-from meshd.testing.simulation.targets import Targets
+from meshd.testing.simulation.targets import Targets, is_open
 from meshd.testing.simulation.weather import Weather
 from meshd.testing.world import Machine, NotSettled, World, until
 
@@ -167,7 +168,7 @@ class _Simulation:
         await trio.sleep(CALM_S)
         for machine in self.world.machines.values():
             for key in ("", f"peace-{machine.name}"):
-                question = self.clients.new_question(key, length=10)
+                question = self.clients.questions.new(key, length=10)
                 asked = self.clients.ask(question, machine, must_work=True)
                 nursery.start_soon(self.clients.follow, asked)
         await self._watch(self._all_over)
@@ -297,7 +298,7 @@ class _Simulation:
         )
 
     def _all_over(self) -> bool:
-        return all(asked.answer.over for asked in self.clients.asked)
+        return not self.clients.going_on and all(a.answer.over for a in self.clients.asked)
 
     def _all_ended(self) -> bool:
         return self._all_over() and not self._open_keys() and not self._open_jobs()
@@ -345,22 +346,11 @@ class _Simulation:
         report = watch.judge(states)
         if not report.ok:
             run.violations.append(str(report))
-        answers = self.clients.answers()
-        liveness = check_liveness(answers, self.calm)
-        run.tally = judge_answers(answers, liveness)
-        run.violations += run.tally.violations
-        for asked in self.clients.asked:
-            self.story.sometimes("answer: replayed", "x-meshd-replayed" in asked.answer.headers)
-            told = f"{answers[int(asked.name[1:])]}: {asked.answer.error or asked.answer.broken}"
-            if cut_by_the_living(asked):
-                run.violations.append(f"a living node cut off {told}")
-        run.sums.update(report.counts + liveness.counts)
-        run.sums["answers"] += len(answers)
+        run.tally, found, counts = judge_clients(self.clients, self.calm)
+        run.violations += found
+        run.sums.update(report.counts + counts)
+        run.sums["answers"] += run.tally.sent
         run.sums["whole answers"] += run.tally.answered
-        for answer in answers:
-            self.story.sometimes(f"answer: {answer.how}")
-            if answer.how is How.WHOLE and answer.attempts > 1:
-                self.story.sometimes("whole after more than one attempt")
 
 
 def _sentences(group: BaseExceptionGroup[NotSo]) -> list[str]:

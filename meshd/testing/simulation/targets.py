@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from meshd.testing.memory_engine import MemoryEngine
-from meshd.testing.simulation.clients import is_open
 from meshd.testing.world import Machine, World
 
 
@@ -55,3 +54,9 @@ class Targets:
             at_work = [m for m in able if any(engine.running for engine in m.engines)]
             able = at_work or able
         return self.chance.choice(able) if able else None
+
+
+def is_open(machine: Machine) -> bool:
+    """Whether a daemon on it serves clients."""
+    serves = machine.node is not None and machine.screen.last("serving") is not None
+    return serves and not machine.stopping and machine.running.drain.is_open

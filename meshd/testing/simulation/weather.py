@@ -13,10 +13,9 @@ import trio
 
 from meshd.errors import DiskFailed, MeshdError
 from meshd.testing.memory_engine import Fault, MemoryEngine
-from meshd.testing.simulation.clients import is_open
 from meshd.testing.simulation.options import KINDS, Options
 from meshd.testing.simulation.story import Story
-from meshd.testing.simulation.targets import Targets
+from meshd.testing.simulation.targets import Targets, is_open
 from meshd.testing.world import Machine, NotSettled, World, until
 
 MACHINES: Final = 8
