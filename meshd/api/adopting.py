@@ -64,29 +64,33 @@ class Adoptions:
                 nursery.start_soon(self._adopt, orphan)
 
     async def _adopt(self, orphan: Orphan) -> None:
-        claim = orphan.claim
-        if not self._requests.holds(claim.job, claim.fence):
-            orphan.abandon("its claim is over")  # most of all: its answer is the key's
-            return
-        try:
-            run = await self._requests.move(claim.job, claim.fence)
-        except MeshdError as error:
-            log.info("a run is not gone on with", job=job_name(claim.job), why=str(error))
-            orphan.abandon("it is not this node's to go on with")
-            return
-        name = self._node_name(orphan.entry)
-        log.info("its entry is gone: this node goes on", job=job_name(claim.job), entry=name)
         share = Share(self._room)
-        encoder = encoder_of(claim.form)
-        call = Call(orphan.asked.request, claim.form.stream, encoder, claim.form)
-        work = Work(call, claim.form.path, [], partial(self._answer, call, orphan, share))
         try:
-            await self._keyed.go_on(run, work)
+            orphan.abandon(await self._answered(orphan, share))
         except Exception:  # its task: the node and other requests go on
-            log.exception("a run could not be gone on with", job=job_name(claim.job))
+            log.exception("a run could not be gone on with", job=job_name(orphan.claim.job))
         finally:
             orphan.abandon("its answer is over")
             share.release()
+
+    async def _answered(self, orphan: Orphan, share: Share) -> str:
+        """Go on with it, if it is this node's to go on with; why the run is then to end."""
+        claim = orphan.claim
+        job = job_name(claim.job)
+        encoder = encoder_of(claim.form)
+        call = Call(orphan.asked.request, claim.form.stream, encoder, claim.form)
+        work = Work(call, claim.form.path, [], partial(self._answer, call, orphan, share))
+        if not self._requests.holds(claim.job, claim.fence):
+            return "its claim is over"  # most of all: its answer is the key's
+        try:
+            run = await self._requests.move(claim.job, claim.fence)
+        except MeshdError as error:
+            log.info("a run is not gone on with", job=job, why=str(error))
+            return "it is not this node's to go on with"
+        name = self._node_name(orphan.entry)
+        log.info("its entry is gone: this node goes on", job=job, entry=name)
+        await self._keyed.go_on(run, work)
+        return "its answer is over"
 
     async def _answer(
         self,

@@ -22,6 +22,22 @@ RESUME_PATH: Final = "/mesh/v1/resume"
 FORWARDED_HEADER: Final = b"x-meshd-forwarded"
 """On every forwarded request, with the value 1: it is served or refused here, never forwarded."""
 
+# What an answer's headers and dates are made of is bounded here: a form that nobody could write an
+# answer in would be found only when its entry is gone.
+_FormPath = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"^/(v1/(chat/completions|completions|embeddings)"
+        r"|api/(chat|generate|embed|embeddings))(?![\s\S])"
+    ),
+]
+_FormRequestId = Annotated[
+    str,
+    msgspec.Meta(min_length=1, max_length=limits.REQUEST_ID_CHARS, pattern=r"^[!-~]+(?![\s\S])"),
+]
+_FormUnixS = Annotated[float, msgspec.Meta(ge=0, le=2**40)]
+_FormModel = Annotated[str, msgspec.Meta(max_length=limits.MODEL_NAME_CHARS)]
+
 _T = TypeVar("_T")
 _encode = msgspec.msgpack.Encoder(order="sorted").encode
 
@@ -29,13 +45,13 @@ _encode = msgspec.msgpack.Encoder(order="sorted").encode
 class AnswerForm(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """How an answer is written for its client: with it any node writes the same bytes."""
 
-    path: str
+    path: _FormPath
     """Of the request: its dialect, and its kind."""
-    request_id: str
+    request_id: _FormRequestId
     """The entry's, which ids in the answer are made of."""
-    unix_s: float
+    unix_s: _FormUnixS
     """When the request came: `created`, `created_at`."""
-    model: str
+    model: _FormModel
     """As the client named it."""
     stream: bool = False
     include_usage: bool = False
@@ -107,7 +123,11 @@ def encode_serve(asked: ServeRequest) -> bytes:
 
 
 def decode_serve(body: bytes) -> ServeRequest:
-    """Read it.  Raises ProtocolError, LimitExceeded for lists over their limits."""
+    """Read it.
+
+    Raises ProtocolError, also for a form that no answer has; LimitExceeded for lists over their
+    limits.
+    """
     asked = _decode_body(_serve_decoder, body)
     _check_request_id(asked.request_id)
     request = asked.request

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import msgspec
 import pytest
 
 from meshd import limits
+from meshd.api import ollama_encode, openai_encode
 from meshd.errors import LimitExceeded, ProtocolError
 from meshd.inference import (
     Delta,
@@ -26,7 +28,9 @@ from meshd.wire.answer import AnswerItem, AnswerReader, AnswerWriter, FrameKind
 from meshd.wire.codec import pack, unpack
 from meshd.wire.framing import FrameReader, frame
 from meshd.wire.serve import (
+    AnswerForm,
     CancelRequest,
+    KeyedClaim,
     ServeRequest,
     decode_cancel,
     decode_serve,
@@ -259,6 +263,48 @@ def test_a_request_id_has_bounds(request_id: str) -> None:
         decode_cancel(encode_cancel(CancelRequest(request_id)))
     with pytest.raises(ProtocolError, match="id has"):
         decode_serve(encode_serve(msgspec.structs.replace(serve_request(), request_id=request_id)))
+
+
+def keyed(**form: object) -> ServeRequest:
+    """A forwarded request whose answer is to be written in that form, should its entry be gone."""
+    usual: dict[str, object] = {"path": "/api/chat", "request_id": "r", "unix_s": 1.5, "model": "m"}
+    claim = KeyedClaim(7, 5, AnswerForm(**(usual | form)))  # type: ignore[arg-type]
+    return msgspec.structs.replace(serve_request(), keyed=claim)
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        {"unix_s": math.inf},
+        {"unix_s": math.nan},
+        {"unix_s": -1.0},
+        {"unix_s": 2.0**41},
+        {"request_id": ""},
+        {"request_id": "x" * (limits.REQUEST_ID_CHARS + 1)},
+        {"request_id": "r\r\nset-cookie: a=b"},
+        {"request_id": "\u200e"},
+        {"model": "x" * (limits.MODEL_NAME_CHARS + 1)},
+        {"path": ""},
+        {"path": "/api/tags"},
+        {"path": "/v1/chat/completions\n"},
+        {"path": "/api/chat" * 1000},
+    ],
+    ids=lambda form: str(form)[:40],
+)
+def test_a_form_that_no_entry_writes_is_refused(form: dict[str, object]) -> None:
+    """Whoever goes on with the run writes the answer in that form, at a node that is not to end."""
+    with pytest.raises(ProtocolError, match=r"keyed\.form"):
+        decode_serve(encode_serve(keyed(**form)))
+
+
+def test_a_form_names_any_path_that_is_answered_by_an_engine() -> None:
+    for api, names in (
+        (openai_encode, ("CHAT", "COMPLETION", "EMBEDDING")),
+        (ollama_encode, ("CHAT", "GENERATE", "EMBED", "OLD_EMBED")),
+    ):
+        for name in names:
+            asked = keyed(path=getattr(api, name))
+            assert decode_serve(encode_serve(asked)) == asked
 
 
 def test_lists_in_a_forwarded_request_have_limits() -> None:

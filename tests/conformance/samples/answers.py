@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import msgspec
@@ -172,6 +173,11 @@ def bad_forwarded() -> list[Vector]:
     def raw(name: str, value: Any, error: str = p) -> Vector:
         return bad(name, "serve", pack(value), error)
 
+    def keyed(name: str, **form: Any) -> Vector:
+        usual = {"path": "/api/chat", "request_id": "r", "unix_s": 1.5, "model": "m"}
+        claim = {"job": 7, "fence": 5, "form": usual | form}
+        return bad(name, "serve", msgspec.msgpack.encode(whole | {"keyed": claim}), p)
+
     return [
         raw("an array", []),
         raw("a key is missing", {k: v for k, v in whole.items() if k != "model"}),
@@ -180,6 +186,9 @@ def bad_forwarded() -> list[Vector]:
         raw("a kind that is not known", whole | {"request": chat | {"kind": "sing"}}),
         raw("messages that are text", whole | {"request": chat | {"messages": "hi"}}),
         raw("513 tools", whole | {"request": chat | {"tools": [{}] * 513}}, "LimitExceeded"),
+        keyed("a form of infinity", unix_s=math.inf),
+        keyed("a form of a path that no engine answers", path="/api/tags"),
+        keyed("a form with a line feed in its id", request_id="r\n"),
         bad("JSON", "serve", b'{"request_id": "r"}', p),
         bad("nested without end", "serve", b"\x81\xa1x" + b"\x91" * 5000, p),
         bad("an empty body", "cancel", b"", p),

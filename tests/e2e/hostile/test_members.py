@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from contextlib import suppress
 
@@ -11,10 +12,12 @@ import trio
 from meshd import limits
 from meshd.errors import MeshdError, StreamBroken
 from meshd.ids import Address
+from meshd.inference import Kind, Request
 from meshd.ports import Alpn
 from meshd.wire import gossip
 from meshd.wire.control import PushPull, encode
 from meshd.wire.framing import frame
+from meshd.wire.serve import AnswerForm, KeyedClaim, ServeRequest, encode_serve
 from tests.e2e.attackers import ask, count, ended
 from tests.e2e.hostile.victims import Victims
 
@@ -27,6 +30,18 @@ FRAMES = {
     "a map of billions": frame(b"\xdf\xff\xff\xff\xff"),
     "HTTP": b"POST /mesh/v1/serve HTTP/1.1\r\nHost: x\r\n\r\n",
 }
+
+_FORM = AnswerForm(path="/api/chat", request_id="r", unix_s=math.inf, model="m")
+ENDLESS = encode_serve(
+    ServeRequest(
+        request_id="r",
+        backend="",
+        model="m",
+        request=Request(Kind.CHAT, "m"),
+        keyed=KeyedClaim(7, 5, _FORM),
+    )
+)
+"""Whoever goes on with it in the entry's place would write that it was created at infinity."""
 
 
 @pytest.mark.parametrize("what", FRAMES)
@@ -55,6 +70,7 @@ async def test_bad_requests_of_a_member_are_refused(mesh: Victims) -> None:
         serve + b"Content-Length: 3\r\n\r\n\xc1\xc1\xc1": b"400",
         b"POST /mesh/v1/show" + forwarded + b"Content-Length: 1\r\n\r\n\x80": b"400",
         serve + b"Content-Length: 99999999999\r\n\r\n": b"413",
+        serve + b"Content-Length: %d\r\n\r\n" % len(ENDLESS) + ENDLESS: b"400",
     }
     for request, status in shapes.items():
         async with mesh.b.stream(mesh.a, Alpn.HTTP) as stream:
