@@ -1,8 +1,10 @@
-"""The example client fails over when its entry is killed: real daemons, a real engine, one run."""
+"""The example client fails over when its entry dies or freezes: real daemons, one real run."""
 
 from __future__ import annotations
 
 import json
+import os
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -24,6 +26,7 @@ ASK: list[Any] = [{"role": "user", "content": "Count, please."}]
 TOKENS = 2_000
 TEXT = expected_text(LONG, max_tokens=TOKENS)
 NEVER_S = 40.0
+Daemons = tuple[Daemon, ...]
 
 
 def until(is_so: Callable[[], bool], what: str) -> None:
@@ -39,33 +42,69 @@ def votes(daemon: Daemon) -> int:
     return sum(row.part in ("leads", "votes") for row in report.voters)
 
 
-@pytest.fixture
-def mesh(models: Path, tmp_path: Path) -> Iterator[tuple[Daemon, Daemon, Daemon]]:
+@pytest.fixture(scope="module")
+def daemons(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemons]:
     """All three vote; only `b` has the engine."""
-    a, c = (Daemon(tmp_path / name, name) for name in "ac")
-    b = Daemon(tmp_path / "b", "b", ggufs=[Gguf(models / "long.gguf", "long", 2, 32_768)])
+    folder = tmp_path_factory.mktemp("failover")
+    a, c = (Daemon(folder / name, name) for name in "ac")
+    b = Daemon(folder / "b", "b", ggufs=[Gguf(models / "long.gguf", "long", 2, 32_768)])
     with ExitStack() as stack:
         for daemon in (a, b, c):
             stack.callback(daemon.close)
         a.start()
         joined(a, [b, c])
-        for daemon in (a, b, c):
-            daemon.wait_until(lambda status: status.models == 1, "it knows the model")
-            until(lambda daemon=daemon: votes(daemon) == 3, "all three vote")
         yield a, b, c
 
 
-def counter(daemon: Daemon, name: str) -> int:
-    return daemon.status().counters.get(name, 0)
+@pytest.fixture
+def mesh(daemons: Daemons) -> Daemons:
+    """The same, when all is well with them."""
+    for daemon in daemons:
+        assert daemon.process is not None
+        if daemon.process.poll() is not None:
+            daemon.start()
+    for daemon in daemons:
+        daemon.wait_until(lambda status: status.models == 1, "it knows the model")
+    until(lambda: all(votes(daemon) == 3 for daemon in daemons), "all three vote")
+    return daemons
 
 
-def test_an_entry_killed_in_mid_stream_costs_the_client_nothing(
-    mesh: tuple[Daemon, Daemon, Daemon],
-) -> None:
+def counters(daemons: Daemons) -> list[int]:
+    """Runs of each, and how often any of them asked another holder."""
+    told = [daemon.status().counters for daemon in daemons]
+    return [*(one.get("requests", 0) for one in told), sum(one.get("retries", 0) for one in told)]
+
+
+def done_jobs(daemon: Daemon) -> set[str]:
+    told = httpx.get(f"{daemon.api_url}/mesh/v1/jobs?state=done", timeout=NEVER_S)
+    return {job["id"] for job in told.json()["jobs"]}
+
+
+def asked(a: Daemon, c: Daemon, **options: Any) -> Iterator[str]:
+    options |= {"model": "long", "messages": ASK, "max_tokens": TOKENS, "temperature": 0}
+    return failover.ask([a.api_url, c.api_url], **options)
+
+
+def test_an_entry_that_freezes_in_mid_stream_costs_the_client_nothing(mesh: Daemons) -> None:
+    """As a machine does whose lid is closed: no connection breaks, new ones are not answered."""
     a, b, c = mesh
-    answer = failover.ask(
-        [a.api_url, c.api_url], model="long", messages=ASK, max_tokens=TOKENS, temperature=0
-    )
+    before = counters((b, c))
+    assert a.process is not None
+    answer = asked(a, c, silence_s=3.0)
+    pieces = list(islice(answer, 50))
+    os.kill(a.process.pid, signal.SIGSTOP)
+    try:
+        pieces += answer
+    finally:
+        os.kill(a.process.pid, signal.SIGCONT)
+    assert "".join(pieces) == TEXT, "whole, and each piece once"
+    assert counters((b, c)) == [before[0] + 1, *before[1:]], "the holder went on"
+
+
+def test_an_entry_killed_in_mid_stream_costs_the_client_nothing(mesh: Daemons) -> None:
+    a, b, c = mesh
+    before, jobs_before = counters((b, c)), done_jobs(c)
+    answer = asked(a, c)
     pieces = list(islice(answer, 50))
     a.kill()
     killed_at = time.monotonic()
@@ -73,12 +112,10 @@ def test_an_entry_killed_in_mid_stream_costs_the_client_nothing(
     print(f"the gap: {time.monotonic() - killed_at:.2f} s at most, with what came after it")
     pieces += answer
     assert "".join(pieces) == TEXT, "whole, and each piece once"
-    assert (counter(b, "requests"), counter(c, "requests")) == (1, 0), "the holder went on"
-    assert counter(b, "retries") == 0
+    assert counters((b, c)) == [before[0] + 1, *before[1:]], "the holder went on"
     # By its id it is told at any node, from any place.
-    jobs = f"{c.api_url}/mesh/v1/jobs"
-    (job,) = httpx.get(f"{jobs}?state=done", timeout=NEVER_S).json()["jobs"]
-    rest = httpx.get(f"{jobs}/{job['id']}/stream?from=50", timeout=NEVER_S)
+    (job,) = done_jobs(c) - jobs_before
+    rest = httpx.get(f"{c.api_url}/mesh/v1/jobs/{job}/stream?from=50", timeout=NEVER_S)
     assert "".join([*pieces[:50], *texts(rest.text)]) == TEXT
 
 
