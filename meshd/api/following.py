@@ -19,7 +19,7 @@ from meshd.api.routes import error_body
 from meshd.errors import MeshdError, Refused
 from meshd.http import Responder, ServerRequest
 from meshd.inference import Failure, FailureKind
-from meshd.jobs.answers import AnswerGone, Ended, Stored
+from meshd.jobs.answers import AnswerAway, AnswerGone, Ended, Stored
 from meshd.jobs.keyed import KeyedRequests, Running
 from meshd.jobs.said import NotHeard, Whole
 from meshd.record.job_rows import job_name
@@ -242,6 +242,9 @@ def refused(path: str, error: MeshdError) -> DialectError:
             failure = Failure(FailureKind.BAD_REQUEST, str(error), 409)
         case Refused():
             failure = Failure(FailureKind.BAD_REQUEST, str(error), 400)
+        case AnswerAway():
+            text = f"{error}: repeat the request with the same key"
+            failure = Failure(FailureKind.UNREACHABLE, text, 503, retry_after_s=2.0)
         case _:
             text = f"{error} Nothing ran; repeat the request with the same key."
             failure = Failure(FailureKind.UNREACHABLE, text, 503, retry_after_s=2.0)

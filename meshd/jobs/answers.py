@@ -81,14 +81,14 @@ class Answers:
         return Stored(job, over.status, body, over.path)
 
     async def by_digest(self, job: int, status: int, digest: bytes, size_bytes: int) -> Stored:
-        """The answer of a job that is over, of which the record says this.  Raises AnswerGone."""
+        """The answer of a job that is over, of which the record says this.
+
+        Raises AnswerGone, AnswerAway.
+        """
         known = await self._jobs.finished(job_name(job)) if size_bytes else None
         body = await self._body(known.result if known is not None else b"", digest, size_bytes)
         if body is None:
-            raise AnswerGone(
-                "This request was answered, but its answer cannot be had now: the nodes that keep "
-                "it are away, or its time is over."
-            )
+            raise _away(job_name(job)) if known is None else self._gone(job_name(job), known)
         return Stored(job, status, body)
 
     async def ran_once(self, job: int) -> bool:
@@ -126,8 +126,12 @@ class Answers:
         since_ms = over.finished_ms if over.key_scope is None else over.accepted_ms
         kept_until_ms = since_ms + limits.IDEMPOTENCY_KEY_S * 1000
         if self._record().clock.now_unix_ms < kept_until_ms:
-            return AnswerAway(f"the nodes that keep the answer of {name} cannot be asked now")
+            return _away(name)
         expired = datetime.fromtimestamp(kept_until_ms // 1000, UTC)
         return AnswerGone(
             f"the answer of {name} expired at {expired:%Y-%m-%dT%H:%M:%SZ}: it is not kept any more"
         )
+
+
+def _away(name: str) -> AnswerAway:
+    return AnswerAway(f"the nodes that keep the answer of {name} cannot be asked now")

@@ -23,7 +23,7 @@ from meshd import limits, logs
 from meshd.errors import MeshdError, Refused
 from meshd.http import Room, Share
 from meshd.ids import NodeId
-from meshd.jobs.answers import AnswerGone, Answers, Ended, Stored
+from meshd.jobs.answers import AnswerAway, AnswerGone, Answers, Ended, Stored
 from meshd.jobs.duties import WRITE_S
 from meshd.jobs.holding import LEASE_MS, Bodies
 from meshd.jobs.keyed_run import KeyedRun
@@ -129,7 +129,7 @@ class KeyedRequests:
         """The right to run it now, or which run there is, or the answer it has.
 
         Raises RecordRefused (the key was used for another request; too many keys), NotWritten and
-        MaybeWritten (then nothing runs), Ended, AnswerGone.
+        MaybeWritten (then nothing runs), Ended, AnswerGone, AnswerAway.
         """
         pair = (key.scope, key.text)
         command = commands.Accept(
@@ -303,7 +303,7 @@ class KeyedRequests:
             return None
         try:
             return await self.answers.by_digest(row.job, row.status, row.digest, row.size_bytes)
-        except AnswerGone:
+        except (AnswerGone, AnswerAway):
             return None
 
     # ---------------------------------------------------------------- told by the record

@@ -16,6 +16,8 @@ from meshd.testing.world import Machine
 
 POISONED: Final = "ended two engines"
 """What such a refusal says."""
+_OVER: Final = ("use another key", "it is not kept any more")
+"""What a refusal says if its key has no answer, or none any more: all others may be there later."""
 _NAMES: Final = (
     re.compile(rb'"id":"([^"]*)"'),
     re.compile(rb'"model":"([^"]*)"'),
@@ -73,10 +75,11 @@ class Had:
 
 
 def is_final(asked: Asked) -> bool:
-    """Whether this key will have no answer in this run: each try has failed and no more are made,
-    or what it asks is refused for ten minutes."""
-    has_ended = asked.answer.status == 409 and not asked.place and not asked.by_id
-    return has_ended or is_poisoned(asked)
+    """Whether this key will have no answer in this run: it is cancelled, or each try has failed and
+    no more are made, or its time is over, or what it asks is refused for ten minutes."""
+    answer = asked.answer
+    has_ended = answer.status == 409 and any(words in answer.error for words in _OVER)
+    return (has_ended and not asked.place and not asked.by_id) or is_poisoned(asked)
 
 
 def is_poisoned(asked: Asked) -> bool:
