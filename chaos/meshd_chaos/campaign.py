@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import signal
 import traceback
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
 
 import msgspec
 import trio
 
-from meshd.cli.shell import leaves_of
+from meshd.cli.shell import UsageError, leaves_of
+from meshd.errors import MeshdError
 from meshd.testing.daemons import DaemonFailed
 from meshd.testing.engines import EngineFailed
 from meshd_chaos.local_stage import local_stage
-from meshd_chaos.mesh import MeshFailed
 from meshd_chaos.progress import Progress
 from meshd_chaos.records import NotTested, Run, RunSet
 from meshd_chaos.run import Runner
@@ -23,7 +23,8 @@ from meshd_chaos.scenario import Scenario
 from meshd_chaos.stage import Stage
 from meshd_chaos.target import Target, target_stage
 
-_NO_MESH: Final = (MeshFailed, DaemonFailed, EngineFailed)
+_SENTENCES: Final = (MeshdError, DaemonFailed, EngineFailed)
+"""Errors whose text tells the reader all."""
 
 
 class Campaign(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,12 +39,15 @@ class Campaign(msgspec.Struct, frozen=True, kw_only=True):
     """A mesh that exists; None: each scenario has one of its own."""
 
 
-class NoMesh(Exception):
-    """A scenario had no mesh to run on; the text says why, and may end with a log."""
+class NoRun(Exception):
+    """A scenario could not be run; the text says why, and may end with a log."""
 
 
 def run_all(campaign: Campaign) -> tuple[RunSet, bool]:
-    """What each came to, and whether somebody pressed Ctrl-C; then the rest was left out."""
+    """What each came to, and whether somebody pressed Ctrl-C; then the rest was left out.
+
+    Raises UsageError if nothing can be run as it was asked for.
+    """
     runs: list[Run] = []
     not_run: list[NotTested] = []
     was_interrupted = False
@@ -51,11 +55,17 @@ def run_all(campaign: Campaign) -> tuple[RunSet, bool]:
         for scenario in campaign.scenarios:
             try:
                 done, was_interrupted = _run_one(campaign, scenario, progress)
-            except NoMesh as error:
-                progress.failed(str(error))
-                why = str(error).partition("\n")[0]
-                not_run.append(NotTested(name=scenario.name, why=why))
-                continue
+            except UsageError as error:
+                if not runs:
+                    raise
+                done, why = None, str(error)
+            except NoRun as error:
+                done, why = None, str(error)
+            else:
+                why = ""
+            if why:
+                progress.failed(why)
+                not_run.append(NotTested(name=scenario.name, why=why.partition("\n")[0]))
             if done is not None:
                 runs.append(done)
                 progress.over(done)
@@ -65,26 +75,31 @@ def run_all(campaign: Campaign) -> tuple[RunSet, bool]:
 
 
 def _run_one(campaign: Campaign, scenario: Scenario, progress: Progress) -> tuple[Run | None, bool]:
+    """Raises NoRun, UsageError."""
     try:
         return trio.run(_run, campaign, scenario, progress)
-    except _NO_MESH as error:
-        raise NoMesh(str(error)) from error
+    except KeyboardInterrupt:  # before anybody listened to it, or after
+        return None, True
     except BaseExceptionGroup as group:
         # A run is a tree of tasks; what ended it may come wrapped once per level.
         leaves = [leaf for leaf in leaves_of(group) if not isinstance(leaf, trio.Cancelled)]
-        for leaf in leaves:
-            if not isinstance(leaf, Exception):
-                raise
-        for leaf in leaves:
-            if not isinstance(leaf, _NO_MESH):  # then the others run all the same
-                raise NoMesh(_mistake(leaf)) from group
-        raise NoMesh(str(leaves[0])) from group
+        if any(isinstance(leaf, KeyboardInterrupt) for leaf in leaves):
+            return None, True
+        raise _why(leaves) from group
+    except Exception as error:
+        raise _why([error]) from error
 
 
-def _mistake(error: BaseException) -> str:
-    """What the harness itself did wrong, with where."""
-    where = "".join(traceback.format_exception(error))
-    return f"the harness itself failed: {error!r}\n{where}"
+def _why(errors: Sequence[BaseException]) -> NoRun | UsageError:
+    """Of the errors that ended a run, the one to tell: what the harness itself did wrong first."""
+    for error in errors:
+        if not isinstance(error, _SENTENCES):
+            where = "".join(traceback.format_exception(error))
+            return NoRun(f"the harness itself failed: {error!r}\n{where}")
+    for error in errors:
+        if isinstance(error, UsageError):
+            return UsageError(str(error))
+    return NoRun(str(errors[0]))
 
 
 async def _run(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 import secrets
 import sys
+import traceback
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial, wraps
 from pathlib import Path
 from typing import Annotated, ParamSpec, TypeVar
 
@@ -15,7 +17,7 @@ import typer
 from rich.console import Console
 
 from meshd import __version__
-from meshd.cli.shell import FAILED, INTERRUPTED, OK, USAGE, UsageError, leaves_of, tell
+from meshd.cli.shell import FAILED, INTERRUPTED, OK, USAGE, UsageError, tell
 from meshd.cli.tables import Cell, Column, Paper
 from meshd.errors import MeshdError
 from meshd.testing.daemons import DaemonFailed
@@ -32,7 +34,7 @@ from meshd_chaos.target import for_target
 from meshd_chaos.target_flags import read_target
 
 NOT_RUN = 3
-"""No mesh could be had to run on: that says nothing of what it would have done."""
+"""No mesh could be had to run on, or the harness itself failed: that says nothing of the mesh."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -51,7 +53,7 @@ app = typer.Typer(
 def command(call: Callable[P, R]) -> Callable[P, R]:
     """Make expected failures end as sentences and an exit code, never as a traceback."""
 
-    @functools.wraps(call)
+    @wraps(call)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return call(*args, **kwargs)
@@ -61,21 +63,28 @@ def command(call: Callable[P, R]) -> Callable[P, R]:
             raise _ended(error, USAGE) from None
         except (MeshdError, DaemonFailed, EngineFailed) as error:
             raise _ended(error, NOT_RUN) from None
-        except BaseExceptionGroup as group:
-            # A run is a tree of tasks; what ended it may come wrapped once per level.
-            for leaf in leaves_of(group):
-                if isinstance(leaf, MeshdError | DaemonFailed | EngineFailed):
-                    code = USAGE if isinstance(leaf, UsageError) else NOT_RUN
-                    raise _ended(leaf, code) from None
+        except (typer.Exit, typer.Abort):
             raise
+        except Exception as error:
+            # Python would end with 1, and that says that the mesh broke its promise.
+            raise _ended(_mistake(error), NOT_RUN) from error
 
     return wrapper
 
 
-def _ended(error: Exception, code: int) -> typer.Exit:
-    for line in str(error).splitlines():
-        print(f"meshd-chaos: {line}", file=sys.stderr, flush=True)
+def _ended(error: Exception | str, code: int) -> typer.Exit:
+    _complain(str(error))
     return typer.Exit(code)
+
+
+def _complain(text: str) -> None:
+    for line in text.splitlines():
+        print(f"meshd-chaos: {line}", file=sys.stderr, flush=True)
+
+
+def _mistake(error: Exception) -> str:
+    where = "".join(traceback.format_exception(error))
+    return f"the harness itself failed, which says nothing of the mesh: {error!r}\n{where}"
 
 
 @app.command()
@@ -93,21 +102,22 @@ def run(
     nodes: Annotated[
         int | None,
         typer.Option(
-            min=2, max=NODES_MAX, help="Daemons to start; else as the scenario says.", metavar="N"
+            help=f"Daemons to start, 2 to {NODES_MAX}; else as the scenario says.", metavar="N"
         ),
     ] = None,
     duration: Annotated[
-        float, typer.Option(min=1, max=86_400, help="Of each scenario.", metavar="SECONDS")
+        float, typer.Option(help="Of each scenario, 1 to 86400.", metavar="SECONDS")
     ] = 60.0,
     rate: Annotated[
-        float, typer.Option(min=0.1, max=1000, help="Requests a second.", metavar="N")
+        float, typer.Option(help="Requests a second, 0.1 to 1000.", metavar="N")
     ] = 20.0,
     seed: Annotated[
         int | None,
-        typer.Option(help="Of all choices; by default another one each time.", metavar="N"),
+        typer.Option(help="Of all choices, any number; else another one each time.", metavar="N"),
     ] = None,
     report: Annotated[
-        Path | None, typer.Option(help="Write a page with the timeline.", metavar="FILE.html")
+        Path | None,
+        typer.Option(help="Write the timeline there: a page of HTML.", metavar="FILE.html"),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
     target: Annotated[
@@ -152,8 +162,10 @@ def run(
     3: a scenario had no mesh to run on.
     """
     chosen = [found for name in scenario or ["mix"] for found in library.find(name)]
-    if report is not None and not report.parent.is_dir():
-        raise UsageError(f"{report} cannot be written: there is no folder {report.parent}")
+    if nodes is not None:
+        _within("--nodes", nodes, 2, NODES_MAX)
+    _within("--duration", duration, 1, 86_400)
+    _within("--rate", rate, 0.1, 1000)
     given = {"--model": model, "--api-key": api_key, "--jobs": jobs, "--faults": faults}
     given |= {"--pid": pid, "--kill": kill, "--start": start}
     theirs = read_target(target, given)
@@ -165,6 +177,8 @@ def run(
         raise UsageError("--nodes is for a mesh that is started here, and --target is one there is")
     else:
         chosen = [for_target(one, theirs) for one in chosen]
+    if report is not None:
+        _can_be_written(report)
     campaign = Campaign(
         scenarios=tuple(chosen),
         seed=secrets.randbelow(1_000_000) if seed is None else seed,
@@ -173,10 +187,10 @@ def run(
         target=theirs,
     )
     came, was_interrupted = run_all(campaign)
-    _show(came, report, as_json)
+    was_shown = _show(came, report, as_json)
     if not all(one.ok for one in came.runs):
         raise typer.Exit(FAILED)
-    if came.not_run:
+    if came.not_run or not was_shown:
         raise typer.Exit(NOT_RUN)
     raise typer.Exit(INTERRUPTED if was_interrupted else OK)
 
@@ -189,15 +203,56 @@ def _with_nodes(scenario: Scenario, nodes: int | None) -> Scenario:
     return msgspec.structs.replace(scenario, mesh=mesh)
 
 
-def _show(runs: RunSet, report: Path | None, as_json: bool) -> None:
+def _within(flag: str, value: float, least: float, most: float) -> None:
+    """Raises UsageError."""
+    if not least <= value <= most:  # so it is for nan
+        raise UsageError(f"{flag} {value}: it must be from {least:g} to {most:g}")
+
+
+def _can_be_written(report: Path) -> None:
+    """Open it before anything is run.  Raises UsageError."""
+    if not report.parent.is_dir():
+        raise UsageError(f"--report {report}: there is no folder {report.parent}")
+    try:
+        with report.open("a"):
+            pass
+    except OSError as error:
+        raise UsageError(f"--report {report}: it cannot be written: {error.strerror}") from None
+
+
+def _show(runs: RunSet, report: Path | None, as_json: bool) -> bool:
+    """Print it, then write the page.  False if one of them failed, which spares the other."""
+    shows = [partial(_print, runs, as_json)]
     if report is not None:
-        report.write_text(render(runs), "utf-8")
+        shows.append(partial(_write, runs, report))
+    was_shown = True
+    for show in shows:
+        try:
+            show()
+        except OSError as error:
+            _complain(str(error))
+            was_shown = False
+        except Exception as error:  # an hour of runs came to this: let each way to see it be tried
+            _complain(_mistake(error))
+            was_shown = False
+    return was_shown
+
+
+def _print(runs: RunSet, as_json: bool) -> None:
     if as_json:
-        tell(msgspec.json.format(msgspec.json.encode(runs), indent=1).decode())
+        text = msgspec.json.format(msgspec.json.encode(runs), indent=1).decode()
     else:
-        Console(highlight=False).print(table(runs))
-    if report is not None:
-        print(f"meshd-chaos: the timeline is in {report}", file=sys.stderr)
+        console = Console(highlight=False)
+        with console.capture() as printed:
+            console.print(table(runs))
+        text = printed.get().rstrip("\n")
+    with suppress(typer.Exit):  # who reads no further changes nothing of the verdict
+        tell(text)
+
+
+def _write(runs: RunSet, report: Path) -> None:
+    report.write_text(render(runs), "utf-8")
+    print(f"meshd-chaos: the timeline is in {report}", file=sys.stderr)
 
 
 @app.command()

@@ -26,7 +26,7 @@ def find(name: str) -> list[Scenario]:
         return [_read(text, f"{one}.toml") for one, text in texts.items()]
     if name in texts:
         return [_read(texts[name], f"{name}.toml")]
-    if Path(name).suffix == ".toml" or Path(name).is_file():
+    if Path(name).suffix == ".toml" or _is_file(name):
         return [read_file(Path(name))]
     raise UsageError(
         f"there is no scenario {name!r}; there are {', '.join(texts)}, all of them as 'all', and "
@@ -34,14 +34,25 @@ def find(name: str) -> list[Scenario]:
     )
 
 
+def _is_file(name: str) -> bool:
+    try:
+        return Path(name).is_file()
+    except OSError:  # a name that no file can have
+        return False
+
+
 def read_file(path: Path) -> Scenario:
     """A file of the user's.  Raises UsageError, BadScenario."""
     try:
-        return _read(path.read_text("utf-8"), str(path))
+        data = path.read_bytes()
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror or error}") from None
-    except UnicodeDecodeError:
-        raise BadScenario(f"{path}: this is no text in UTF-8") from None
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise BadScenario(f"{path}:{line}: this is no text in UTF-8") from None
+    return _read(text, str(path))
 
 
 def _read(text: str, file: str) -> Scenario:

@@ -39,6 +39,8 @@ _TOP: Final = ("name", "about", "at_once", "mesh", "workload", "fault", "expect"
 _CHOICES: Final = {"modes": get_args(ModeName), "dialects": get_args(Dialect)}
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
 _PLACE: Final = re.compile(r"^(?P<what>.*?)(?: - at (?:`key` in )?`\$(?P<path>.*)`)?$", re.DOTALL)
+_TOML_PLACE: Final = re.compile(r" \(at (?:line (?P<line>\d+), column \d+|end of document)\)$")
+_LONG_NUMBER: Final = re.compile(r"[0-9][0-9_]{4000}")
 _STEP: Final = re.compile(r"\.([A-Za-z0-9_-]+)|\[(\d+|\.\.\.)\]")
 _KINDS: Final = {
     "int": "a whole number",
@@ -58,10 +60,15 @@ class BadScenario(MeshdError):
 def read_scenario(text: str, *, file: str, parameters: Parameters) -> Scenario:
     """Raises BadScenario with all that is wrong.  `file` is what the text calls it."""
     try:
-        document = tomllib.loads(text)
+        document, lines = tomllib.loads(text), key_lines(text)
+    except RecursionError:
+        raise BadScenario(f"{file}: its lists and tables are nested too deep") from None
     except tomllib.TOMLDecodeError as error:
-        raise BadScenario(f"{file}: this is no TOML: {error}") from None
-    reader = _Reader(file, key_lines(text), parameters)
+        raise BadScenario(_no_toml(file, text, str(error))) from None
+    except ValueError:  # Python reads no numbers that long
+        line = _line_of(text, _LONG_NUMBER.search(text))
+        raise BadScenario(f"{file}:{line}: a number with thousands of digits") from None
+    reader = _Reader(file, lines, parameters)
     scenario = reader.scenario(document)
     if reader.problems:
         raise BadScenario("\n".join(sentence for _, sentence in sorted(reader.problems)))
@@ -131,7 +138,7 @@ class _Reader:
         if name is None:
             self._wrong(path, f"a fault needs a name; {_there_are(self._parameters)}")
             return None
-        if name not in self._parameters:
+        if not isinstance(name, str) or name not in self._parameters:
             problem = f"there is no fault {name!r}; {_there_are(self._parameters)}"
             self._wrong((*path, "name"), problem)
             return None
@@ -202,6 +209,19 @@ class _Reader:
             path = path[:-1]
         line = self._lines.get(path, 1)
         self.problems.append((line, f"{self._file}:{line}: {problem}"))
+
+
+def _no_toml(file: str, text: str, error: str) -> str:
+    """What `tomllib` says, with the line where every other mistake has it."""
+    found = _TOML_PLACE.search(error)
+    if found is None:
+        return f"{file}: this is no TOML: {error}"
+    line = found["line"] or _line_of(text, re.search(r"\s*\Z", text))
+    return f"{file}:{line}: this is no TOML: {error[: found.start()]}"
+
+
+def _line_of(text: str, found: re.Match[str] | None) -> int:
+    return text.count("\n", 0, found.start() if found else 0) + 1
 
 
 def _spread(table: dict[str, Any], schedule: tuple[str, ...]) -> dict[str, Any]:

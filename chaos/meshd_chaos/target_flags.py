@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 from meshd.cli.shell import UsageError
 from meshd_chaos.target import Target
+
+_PID: Final = re.compile(r"[0-9]{1,9}")
+_HEADER: Final = re.compile(r"[!-~]*")
 
 
 def read_target(urls: str | None, flags: Mapping[str, Any]) -> Target | None:
@@ -22,12 +26,19 @@ def read_target(urls: str | None, flags: Mapping[str, Any]) -> Target | None:
     breaking = [name for name in ("--pid", "--kill", "--start") if flags[name]]
     if breaking and not flags["--faults"]:
         raise UsageError(f"{', '.join(breaking)}: nothing is broken without --faults")
+    if not all(name.strip() for name in flags["--model"]):
+        raise UsageError("--model NAME: a model has a name")
+    if not _HEADER.fullmatch(flags["--api-key"]):
+        raise UsageError("--api-key: an API key is printable ASCII without spaces")
+    addresses = tuple(_url(text) for text in urls.split(",") if text.strip())
+    if not addresses:
+        raise UsageError("--target needs a URL like http://studio.local:11435")
     pids = _pairs("--pid", flags["--pid"])
     for node, text in pids.items():
-        if not text.isdigit() or int(text) < 2:
+        if not _PID.fullmatch(text) or int(text) < 2:
             raise UsageError(f"--pid {node}={text}: {text!r} is no process id")
     return Target(
-        urls=tuple(_url(text) for text in urls.split(",") if text.strip()),
+        urls=addresses,
         models=tuple(flags["--model"]),
         api_key=flags["--api-key"],
         with_jobs=flags["--jobs"],
@@ -39,9 +50,19 @@ def read_target(urls: str | None, flags: Mapping[str, Any]) -> Target | None:
 
 
 def _url(text: str) -> str:
+    """As it is asked.  Raises UsageError, whose text has no secret of the URL."""
     url = text.strip().rstrip("/")
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.netloc:
+    if "@" in url:
+        host = url.rpartition("@")[2]
+        raise UsageError(f"--target ...@{host}: no name and password here, but --api-key KEY")
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port
+        host.encode("idna")
+    except ValueError as error:
+        raise UsageError(f"--target {url}: that is no URL: {error}") from None
+    is_plain = host and port != 0 and not parts.query and not parts.fragment
+    if parts.scheme not in ("http", "https") or not is_plain or not url.isprintable():
         raise UsageError(f"--target {url}: that is no URL like http://studio.local:11435")
     return url
 

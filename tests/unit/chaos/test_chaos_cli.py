@@ -11,9 +11,11 @@ import pytest
 import trio
 from typer.testing import CliRunner, Result
 
+from meshd.cli.shell import UsageError
 from meshd_chaos import campaign, cli
 from meshd_chaos.mesh import MeshFailed
 from meshd_chaos.records import RunSet
+from tests.unit.chaos.made_up_runs import a_run, an_answer
 
 
 def meshd_chaos(*arguments: str) -> Result:
@@ -47,7 +49,11 @@ def no_mesh(monkeypatch: pytest.MonkeyPatch) -> None:
         (("--report", "/nonexistent/r.html"), "there is no folder /nonexistent"),
         (("--target", "http://127.0.0.1:1"), "--target needs --model"),
         (("--faults",), "--faults: only with --target"),
-        (("--nodes", "1"), "--nodes"),
+        (("--nodes", "1"), "--nodes 1: it must be from 2 to 16"),
+        (("--rate", "nan"), "--rate nan: it must be from 0.1 to 1000"),
+        (("--duration", "inf"), "--duration inf: it must be from 1 to 86400"),
+        (("--scenario", "x" * 300), "there is no scenario"),
+        (("--target", "http://[::", "--model", "m"), "that is no URL"),
     ],
 )
 def test_wrong_input_is_named_and_ends_with_2(arguments: tuple[str, ...], says: str) -> None:
@@ -55,6 +61,14 @@ def test_wrong_input_is_named_and_ends_with_2(arguments: tuple[str, ...], says: 
     assert ended.exit_code == 2
     assert says in ended.output
     assert "Traceback" not in ended.output
+
+
+@pytest.mark.usefixtures("no_mesh")
+def test_a_report_that_cannot_be_written_is_told_before_anything_is_run(tmp_path: Path) -> None:
+    ended = meshd_chaos("run", "--report", str(tmp_path))
+    assert ended.exit_code == 2
+    assert f"--report {tmp_path}: it cannot be written: Is a directory" in ended.output
+    assert "not run" not in ended.output
 
 
 def test_a_scenario_file_is_checked_with_the_line_of_what_is_wrong(tmp_path: Path) -> None:
@@ -95,17 +109,97 @@ def test_json_says_what_was_not_run() -> None:
     assert [(one.name, one.why) for one in runs.not_run] == [("mix", "ben did not come up")]
 
 
+@asynccontextmanager
+async def broken_stage(*_: object) -> AsyncIterator[None]:
+    raise OSError("no such port")
+    yield
+
+
 def test_a_mistake_of_the_harness_in_one_scenario_does_not_lose_the_others(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    @asynccontextmanager
-    async def stage(*_: object) -> AsyncIterator[None]:
-        raise OSError("no such port")
-        yield
-
-    monkeypatch.setattr(campaign, "local_stage", stage)
+    monkeypatch.setattr(campaign, "local_stage", broken_stage)
     monkeypatch.setattr(cli, "why_no_llama", lambda: "")
     ended = meshd_chaos("run", "-s", "mix", "-s", "lossy")
     assert ended.exit_code == cli.NOT_RUN
     assert "not tested mix: the harness itself failed: OSError('no such port')" in ended.output
     assert "not tested lossy: the harness itself failed" in ended.output
+
+
+def a_target(*more: str) -> tuple[str, ...]:
+    return ("run", "--target", "http://127.0.0.1:9", "--model", "m", "--duration", "1", *more)
+
+
+def test_a_target_that_does_not_answer_is_a_sentence_and_ends_with_3() -> None:
+    ended = meshd_chaos(*a_target())
+    assert ended.exit_code == cli.NOT_RUN
+    assert "not tested mix: http://127.0.0.1:9 cannot be asked" in ended.output
+    assert "Traceback" not in ended.output
+    assert "the harness itself" not in ended.output
+
+
+def test_a_node_that_the_target_does_not_have_is_wrong_input(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    @asynccontextmanager
+    async def stage(*_: object) -> AsyncIterator[None]:
+        raise UsageError("no node is called nobody")
+        yield
+
+    monkeypatch.setattr(campaign, "target_stage", stage)
+    ended = meshd_chaos(*a_target("--faults", "--pid", "nobody=4711"))
+    assert ended.exit_code == 2
+    assert "meshd-chaos: no node is called nobody" in ended.output
+    assert "Traceback" not in ended.output
+
+
+@pytest.fixture
+def came(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One scenario was run, and all was well."""
+    runs = RunSet(runs=(a_run([an_answer()]),))
+    monkeypatch.setattr(cli, "run_all", lambda _: (runs, False))
+    monkeypatch.setattr(cli, "why_no_llama", lambda: "")
+
+
+@pytest.mark.usefixtures("came")
+def test_what_the_runs_came_to_is_printed_though_the_page_cannot_be_written(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def fill_the_disk(_: RunSet) -> str:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(cli, "render", fill_the_disk)
+    ended = meshd_chaos("run", "--report", str(tmp_path / "r.html"))
+    assert ended.exit_code == cli.NOT_RUN
+    assert "Every accepted request was answered" in ended.output
+    assert "No space left on device" in ended.output
+    assert "Traceback" not in ended.output
+
+
+@pytest.mark.usefixtures("came")
+def test_the_page_is_written_though_the_table_cannot_be_made(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def fail(_: RunSet) -> str:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(cli, "table", fail)
+    page = tmp_path / "r.html"
+    ended = meshd_chaos("run", "--report", str(page))
+    assert ended.exit_code == cli.NOT_RUN
+    assert "the harness itself failed" in ended.output
+    assert "Every accepted request was answered" in page.read_text()
+
+
+def test_a_mistake_of_the_harness_never_ends_as_a_violation_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(_: object) -> None:
+        raise KeyError("seed")
+
+    monkeypatch.setattr(cli, "run_all", fail)
+    monkeypatch.setattr(cli, "why_no_llama", lambda: "")
+    ended = meshd_chaos("run")
+    assert ended.exit_code == cli.NOT_RUN
+    assert "the harness itself failed, which says nothing of the mesh: KeyError" in ended.output
+    assert "Traceback" in ended.output

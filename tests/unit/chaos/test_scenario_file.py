@@ -96,7 +96,12 @@ recovered = 1
          "are attempts-spent, entry-died"),
         ("at_once = 9", "mine.toml:3: at_once must be a whole number from 1 to 4"),
         ("spped = 3", "mine.toml:3: a scenario has no 'spped'; there are about, at_once, expect"),
-        ("= 3", "mine.toml: this is no TOML"),
+        ("= 3", "mine.toml:3: this is no TOML: Invalid statement"),
+        ("mesh = { nodes = 3", "mine.toml:3: this is no TOML"),
+        ('[[fault]]\nname = ["kill"]\nat_s = 1', "mine.toml:4: there is no fault ['kill']"),
+        ("[[fault]]\nname = { a = 1 }\nat_s = 1", "mine.toml:4: there is no fault {'a': 1}"),
+        ("\nat_once = " + "9" * 5_000, "mine.toml:4: a number with thousands of digits"),
+        ("at_once = " + "[" * 3_000, "mine.toml: its lists and tables are nested too deep"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_named_with_its_line_and_what_is_allowed(text: str, told: str) -> None:

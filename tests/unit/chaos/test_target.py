@@ -46,6 +46,16 @@ def test_what_the_flags_say_is_in_the_target() -> None:
         (None, {**NONE, "--faults": True, "--jobs": True}, "--jobs, --faults: only with"),
         (URLS, NONE, "--target needs --model"),
         ("studio:11435", ASKED, "--target studio:11435: that is no URL like http://"),
+        (" ,", ASKED, "--target needs a URL like http://"),
+        ("http://[::", ASKED, "--target http://[::: that is no URL: Invalid IPv6 URL"),
+        ("http://a:99999", ASKED, "--target http://a:99999: that is no URL: Port out of range"),
+        ("http://a:abc", ASKED, "--target http://a:abc: that is no URL: Port could not"),
+        ("http://:80", ASKED, "--target http://:80: that is no URL like"),
+        (f"http://{'a' * 70}", ASKED, "label too long"),
+        (URLS, {**ASKED, "--model": [" "]}, "--model NAME: a model has a name"),
+        (URLS, {**ASKED, "--api-key": "se cret"}, "--api-key: an API key is printable ASCII"),
+        (URLS, {**ASKED, "--faults": True, "--pid": ["a=\u00b2"]}, "is no process id"),
+        (URLS, {**ASKED, "--faults": True, "--pid": ["a=" + "9" * 5_000]}, "is no process id"),
         (URLS, {**ASKED, "--pid": ["a=1"]}, "--pid: nothing is broken without --faults"),
         (URLS, {**ASKED, "--faults": True, "--pid": ["a=me"]}, "'me' is no process id"),
         (URLS, {**ASKED, "--faults": True, "--kill": ["attic"]}, "--kill attic: it must be NODE="),
@@ -55,6 +65,13 @@ def test_flags_that_do_not_fit_are_told(urls: str | None, flags: dict[str, Any],
     with pytest.raises(UsageError) as caught:
         read_target(urls, flags)
     assert told in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["http://me:hush@studio", "http://me:hu/sh@[studio"])
+def test_a_password_in_a_url_is_refused_without_being_told(url: str) -> None:
+    with pytest.raises(UsageError, match="but --api-key KEY") as caught:
+        read_target(url, ASKED)
+    assert "hu" not in str(caught.value)
 
 
 def test_it_is_only_asked_and_nothing_is_written_down_unless_allowed() -> None:
