@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import httpx
 import msgspec
 import trio
 
 from meshd.testing.checker import Answer, Mode, Tally
-from meshd_chaos.clients import Clients
+from meshd_chaos.clients import Clients, JobView
 from meshd_chaos.scenario import Expect
 from meshd_chaos.stage import Stage
 from meshd_chaos.workload import Planned
@@ -114,8 +113,12 @@ async def _job(http: httpx.AsyncClient, headers: Mapping[str, str], url: str) ->
         answer = await http.get(url, headers=dict(headers), timeout=END_S)
     except httpx.HTTPError as error:
         return repr(error)
-    view: dict[str, Any] = msgspec.json.decode(answer.content)
-    return str(view.get("state") or answer.status_code)
+    if answer.status_code != 200:
+        return str(answer.status_code)
+    try:
+        return msgspec.json.decode(answer.content, type=JobView).state
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        return f"what is no job ({error})"
 
 
 async def _nothing_runs(stage: Stage) -> list[str]:

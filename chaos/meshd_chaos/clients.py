@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count
 from random import Random
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import httpx
 import msgspec
@@ -21,7 +21,7 @@ import trio
 from meshd.testing.checker import Answer, How, Mode
 from meshd_chaos.excuses import REPEATED
 from meshd_chaos.stage import Stage
-from meshd_chaos.transcript import Transcript, error_of
+from meshd_chaos.transcript import Garbled, Transcript, error_of
 from meshd_chaos.workload import Planned
 
 CONNECT_S: Final = 5.0
@@ -53,6 +53,10 @@ class _Try:
     cause: str = ""
     ended_at_s: float | None = None
     request_id: str = ""
+
+    def garbled(self, error: Exception) -> None:
+        """The node said what no answer says."""
+        self.how, self.cause = How.GARBLED, str(error)
 
     @property
     def was_not_let_in(self) -> bool:
@@ -144,6 +148,8 @@ class Clients:
             tried.how, tried.cause = How.REFUSED, "no connection in time"
         except httpx.ReadTimeout:
             tried.how, tried.cause = How.SILENT, f"nothing in {QUIET_S:.0f} s"
+        except Garbled as error:
+            tried.garbled(error)
         except httpx.HTTPError as error:
             if tried.said.finish is None:
                 tried.how, tried.cause = How.BROKEN, type(error).__name__
@@ -171,6 +177,7 @@ class Clients:
                 if planned.leaves_after is not None and len(said.pieces) > planned.leaves_after:
                     tried.how = How.LEFT
                     return
+            said.line(rest, self.now_s())
         if said.error is not None:
             tried.how, tried.cause = How.ERROR, said.error[:_CAUSE_CHARS]
         else:
@@ -225,11 +232,13 @@ class _Keyed:
         self._key = f"chaos-{clients.seed}-{planned.name}"
         self._tries = 0
         self._last_text_at_s: float | None = None
+        """In an answer that broke off; None: none did."""
+        self._has_answer = False
 
     async def live(self) -> None:
         entry = await self._until_answered(self._clients.any_entry(self._chance))
         if self._planned.asks_again:
-            self._last_text_at_s = None
+            self._last_text_at_s, self._has_answer = None, True
             await self._until_answered(self._clients.any_entry(self._chance, but=entry))
 
     async def _until_answered(self, entry: str) -> str:
@@ -253,10 +262,21 @@ class _Keyed:
                 raise
             finally:
                 clients.note(planned, tried, key=self._key, repeated=repeats)
-            pieces = tried.said.pieces
-            if pieces or self._last_text_at_s is None:
-                self._last_text_at_s = pieces[-1].at_s if pieces else tried.sent_at_s
+            self._remember(tried)
             entry = clients.any_entry(self._chance, but=entry)
+
+    def _remember(self, tried: _Try) -> None:
+        """When a word was last heard, if this try broke an answer off."""
+        pieces = tried.said.pieces
+        if pieces:
+            self._last_text_at_s = pieces[-1].at_s
+        elif self._last_text_at_s is None and self._broke_off(tried):
+            self._last_text_at_s = tried.sent_at_s
+
+    def _broke_off(self, tried: _Try) -> bool:
+        """Whether there was an answer to lose.  Who has one already loses another only if that
+        had begun."""
+        return tried.status == 200 if self._has_answer else tried.how is not How.REFUSED
 
 
 class _Queued:
@@ -275,6 +295,9 @@ class _Queued:
             if job is not None:
                 clients.jobs[job] = self._key
                 await self._wait(job, tried)
+        except Garbled as error:
+            tried.garbled(error)
+            tried.ended_at_s = clients.now_s()
         finally:
             clients.note(planned, tried, key=self._key)
 
@@ -286,7 +309,7 @@ class _Queued:
             made = await self._order("POST", tried.entry, "/mesh/v1/jobs", order)
             if made is not None and made.status_code in (200, 201):
                 tried.status = 200
-                return str(msgspec.json.decode(made.content)["id"])
+                return _decoded(made.content, _Made).id
             if made is not None and made.status_code not in _AGAIN:
                 tried.how, tried.status = How.REFUSED, made.status_code
                 tried.cause = error_of(made.content)[:_CAUSE_CHARS]
@@ -304,13 +327,13 @@ class _Queued:
             seen = await self._order("GET", entry, f"/mesh/v1/jobs/{job}")
             if seen is None or seen.status_code != 200:
                 continue  # that node is away, or has not heard of the job yet
-            view = msgspec.json.decode(seen.content)
-            if view["state"] in ("failed", "cancelled", "dead"):
-                tried.how, tried.cause = How.ERROR, f"{view['state']}: {view.get('reason', '')}"
+            view = _decoded(seen.content, JobView)
+            if view.state in ("failed", "cancelled", "dead"):
+                tried.how, tried.cause = How.ERROR, f"{view.state}: {view.reason}"
                 tried.cause = tried.cause[:_CAUSE_CHARS]
-            elif view["state"] == "done" and not view.get("result_is_away"):
-                tried.said.head(view.get("node"), None)
-                tried.said.body(msgspec.json.encode(view["result"]), self._clients.now_s())
+            elif view.state == "done" and not view.result_is_away:
+                tried.said.head(view.node, None)
+                tried.said.body(bytes(view.result), self._clients.now_s())
                 tried.how = How.WHOLE
             else:
                 continue
@@ -329,6 +352,32 @@ class _Queued:
         with suppress(httpx.HTTPError), trio.move_on_after(QUIET_S):
             return await self._clients.http.request(method, url, content=content, headers=headers)
         return None
+
+
+class _Made(msgspec.Struct):
+    """A job that was put in."""
+
+    id: str
+
+
+class JobView(msgspec.Struct):
+    """What a node says of a job (proto/http.md)."""
+
+    state: str
+    reason: str | None = ""
+    node: str | None = None
+    result: msgspec.Raw = msgspec.Raw(b"")
+    result_is_away: bool = False
+
+
+_View = TypeVar("_View", _Made, JobView)
+
+
+def _decoded(body: bytes, form: type[_View]) -> _View:
+    try:
+        return msgspec.json.decode(body, type=form)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise Garbled(f"{error}: {body[:40]!r}") from None
 
 
 def _pause_s(chance: Random, tries: int) -> float:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final
+from contextlib import suppress
+from typing import Final
 
 import httpx
 import msgspec
@@ -28,7 +29,9 @@ async def ask_ways(clients: Clients) -> dict[str, tuple[str, ...]]:
         except httpx.HTTPError:
             return
         if told.status_code == 200:
-            ways[answer.request] = ways_of(msgspec.json.decode(told.content))
+            with suppress(msgspec.DecodeError, UnicodeDecodeError):  # then it stays as it was seen
+                trace = msgspec.json.decode(told.content, type=Trace)
+                ways[answer.request] = ways_of(trace)
 
     with trio.move_on_after(TOLD_S):
         async with trio.open_nursery() as nursery:
@@ -40,10 +43,19 @@ async def ask_ways(clients: Clients) -> dict[str, tuple[str, ...]]:
     return ways
 
 
-def ways_of(view: Mapping[str, Any]) -> tuple[str, ...]:
-    """Those of a request's trace (jobs/request_views.py)."""
-    runs = [*view.get("failed", ()), view]
-    return tuple(run["way"] for run in runs if run.get("way"))
+class _Run(msgspec.Struct):
+    way: str | None = None
+
+
+class Trace(_Run):
+    """What there is to know here of a request's trace (jobs/request_views.py)."""
+
+    failed: list[_Run] = []
+
+
+def ways_of(trace: Trace) -> tuple[str, ...]:
+    """Those of its runs."""
+    return tuple(run.way for run in (*trace.failed, trace) if run.way)
 
 
 def with_ways(answers: Iterable[Answer], ways: Mapping[str, Sequence[str]]) -> list[Answer]:

@@ -19,6 +19,7 @@ class Fate(StrEnum):
     WHOLE = "whole"
     RECOVERED = "recovered"
     REPEATED = "repeated"
+    UNREACHED = "unreached"
     LEFT = "left"
     UNTAKEN = "untaken"
     EXCUSED = "excused"
@@ -29,7 +30,8 @@ class Fate(StrEnum):
 MEANING: Final = {
     Fate.WHOLE: "answered",
     Fate.RECOVERED: "answered, after its holder failed",
-    Fate.REPEATED: "broke off, asked again with its key",
+    Fate.REPEATED: "not answered there, asked again with its key",
+    Fate.UNREACHED: "no connection, asked elsewhere with its key",
     Fate.LEFT: "the client went away",
     Fate.UNTAKEN: "never accepted",
     Fate.EXCUSED: "not answered, and excused",
@@ -104,6 +106,8 @@ def _fate(answer: Answer, answered_keys: set[str]) -> Fate:
             return Fate.RECOVERED if answer.seams else Fate.WHOLE
         case How.LEFT:
             return Fate.LEFT
+        case How.REFUSED if answer.excuse == REPEATED and not answer.status:
+            return Fate.UNREACHED
         case _ if answer.excuse == REPEATED or answer.key in answered_keys:
             return Fate.REPEATED
         case _ if answer.excuse:

@@ -104,7 +104,7 @@ summary { cursor: pointer; color: var(--link); margin-bottom: 8px; }
 .recovered { stroke: var(--recovered); --colour: var(--recovered); }
 .repeated { stroke: var(--repeated); --colour: var(--repeated); }
 .left { stroke: var(--left); --colour: var(--left); }
-.untaken { stroke: var(--untaken); --colour: var(--untaken); }
+.untaken, .unreached { stroke: var(--untaken); --colour: var(--untaken); }
 .excused { stroke: var(--excused); --colour: var(--excused); }
 .failed { stroke: var(--failed); --colour: var(--failed); }
 .timeline .bad, .legend .bad { stroke: var(--bad); --colour: var(--bad); }

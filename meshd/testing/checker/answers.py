@@ -47,6 +47,7 @@ class How(StrEnum):
     REFUSED = "refused"  # a status that is not 200
     BROKEN = "broken"  # the connection to the entry broke
     CUT = "cut"  # it ended in order, and said neither
+    GARBLED = "garbled"  # with what is no event of its dialect
     LEFT = "left"  # the client went away itself
     SILENT = "silent"  # it did not end by its deadline
 
@@ -241,6 +242,7 @@ _ENDS: Final = {
     How.REFUSED: End.ERROR,
     How.BROKEN: End.CUT,
     How.CUT: End.CUT,
+    How.GARBLED: End.CUT,
     How.LEFT: End.LEFT,
     How.SILENT: End.SILENT,
 }
@@ -268,7 +270,12 @@ def _text(answer: Answer) -> Report:
         after_finish=answer.after_finish,
     )
     finish = answer.expected_finish if whole and answer.finish else None
-    return check_stream(stream, answer.expected, finish=finish)
+    report = check_stream(stream, answer.expected, finish=finish)
+    if answer.how is How.GARBLED:
+        sentence = f"the answer to {answer.request}: {answer.entry} sent what is no event"
+        found = Violation(Kind.WRONG, answer.request, f"{sentence}: {answer.cause}")
+        report.violations.append(found)
+    return report
 
 
 def _failures(answers: Sequence[Answer]) -> Report:

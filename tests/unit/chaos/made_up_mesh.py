@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,6 +27,8 @@ class Mesh:
     states: dict[str, str] = field(default_factory=lambda: {"anna": "done", "ben": "done"})
     running: dict[str, int] = field(default_factory=lambda: {"anna": 0, "ben": 0})
     status: dict[str, int] = field(default_factory=lambda: {"anna": 200, "ben": 200})
+    raw: dict[str, bytes] = field(default_factory=dict)
+    """What they answer with instead, byte by byte."""
     away: set[str] = field(default_factory=set)
     """Nobody listens there."""
     asked: list[tuple[str, str, str]] = field(default_factory=list)
@@ -42,6 +44,8 @@ class Mesh:
             raise httpx.ConnectError("refused")
         if self.status[name] != 200:
             return httpx.Response(self.status[name], json={"error": {"message": "not now"}})
+        if name in self.raw:
+            return httpx.Response(200, content=_pieces(self.raw[name]))
         if request.url.path == "/mesh/v1/jobs":
             return httpx.Response(201, json={"id": "j1", "state": "queued", "new": True})
         if request.url.path.startswith("/mesh/v1/jobs/"):
@@ -85,6 +89,10 @@ class Mesh:
 
     async def statuses(self) -> Mapping[str, StatusReport]:
         return {name: report(name, count) for name, count in self.running.items()}
+
+
+async def _pieces(data: bytes) -> AsyncIterator[bytes]:
+    yield data
 
 
 def report(name: str, running: int) -> StatusReport:

@@ -100,6 +100,59 @@ async def test_a_key_that_has_two_answers_is_found(autojump_clock: MockClock) ->
     assert judge_answers(answers).doubled == 1
 
 
+@pytest.mark.parametrize("mode", [Mode.STREAMED, Mode.WHOLE, Mode.KEYED, Mode.QUEUED])
+@pytest.mark.parametrize("raw", [b"<html>", b"data: {", b"{}", b"[]", b'{"id": 1}', b"\xff"])
+async def test_an_answer_that_is_no_answer_is_a_violation_of_that_request_and_no_more(
+    mode: Mode, raw: bytes, autojump_clock: MockClock
+) -> None:
+    mesh = Mesh(raw={"anna": raw, "ben": raw})
+    streamed = mode is Mode.STREAMED
+    answers, clients = await live(mesh, planned(mode, streamed=streamed, dialect="ollama"))
+    assert answers[0].how is How.GARBLED
+    tally = judge_answers(answers)
+    assert "wrong: the answer to r1" in "".join(tally.violations)
+    assert "sent what is no event: " in "".join(tally.violations)
+    assert clients.under_way == 0
+
+
+async def test_the_last_half_of_a_line_is_no_answer_either(autojump_clock: MockClock) -> None:
+    line = b'{"message":{"content":" one two"},"done":true,"done_reason":"length"}'
+    for rest, how in ((b"", How.WHOLE), (b'{"mess', How.GARBLED)):
+        mesh = Mesh(raw=dict.fromkeys(("anna", "ben"), line + b"\n" + rest))
+        (answer,), _ = await live(mesh, planned(Mode.STREAMED, streamed=True, dialect="ollama"))
+        assert answer.how is how
+
+
+@pytest.mark.parametrize("asks_again", [False, True])
+async def test_where_nobody_lets_it_in_nothing_was_lost_that_a_repeat_could_recover(
+    asks_again: bool, autojump_clock: MockClock
+) -> None:
+    mesh = Mesh(away={"anna"})
+    answers: list[Answer] = []
+    for seed in range(6):
+        more, _ = await live(mesh, planned(Mode.KEYED, asks_again=asks_again, seed=seed))
+        answers += more
+    assert any(one.cause.startswith("no connection") for one in answers)
+    assert not any(one.seams for one in answers)
+
+
+@pytest.mark.parametrize(("asks_again", "seams"), [(False, 1), (True, 0)])
+async def test_a_repeat_recovers_what_broke_off_and_not_what_its_client_has_already(
+    asks_again: bool, seams: int, autojump_clock: MockClock
+) -> None:
+    class Breaking(Mesh):
+        def answer(self, request: httpx.Request) -> httpx.Response:
+            breaks = len(self.asked) == int(asks_again)
+            response = super().answer(request)
+            if breaks:
+                raise httpx.ReadError("reset")
+            return response
+
+    answers, _ = await live(Breaking(), planned(Mode.KEYED, asks_again=asks_again))
+    assert [one.how for one in answers].count(How.BROKEN) == 1
+    assert sum(len(one.seams) for one in answers) == seams
+
+
 async def test_a_job_is_put_in_where_it_is_taken_and_waited_for_anywhere(
     autojump_clock: MockClock,
 ) -> None:

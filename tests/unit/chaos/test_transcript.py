@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from meshd_chaos.transcript import Transcript, error_of
+import pytest
+
+from meshd_chaos.transcript import Garbled, Transcript, error_of
 
 HEAD = b'"id":"c1","created":1,"model":"poet"'
 
@@ -95,3 +97,37 @@ def test_what_a_refusal_says_is_found_in_any_body() -> None:
     assert error_of(b'{"error":{"message":"busy","code":"b"}}') == "busy"
     assert error_of(b'{"error":"busy"}') == "busy"
     assert error_of(b"<html>") == "<html>"
+
+
+@pytest.mark.parametrize(
+    ("dialect", "line"),
+    [
+        ("openai", openai(" a")[:-5]),
+        ("openai", openai(" a")[9:]),
+        ("openai", openai(" a") + openai(" b")),
+        ("openai", b"data: [1, 2]"),
+        ("openai", b'data: {%s,"choices":[{"index":0}]}' % HEAD),
+        ("openai", b'data: {%s,"choices":[{"delta":{"content":5}}]}' % HEAD),
+        ("openai", b'data: {%s,"choices":{}}' % HEAD),
+        ("openai", b"\xff\xfe"),
+        ("ollama", ollama(" a")[:-5]),
+        ("ollama", ollama(" a")[9:]),
+        ("ollama", b'{"model":"poet","created_at":"t","done":true}'),
+        ("ollama", b'"\xff"'),
+    ],
+)
+def test_what_is_no_event_is_told_and_not_taken_for_one(dialect: str, line: bytes) -> None:
+    said = Transcript(dialect, 0.0)
+    with pytest.raises(Garbled) as told:
+        said.line(line, 1.0)
+    assert str(told.value)
+    with pytest.raises(Garbled):
+        said.body(line, 1.0)
+    assert said.text == ""
+
+
+def test_fields_of_an_event_stream_that_carry_no_text_are_no_mistake() -> None:
+    said = Transcript("openai", 0.0)
+    for line in (b"", b"\r", b": still here", b"id: 7", b"event: message", b"data: [DONE]"):
+        said.line(line, 1.0)
+    assert said.text == ""

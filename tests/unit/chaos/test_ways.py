@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from meshd.testing.checker import Answer, How, Mode, Seam
-from meshd_chaos.ways import ways_of, with_ways
+from meshd_chaos.ways import Trace, ways_of, with_ways
 
 
 def answer(*ways: str) -> Answer:
@@ -21,8 +23,9 @@ def told(one: Answer, *ways: str) -> list[str]:
 
 def test_the_trace_names_the_ways_of_all_runs_after_the_first() -> None:
     failed = [{"node": "a", "reason": "broken"}, {"node": "b", "reason": "silent", "way": "x"}]
-    assert ways_of({"failed": failed, "way": "continue"}) == ("x", "continue")
-    assert ways_of({"failed": [{"node": "a", "reason": "busy"}]}) == ()
+    trace = msgspec.convert({"failed": failed, "way": "continue"}, Trace)
+    assert ways_of(trace) == ("x", "continue")
+    assert ways_of(msgspec.convert({"failed": [{"node": "a", "reason": "busy"}]}, Trace)) == ()
 
 
 def test_seams_in_the_middle_are_called_as_the_mesh_calls_them() -> None:
