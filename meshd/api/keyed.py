@@ -231,6 +231,9 @@ async def _tell(listener: Listener, delivery: Delivery, path: str) -> None:
         try:
             await delivery.tell(await delivery.hear(listener))
         except (OtherWords, BeyondTheEnd) as error:  # this run is not what the client has a part of
+            if delivery.begun:
+                await delivery.fail(WITHHELD)
+                return
             problem = refused(path, error)
             await delivery.tell(Answer(problem.status, problem.headers, problem.body))
 
@@ -245,6 +248,8 @@ class _Speaker:
         self._path = work.path
         self._headers = work.headers
         self._is_ending = False
+        self._is_answering = False
+        """Whether the whole of it is here: a sign of life that begins a stream comes too late."""
         self._attempts: tuple[Attempt, ...] = ()
         self._numbering = Numbering() if self._path.startswith("/v1/") else None
         self.on_disconnect: Callable[[], None] | None = None
@@ -256,7 +261,7 @@ class _Speaker:
 
     @property
     def finished(self) -> bool:
-        return self._said.end is not None
+        return self._is_answering or self._said.end is not None
 
     @property
     def disconnected(self) -> bool:
@@ -269,6 +274,7 @@ class _Speaker:
         self._said.hold_back()
 
     async def send(self, status: int, headers: Headers, body: bytes) -> None:
+        self._is_answering = True
         if status != 200:
             await self._run.give_up(status, f"status {status}", body, final=status in _FINAL)
         elif not await self._run.seal(status, body, self._attempts):

@@ -17,7 +17,7 @@ from meshd.api.dialect import AnswerEncoder, HeaderPair
 from meshd.api.places import OtherWords, Place, Rest, comment
 from meshd.http import Headers, Responder
 from meshd.inference import Failure
-from meshd.jobs.said import Answer, Broken, End, Listener
+from meshd.jobs.said import Answer, Broken, End, Listener, Whole
 
 REPLAYED: Final = (b"x-meshd-replayed", b"true")
 """On an answer that another request asked for."""
@@ -110,8 +110,16 @@ class Delivery:
         return said[len(again) :]
 
     async def tell(self, end: End) -> None:
-        """The end, as the run told it.  Raises BeyondTheEnd if the client had more than all."""
+        """The end, as the run told it.
+
+        Raises BeyondTheEnd if the client had more than all, OtherWords if that is not how what it
+        was told can end: another run was told to it, and this one says less, or never began.
+        """
         match end:
+            case Answer() | Broken(last=b"") if self.begun:
+                raise OtherWords("another run of it came to nothing")
+            case Whole() if self.comparing:
+                raise OtherWords("another run of it said less")
             case Answer(status=status, headers=headers, body=body):
                 await self._responder.send(status, [*headers, *self._more], body)
             case Broken(last=last):

@@ -92,10 +92,13 @@ async def mesh(
         yield Mesh(world, a, b, c)
 
 
-async def three(world: World, *engines: MemoryEngine) -> tuple[Machine, Machine, Machine]:
+async def three(
+    world: World, *engines: MemoryEngine, **settings: Any
+) -> tuple[Machine, Machine, Machine]:
     """Three nodes whose record has three voters; `b` and `c` have an engine if given."""
-    a = await world.start("a")
-    b, c = await world.start("b", *engines[:1]), await world.start("c", *engines[1:2])
+    a = await world.start("a", **settings)
+    b = await world.start("b", *engines[:1], **settings)
+    c = await world.start("c", *engines[1:2], **settings)
     await world.settled()
     await until(lambda: all(len(voters(m)) == 3 for m in (a, b, c)), within_s=60.0)
     return a, b, c

@@ -11,6 +11,7 @@ import trio
 from trio.testing import MockClock
 
 from meshd import limits
+from meshd.config import LimitsConfig
 from meshd.testing.memory_client import MemoryAnswer
 from meshd.testing.memory_engine import MemoryEngine
 from meshd.testing.models import expected_text
@@ -45,11 +46,14 @@ class Mesh:
 
 
 @asynccontextmanager
-async def mesh(*, tokens_per_s: float = TOKENS_PER_S, **more: Any) -> AsyncIterator[Mesh]:
+async def mesh(
+    *, tokens_per_s: float = TOKENS_PER_S, queue_wait_s: float = limits.QUEUE_WAIT_S, **more: Any
+) -> AsyncIterator[Mesh]:
     buffer_bytes = more.pop("buffer_bytes", 65536)
+    config = LimitsConfig(queue_wait_s=queue_wait_s)
     async with World.open(buffer_bytes=buffer_bytes) as world:
         engine = engine_of("tiny", tokens_per_s=tokens_per_s, **more)
-        nodes = await three(world, engine_of("other"), engine)
+        nodes = await three(world, engine_of("other"), engine, limits=config)
         yield Mesh(world, engine, list(nodes))
 
 
@@ -316,3 +320,72 @@ async def test_an_entry_that_was_started_again_gives_back_what_it_ran_before(
         await over(again)
         assert trio.current_time() - killed_at < 0.6 * limits.JOB_LEASE_S
         assert (again.how, again.text) == ("whole", TEXT)
+
+
+async def test_a_refusal_that_waits_for_the_record_is_not_overtaken_by_a_sign_of_life(
+    autojump_clock: MockClock,
+) -> None:
+    """The record cannot be told why there is no answer, and the client is due to hear something."""
+    async with mesh(prefill_s=600.0, queue_wait_s=5.0) as m:
+        refused = m.ask(m.a)
+        await until(lambda: m.engine.running == 1)
+        m.world.network.isolate("a")
+        await over(refused)
+        assert (refused.how, refused.status) == ("refused", 502), refused.broken
+
+
+async def test_who_heard_a_sign_of_life_of_one_run_is_told_in_the_stream_that_the_next_one_failed(
+    autojump_clock: MockClock,
+) -> None:
+    async with mesh(load_s=600.0) as m:
+        m.ask(m.a)
+        heard = m.ask(m.b)
+        await until(lambda: heard.comments != [])
+        m.a.kill()
+        await pass_time(30.0)  # c goes on with it, and b hears that
+        m.engine.crash()
+        await over(heard, within_s=120.0)
+        assert heard.how == "error", heard.broken
+
+
+@pytest.mark.parametrize("cut_s", [0.1, 3.0])
+async def test_a_run_that_takes_the_place_of_one_that_was_heard_and_fails_ends_with_an_error(
+    autojump_clock: MockClock, cut_s: float
+) -> None:
+    async with World.open() as world:
+        engines = [
+            engine_of("tiny", tokens_per_s=TOKENS_PER_S, load_s=load_s) for load_s in (0, 80)
+        ]
+        m = Mesh(world, engines[1], list(await three(world, *engines)))
+        first = m.ask(m.b)
+        await some_text(first, 2)
+        again = m.ask(m.a)
+        await some_text(again, 10)
+        m.world.network.isolate("b")
+        await pass_time(cut_s)
+        later = m.ask(m.c)
+        await pass_time(16.0)
+        m.engine.crash()
+        await over(again, later, within_s=100.0)
+        assert again.how == "error", (again.how, again.raw[-100:])
+        assert "with the same key" in again.error
+
+
+async def test_a_run_that_takes_the_place_of_one_that_was_heard_and_says_less_ends_with_an_error(
+    autojump_clock: MockClock,
+) -> None:
+    async with World.open() as world:
+        engines = [
+            engine_of("tiny", tokens_per_s=TOKENS_PER_S),
+            engine_of("tiny", tokens_per_s=0.2, answer_words=3),
+        ]
+        m = Mesh(world, engines[1], list(await three(world, *engines)))
+        first = m.ask(m.b)
+        await some_text(first, 2)
+        again = m.ask(m.a)
+        await some_text(again, 10)
+        m.world.network.isolate("b")
+        later = m.ask(m.c)
+        await over(again, later, within_s=100.0)
+        assert (later.how, later.text) == ("whole", expected_text(max_tokens=3))
+        assert again.how == "error", (again.how, again.raw[-100:])
