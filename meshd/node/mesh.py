@@ -127,7 +127,7 @@ class MeshSide:
         self.switchboard.on_linked(self._linked)
         self.switchboard.on_sent_away(self._was_sent_away)
         self.mdns = Mdns(
-            self.introduction.announcement(), self._hosts_for_others, on_sighting=self._sighted
+            self.introduction.announcement(), self._hosts_for_others, on_sighting=self.sighted
         )
 
     def connect(
@@ -350,7 +350,8 @@ class MeshSide:
         """The CA's key, if this node holds it now."""
         return self.standing.identity.authority
 
-    def _sighted(self, sighting: Sighting) -> None:
+    def sighted(self, sighting: Sighting) -> None:
+        """Somebody announced that node by mDNS: a place to knock at."""
         if sighting.mesh == self.registry.mesh and self.registry.get(sighting.node):
             self.addresses.put(sighting.node, sighting.addresses, Source.SIGHTED)
             self.neighbours.agent.found(sighting.node, sighting.addresses)

@@ -25,6 +25,7 @@ from meshd import control
 from meshd.config import BackendConfig, Config
 from meshd.http import Sweeper
 from meshd.ids import Address, NodeId
+from meshd.membership.sightings import Sighting
 from meshd.node import Node, enter
 from meshd.paths import Paths
 from meshd.ports import Ports
@@ -339,6 +340,17 @@ class World:
             made = await door.running.mesh.office.create_token(control.TokenOrder())
             await machine.start(join=door.peer_address, token=made.token)
         return machine
+
+    def show_all(self) -> None:
+        """Announce every machine to all others, as mDNS does within one network."""
+        running = [m for m in self.machines.values() if m.node is not None]
+        for seen in running:
+            mesh = seen.running.mesh
+            addresses = tuple(Address(host, PEER_PORT) for host in seen.host.addresses)
+            sighting = Sighting(mesh.registry.mesh, mesh.id, seen.name, addresses, (1, 1))
+            for machine in running:
+                if machine is not seen:
+                    machine.running.mesh.sighted(sighting)
 
     async def settled(self) -> None:
         """Until every node that runs sees all others alive and offers all their models."""

@@ -156,6 +156,7 @@ class _Simulation:
         )
         for machine in members_first:
             await self._revive(machine)
+        self.world.show_all()
         await self._until("healed nodes see each other", self.world.is_settled, HEALED_S)
         await self._until("the record can be written", self._record_is_well, HEALED_S)
         self.story.say("world", "PEACE")

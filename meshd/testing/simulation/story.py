@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import sys
+import traceback
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Final
 
 import structlog
 import trio
 
 from meshd.testing.world import WHERE
 
-_LEVELS = ("warning", "error", "critical")
+BUGS: Final = 5
+BUG_CHARS: Final = 4_000
+_LEVELS: Final = ("warning", "error", "critical")
+_EXPECTED: Final = ("on purpose", "the disk is full")
+"""In the text of what was injected."""
 
 
 class Story:
@@ -21,6 +27,8 @@ class Story:
     def __init__(self, *, keep_lines: bool = False) -> None:
         self.lines: list[str] | None = [] if keep_lines else None
         self.marks: Counter[str] = Counter()
+        self.bugs: list[str] = []
+        """What daemons did not expect: exceptions that ended at a task's boundary, in a log."""
 
     def say(self, who: str, what: str) -> None:
         """A line, at this time."""
@@ -54,8 +62,18 @@ class Story:
         event, level = fields.pop("event"), fields.pop("level", "")
         part = fields.pop("part", "")
         self.marks[f"log: {event}"] += 1
+        if fields.get("exc_info") and len(self.bugs) < BUGS:
+            self._note_bug(event, fields["exc_info"])
         if self.lines is not None:
             loud = f"{level.upper()} " if level in _LEVELS else ""
             more = " ".join(f"{name}={value}" for name, value in fields.items())
             self.say(WHERE.get(), f"{loud}[{part}] {event} {more}".rstrip())
         raise structlog.DropEvent
+
+    def _note_bug(self, event: str, error: object) -> None:
+        error = error if isinstance(error, BaseException) else sys.exception()
+        if error is None:
+            return
+        text = "".join(traceback.format_exception(error))
+        if not any(words in text for words in _EXPECTED):
+            self.bugs.append(f"{WHERE.get()} logged {event!r}:\n{text[-BUG_CHARS:]}")
