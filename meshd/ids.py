@@ -1,7 +1,7 @@
 """Names of things: nodes, meshes, requests.  Pure.
 
 A node id and a mesh id are hashes of public keys, so nobody can take another's; addresses and
-host names are mere attributes (DESIGN.md, "Trust").
+host names are mere attributes (identity/DESIGN.md).
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from typing import Final
 KIB: Final = 1024
 MIB: Final = 1024 * 1024
 
-# --- ports (DESIGN.md, "Defaults")
+# --- ports (packaging/config.md)
 CLIENT_PORT: Final = 11435
 PEER_PORT: Final = 11436
 
@@ -73,7 +73,7 @@ TEXT_CHARS: Final = 1024  # a sentence for a person, in a refusal
 REQUEST_ID_CHARS: Final = 128
 KEY_MATERIAL_BYTES: Final = 256  # a public key, or one key of the keyring
 
-# --- pairing and tokens (DESIGN.md, "Trust")
+# --- pairing and tokens (identity/DESIGN.md)
 PAIRINGS_PENDING: Final = 3
 PAIRING_S: Final = 300.0
 PAIRING_TRIES: Final = 10  # commitments answered in any PAIRING_S: each is one guess in a million
@@ -121,7 +121,7 @@ RAFT_PER_STEP: Final = 256  # commands taken up, and applied: a step stays under
 RAFT_TRAILING: Final = 4096
 RAFT_TRAILING_BYTES: Final = 8 * MIB
 
-# --- requests (DESIGN.md, sections 3 and 11)
+# --- requests (relay/DESIGN.md, routing/DESIGN.md)
 ATTEMPTS: Final = 3
 REPICKS: Final = 2
 BACKEND_DEATHS_BEFORE_POISON: Final = 2
@@ -258,7 +258,7 @@ BLOB_LOOK_S: Final = 300.0  # between looks at what is named, while that changes
 BLOB_MISSING_S: Final = 30.0  # the same while something is missing here
 BLOB_HEAL_BYTES_PER_S: Final = 8 * MIB  # of what is missing, and re-copied
 
-# --- voters (consensus/voters.py; DESIGN.md, "Record")
+# --- voters (consensus/voters.py)
 FIVE_VOTERS_FROM: Final = 7  # machines that may have a vote
 REPLACE_VOTER_AFTER_S: Final = 600.0  # a failed one
 REPLACE_SLEEPER_AFTER_S: Final = 12 * 3600.0  # a night's sleep is no failure

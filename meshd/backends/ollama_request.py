@@ -1,8 +1,7 @@
 """From a `Request` to Ollama's native API.  Pure.
 
-Native, because Ollama's /v1 loses errors in mid-stream and ignores fields (research in DESIGN.md of
-this package).  What Ollama would silently leave out, though it changes the answer, is refused as
-UNSUPPORTED.
+Native, because Ollama's /v1 loses errors in mid-stream and ignores fields.  What Ollama would
+silently leave out, though it changes the answer, is refused as UNSUPPORTED.
 
 About `num_ctx`: a request whose num_ctx differs from that of the loaded model makes Ollama unload
 and load it again, tens of seconds for everybody, and two clients with different values make it do

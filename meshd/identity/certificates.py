@@ -24,7 +24,7 @@ from meshd.identity.keys import PublicKey
 from meshd.ids import MeshId, NodeId, short
 
 CERTIFICATE_LIFE_S: Final = 365 * 86_400
-"""How long a node certificate is valid (DESIGN.md, "Trust")."""
+"""How long a node certificate is valid; it is renewed at half of that."""
 
 CERTIFICATE_BACKDATE_S: Final = 86_400
 """How far before its issue it is valid, for machines whose clock is behind."""

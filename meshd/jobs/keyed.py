@@ -5,7 +5,7 @@ the fence, and nothing runs before it is applied.  The answer's last words leave
 `Complete` under that fence is committed.  So whoever repeats the request, at any node, hears the
 one run there is from its first byte on, or gets its stored answer, or, once the entry that ran it
 has lost its lease, runs it under a new fence; and no two clients ever see two different ends of one
-key (DESIGN.md, "One request"; Helland, Life beyond Distributed Transactions, 2007, for the idea).
+key (DESIGN.md, "A keyed request"; the idea: Helland, Life beyond Distributed Transactions, 2007).
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ or its renewal; a new leader counts each from the beginning, which can only make
 That an `Expire` was proposed ends nothing: it may be refused, or lost.  So a lease that is over is
 due again and again, until the record says that its claim has ended.
 Whoever holds a job stops by itself at `HOLDER_STOPS_AT` of the lease without a renewal, counted
-from when it asked for that (DESIGN.md, "Record"; Gray and Cheriton, Leases, SOSP 1989).
+from when it asked for that (DESIGN.md, "Who counts time"; Gray and Cheriton, Leases, SOSP 1989).
 """
 
 from __future__ import annotations

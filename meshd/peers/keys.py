@@ -3,7 +3,7 @@
 Which key is the newest is in the record, by number and id; the key itself only members hand to each
 other.  Whoever proposes a new one, with a removal, hands it out as soon as the record has named it.
 Who lacks it asks over its links: since the record says that there is a newer one, or since a
-datagram came under a key that is not here (DESIGN.md, "Membership").  If its author died with it,
+datagram came under a key that is not here.  If its author died with it,
 the leader finds nobody who has it, and makes another.
 """
 

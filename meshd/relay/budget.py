@@ -8,7 +8,7 @@ from meshd import limits
 
 
 class RetryBudget:
-    """Retries stay under a fraction of the requests of the last seconds (DESIGN.md, section 3).
+    """Retries stay under a fraction of the requests of the last seconds.
 
     A floor lets an entry with little traffic retry at all, and as many as are under way may: a
     holder that had them all dies once, and no answer is to be lost by it.  relay/DESIGN.md, "How

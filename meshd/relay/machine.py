@@ -1,4 +1,4 @@
-"""One request's life at its entry, as a pure state machine (DESIGN.md, "One request").
+"""One request's life at its entry, as a pure state machine (DESIGN.md).
 
 Events come in as method calls with the time; what to do comes out as directives.  The trio shell
 (`relay/forwarder.py`) carries them out and reports back.  The rungs of a failure: nothing delivered

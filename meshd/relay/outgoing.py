@@ -1,7 +1,7 @@
 """One answer's frames on their way to the entry, over one link after another (trio shell).
 
 What was said is kept for a while (after its end: `kept_answers.py`), so that an entry whose link
-broke finds this run again and has the rest of it: no second generation (proto/peer.md, "Resuming").
+broke finds this run again and has the rest of it: no second generation (proto/peer.md, "Answers").
 Between two links the run goes on; without a new one within `ORPHAN_GRACE_S` nobody is there for it
 any more, unless it is a keyed request's (`orphans.py`).
 """

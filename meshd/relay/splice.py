@@ -1,6 +1,6 @@
 """One answer out of several runs: what the client has so far, and how another run goes on.  Pure.
 
-Two ways (DESIGN.md, "One request"):
+Two ways:
 
 CONTINUE    an engine is told what was said and goes on after it.  For plain text only: in a tool
             call, in JSON that a schema holds, or with log-probabilities an engine that begins in

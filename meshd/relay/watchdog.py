@@ -4,8 +4,7 @@ The holder watches its engine; the entry watches the holder (beats).  Silence al
 engine may be loading, or reading a long prompt on a slow machine, or reading somebody else's
 between two tokens of this answer.  So silence comes in two lengths: by the end of the first (scaled
 by what is predicted and was observed) the engine was asked whether it lives, and one that did not
-answer counts as hung; after the second it counts as hung whatever it says (DESIGN.md, sections 3
-and 11).
+answer counts as hung; after the second it counts as hung whatever it says (DESIGN.md).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Predicted time to finish a request at a holder.  Pure (DESIGN.md, "Placement").
+"""Predicted time to finish a request at a holder.  Pure.
 
 Prediction = round trip + wait for a slot + load if not resident + prefill + decode.  Rates are
 what the holder measured and told (`ModelLoad`); where nothing was measured yet, priors from the

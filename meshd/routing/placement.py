@@ -1,6 +1,6 @@
 """What an entry knows of all holders, and whom it picks.  Pure: time comes in with each call.
 
-Load information is stale by nature, so (DESIGN.md, "Placement"): the holder's own answer is the
+Load information is stale by nature, so (DESIGN.md, "Invariants"): the holder's own answer is the
 truth, every peer response refreshes what is known, and an entry counts its own dispatches at once.
 """
 

@@ -1,8 +1,8 @@
 """In which order holders are tried.  Pure.
 
 Every policy has one interface: candidates that can do it go in, the same candidates come out, best
-first.  Randomness is handed in.  `predicted` is the default (DESIGN.md, "Placement"); the others
-are the usual ones, for those who want them.
+first.  Randomness is handed in.  `predicted` is the default (cost.py); the others are
+the usual ones, for those who want them.
 """
 
 from __future__ import annotations

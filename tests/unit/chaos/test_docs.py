@@ -12,12 +12,6 @@ ROOT = Path(__file__).parents[3]
 PAGE = ROOT / "docs" / "no-answer-lost.md"
 
 
-def headings(text: str) -> set[str]:
-    """What a link within the page may point to."""
-    titles = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
-    return {re.sub(r"[^\w -]", "", title).strip().lower().replace(" ", "-") for title in titles}
-
-
 def test_the_exclusions_of_the_docs_are_those_of_the_code_and_no_others() -> None:
     said = dict(re.findall(r"^\| `([\w-]+)` \| (.+) \|$", PAGE.read_text(), re.MULTILINE))
     assert said == {name: rule.sentence for name, rule in EXCUSES.items()}
@@ -27,12 +21,3 @@ def test_there_is_one_place_for_the_measured_tables() -> None:
     text = PAGE.read_text()
     assert (text.count(BEGIN), text.count(END)) == (1, 1)
     assert written_into(text, "new") is not None
-
-
-def test_every_link_of_the_docs_leads_somewhere() -> None:
-    text = PAGE.read_text()
-    for link in re.findall(r"\]\(([^)]+)\)", text):
-        if link.startswith("#"):
-            assert link[1:] in headings(text), link
-        elif not link.startswith("https://"):
-            assert (PAGE.parent / link.partition("#")[0]).exists(), link
