@@ -12,6 +12,8 @@ import re
 from dataclasses import dataclass
 from typing import NewType
 
+from meshd.digits import whole_number
+
 NodeId = NewType("NodeId", str)
 """26 lower-case base32 characters: the first 130 bits of SHA-256 over the node's public key."""
 
@@ -69,6 +71,7 @@ def parse_address(text: str, default_port: int) -> Address:
         raise ValueError(f"{text!r} is not an address: write HOST or HOST:PORT")
     if not port_text:
         return Address(host, default_port)
-    if not port_text.isdigit() or not 0 < int(port_text) < 65536:
+    port = whole_number(port_text)
+    if port is None or not 0 < port < 65536:
         raise ValueError(f"{text!r}: the port must be a number from 1 to 65535")
-    return Address(host, int(port_text))
+    return Address(host, port)

@@ -30,6 +30,7 @@ from meshd import limits
 from meshd.api.dialect import DialectError, HeaderPair
 from meshd.api.job_stream import JobStreams, NotRunning
 from meshd.api.places import OtherWords
+from meshd.digits import whole_number
 from meshd.errors import MeshdError, Refused, StreamBroken
 from meshd.http import Responder, ServerRequest
 from meshd.jobs.answers import AnswerGone, Ended
@@ -341,9 +342,10 @@ def _query(request: ServerRequest) -> dict[str, str]:
 
 
 def _whole(text: str, name: str, most: int) -> int:
-    if not text.isdigit() or not 0 < int(text) <= most:
+    number = whole_number(text)
+    if number is None or not 0 < number <= most:
         raise _problem(400, f"{name} is a whole number from 1 to {most}", "bad_query")
-    return int(text)
+    return number
 
 
 def _id(request: ServerRequest) -> str:

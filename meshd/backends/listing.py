@@ -14,6 +14,7 @@ from typing import Any, Final
 import msgspec
 
 from meshd.backends.failures import NOT_JSON
+from meshd.digits import whole_number
 from meshd.errors import ProtocolError
 from meshd.inference import ModelInfo
 from meshd.limits import MODEL_NAME_CHARS, MODELS_PER_BACKEND
@@ -133,8 +134,8 @@ def ollama_shown(show: Mapping[str, Any]) -> dict[str, Any]:
     facts: dict[str, Any] = {"capabilities": words(show, "capabilities")}
     for line in text(show, "parameters", 64 * 1024).splitlines():
         name, _, value = line.strip().partition(" ")
-        if name == "num_ctx" and value.strip().isdigit():
-            facts["num_ctx"] = int(value.strip()[:9])
+        if name == "num_ctx" and (tokens := whole_number(value.strip())) is not None:
+            facts["num_ctx"] = tokens
     return facts
 
 
