@@ -22,6 +22,7 @@ from meshd.testing.checker import Answer, How, Mode
 from meshd_chaos.excuses import REPEATED
 from meshd_chaos.stage import Stage
 from meshd_chaos.transcript import Garbled, Transcript, error_of
+from meshd_chaos.tries import AGAIN, Try
 from meshd_chaos.workload import Planned
 
 CONNECT_S: Final = 5.0
@@ -34,41 +35,8 @@ QUIET_S: Final = 10.0
 _PATIENT: Final = httpx.Timeout(None, connect=CONNECT_S)
 _CAREFUL: Final = httpx.Timeout(None, connect=CONNECT_S, read=QUIET_S)
 _POLL_S: Final = 0.25
-_AGAIN: Final = frozenset({429, 500, 502, 503, 504})
-"""Statuses after which the same request may be sent again."""
 _CAUSE_CHARS: Final = 70
 PATHS: Final = {"openai": "/v1/chat/completions", "ollama": "/api/chat"}
-
-
-@dataclass(slots=True)
-class _Try:
-    """One request to one node."""
-
-    request: str
-    entry: str
-    sent_at_s: float
-    said: Transcript
-    how: How = How.SILENT
-    status: int = 0
-    cause: str = ""
-    ended_at_s: float | None = None
-    request_id: str = ""
-
-    def garbled(self, error: Exception) -> None:
-        """The node said what no answer says."""
-        self.how, self.cause = How.GARBLED, str(error)
-
-    @property
-    def was_not_let_in(self) -> bool:
-        """Nobody listens there."""
-        return self.how is How.REFUSED and not self.status
-
-    @property
-    def is_answered(self) -> bool:
-        """Told something that another try would be told as well."""
-        if self.how is How.REFUSED:
-            return self.status not in _AGAIN and self.status != 0
-        return self.how in (How.WHOLE, How.LEFT)
 
 
 @dataclass
@@ -125,11 +93,11 @@ class Clients:
         names = list(self.stage.entries())
         return chance.choice([name for name in names if name != but] or names)
 
-    def begin(self, planned: Planned, request: str, entry: str) -> _Try:
+    def begin(self, planned: Planned, request: str, entry: str) -> Try:
         sent_at_s = self.now_s()
-        return _Try(request, entry, sent_at_s, Transcript(planned.dialect, sent_at_s))
+        return Try(request, entry, sent_at_s, Transcript(planned.dialect, sent_at_s))
 
-    async def post(self, planned: Planned, tried: _Try, key: str = "") -> None:
+    async def post(self, planned: Planned, tried: Try, key: str = "") -> None:
         """Send it and read what comes; how that ended is in `tried`."""
         headers = {**self.stage.headers, **({"idempotency-key": key} if key else {})}
         url = self.stage.entries().get(tried.entry, "") + PATHS[planned.dialect]
@@ -155,7 +123,7 @@ class Clients:
                 tried.how, tried.cause = How.BROKEN, type(error).__name__
         tried.ended_at_s = self.now_s()
 
-    async def _read(self, planned: Planned, tried: _Try, response: httpx.Response) -> None:
+    async def _read(self, planned: Planned, tried: Try, response: httpx.Response) -> None:
         said, headers = tried.said, response.headers
         tried.status = response.status_code
         tried.request_id = headers.get("x-request-id", "")
@@ -185,14 +153,14 @@ class Clients:
 
     # ---------------------------------------------------------------- what is remembered
 
-    def note(self, planned: Planned, tried: _Try, *, key: str = "", repeated: bool = False) -> None:
+    def note(self, planned: Planned, tried: Try, *, key: str = "", repeated: bool = False) -> None:
         """One try is over.  `repeated`: its client makes another one, and that one counts."""
         if tried.request_id:
             self.request_ids[tried.request] = tried.request_id
         self.answers.append(self.lived(planned, tried, key=key, repeated=repeated))
 
     def lived(
-        self, planned: Planned, tried: _Try, *, key: str = "", repeated: bool = False
+        self, planned: Planned, tried: Try, *, key: str = "", repeated: bool = False
     ) -> Answer:
         """One try as its client lived it, in the checker's words."""
         said = tried.said
@@ -265,7 +233,7 @@ class _Keyed:
             self._remember(tried)
             entry = clients.any_entry(self._chance, but=entry)
 
-    def _remember(self, tried: _Try) -> None:
+    def _remember(self, tried: Try) -> None:
         """When a word was last heard, if this try broke an answer off."""
         pieces = tried.said.pieces
         if pieces:
@@ -273,7 +241,7 @@ class _Keyed:
         elif self._last_text_at_s is None and self._broke_off(tried):
             self._last_text_at_s = tried.sent_at_s
 
-    def _broke_off(self, tried: _Try) -> bool:
+    def _broke_off(self, tried: Try) -> bool:
         """Whether there was an answer to lose.  Who has one already loses another only if that
         had begun."""
         return tried.status == 200 if self._has_answer else tried.how is not How.REFUSED
@@ -301,7 +269,7 @@ class _Queued:
         finally:
             clients.note(planned, tried, key=self._key)
 
-    async def _submit(self, tried: _Try) -> str | None:
+    async def _submit(self, tried: Try) -> str | None:
         """The job's id; None: it was refused for good."""
         body = body_of(self._planned, self._clients.stage.prompt(self._planned.name))
         order = {"request": {"path": PATHS[self._planned.dialect], "body": body}}
@@ -310,7 +278,7 @@ class _Queued:
             if made is not None and made.status_code in (200, 201):
                 tried.status = 200
                 return _decoded(made.content, _Made).id
-            if made is not None and made.status_code not in _AGAIN:
+            if made is not None and made.status_code not in AGAIN:
                 tried.how, tried.status = How.REFUSED, made.status_code
                 tried.cause = error_of(made.content)[:_CAUSE_CHARS]
                 tried.ended_at_s = self._clients.now_s()
@@ -319,7 +287,7 @@ class _Queued:
             tried.entry = self._clients.any_entry(self._chance, but=tried.entry)
         return None
 
-    async def _wait(self, job: str, tried: _Try) -> None:
+    async def _wait(self, job: str, tried: Try) -> None:
         """Until any node says that it is over."""
         while True:
             await trio.sleep(_POLL_S)

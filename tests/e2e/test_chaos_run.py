@@ -83,7 +83,7 @@ def test_ctrl_c_in_the_middle_heals_prints_what_there_is_and_leaves_no_process(
     assert (run.scenario, run.seed, len(run.nodes)) == ("twice", 7, 3)
     assert run.faults[0].name == "kill-backend"
     assert run.faults[0].ended_at_s is not None
-    assert run.tally.sent == len(run.answers) > 0
+    assert run.tally.tries == len(run.answers) >= run.tally.sent > 0
     assert (run.tally.doubled, run.tally.wrong) == (0, 0)
     assert json.loads(printed)["version"] == 1
     gone, alive = psutil.wait_procs(started, timeout=10)

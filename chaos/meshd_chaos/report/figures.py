@@ -9,8 +9,15 @@ from typing import Final
 
 import msgspec
 
-from meshd.testing.checker import Gaps, Seam, Tally, gaps_by_way, gaps_of, seams_in_text
-from meshd_chaos.excuses import REPEATED
+from meshd.testing.checker import (
+    Gaps,
+    Seam,
+    Tally,
+    gaps_by_way,
+    gaps_of,
+    requests_of,
+    seams_in_text,
+)
 from meshd_chaos.records import Run, RunSet
 from meshd_chaos.report.fates import excuse
 
@@ -39,33 +46,29 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
         return sum(self.tally.recovered_by.values())
 
     @property
-    def excused_by(self) -> dict[str, int]:
-        """Without those that their client repeated: only its last try has to be answered."""
-        return {why: count for why, count in self.tally.excused_by.items() if why != REPEATED}
-
-    @property
     def unanswered(self) -> list[tuple[str, str, int]]:
         """Why as many were not answered as are missing, but for what must not be: (what, why,
         how many)."""
         tally = self.tally
         ends = [("failed", why, count) for why, count in tally.failed_by.items()]
         ends += [("excused", why, count) for why, count in self.excused_in_words.items()]
-        if self.repeated:
-            ends.append(("repeated", "broke off, and was asked again with its key", self.repeated))
         return [*ends, ("left", "the client went away", tally.left)] if tally.left else ends
 
     @property
     def excused_in_words(self) -> dict[str, int]:
-        return {excuse(why): count for why, count in self.excused_by.items()}
+        return {excuse(why): count for why, count in self.tally.excused_by.items()}
 
     @property
     def excused(self) -> int:
-        return sum(self.excused_by.values())
+        return sum(self.tally.excused_by.values())
 
     @property
-    def repeated(self) -> int:
-        """Tries that broke off, and were made again with their key."""
-        return self.tally.excused_by.get(REPEATED, 0)
+    def asked_again(self) -> str:
+        """How often clients with a key asked again, as a sentence; "": never."""
+        sent, tries = self.tally.sent, self.tally.tries
+        if tries == sent:
+            return ""
+        return f"{tries:,} for {sent:,} requests: clients with a key asked again"
 
 
 ALL: Final = "all"
@@ -131,9 +134,9 @@ def verdict(runs: RunSet) -> str:
     if not tally.accepted:
         return "No request was accepted, so nothing is shown."
     excusable = sum(
-        answer.accepted and answer.is_excused and answer.excuse != REPEATED
+        request.accepted and request.end.is_excused
         for run in runs.runs
-        for answer in run.answers
+        for request in requests_of(run.answers)
     )
     if tally.failed or excusable:
         errors = f"{tally.failed:,} ended in an error" if tally.failed else ""
@@ -178,6 +181,7 @@ def _sum(tallies: Sequence[Tally], runs: RunSet) -> Tally:
 
     return Tally(
         sent=added("sent"),
+        tries=added("tries"),
         accepted=added("accepted"),
         answered=added("answered"),
         lost=added("lost"),

@@ -53,8 +53,8 @@ def _whence(runs: RunSet) -> str:
 
 def _by_scenario(runs: RunSet, everything: Figures) -> str:
     head = (
-        "scenario", "runs", "faults", "sent", "answered", "lost", "doubled", "wrong", "failed",
-        "excused", "recovered", "gap p50", "p99", "longest", "p99 beyond first token",
+        "scenario", "runs", "faults", "requests", "tries", "answered", "lost", "doubled", "wrong",
+        "failed", "excused", "recovered", "gap p50", "p99", "longest", "p99 beyond first token",
     )  # fmt: skip
     scenarios = dict.fromkeys(run.scenario for run in runs.runs)
     rows: list[Cells] = []
@@ -69,8 +69,8 @@ def _by_scenario(runs: RunSet, everything: Figures) -> str:
 def _row(name: str, count: int, its: Figures) -> Cells:
     tally = its.tally
     numbers = (
-        count, its.faults, tally.sent, tally.answered, tally.lost, tally.doubled, tally.wrong,
-        tally.failed, its.excused, its.recovered,
+        count, its.faults, tally.sent, tally.tries, tally.answered, tally.lost, tally.doubled,
+        tally.wrong, tally.failed, its.excused, its.recovered,
     )  # fmt: skip
     return (name, *numbers, *(_gap_cells(its.gaps) if its.gaps else _NO_GAPS))
 

@@ -75,8 +75,8 @@ def _scope(runs: RunSet, everything: Figures) -> str:
 
 def _summary_table(runs: RunSet, everything: Figures) -> Markup:
     names = (
-        ("run", ""), ("faults", "n"), ("sent", "n"), ("answered", "n"), ("lost", "n"),
-        ("doubled", "n"), ("wrong", "n"), ("failed", "n"), ("excused", "n"),
+        ("run", ""), ("faults", "n"), ("requests", "n"), ("tries", "n"), ("answered", "n"),
+        ("lost", "n"), ("doubled", "n"), ("wrong", "n"), ("failed", "n"), ("excused", "n"),
         ("recovered", "n"), ("gap p50", "n"), ("p99", "n"), ("longest", "n"),
         ("not tested", "n"),
     )  # fmt: skip
@@ -94,7 +94,7 @@ def _summary_table(runs: RunSet, everything: Figures) -> Markup:
 def _summary_cells(name: Markup, its: Figures) -> Iterator[Markup]:
     tally, gaps = its.tally, its.gaps
     yield element("td", name, class_="name")
-    yield from map(_number, (its.faults, tally.sent, tally.answered))
+    yield from map(_number, (its.faults, tally.sent, tally.tries, tally.answered))
     yield from map(_bad_number, (tally.lost, tally.doubled, tally.wrong))
     yield from map(_number, (tally.failed, its.excused, its.recovered))
     for gap in (gaps.p50_s, gaps.p99_s, gaps.longest_s) if gaps else ("", "", ""):
@@ -145,7 +145,8 @@ def _run(run: Run, anchor: str, hover: bool) -> Markup:
 def _numbers(its: Figures) -> Markup:
     tally = its.tally
     pairs = (
-        ("sent", tally.sent, False),
+        ("requests", tally.sent, False),
+        ("tries", tally.tries, False),
         ("accepted", tally.accepted, False),
         ("answered", tally.answered, False),
         ("recovered", its.recovered, False),
@@ -154,7 +155,6 @@ def _numbers(its: Figures) -> Markup:
         ("wrong", tally.wrong, True),
         ("failed", tally.failed, False),
         ("excused", its.excused, False),
-        ("repeated", its.repeated, False),
         ("client left", tally.left, False),
     )
     return element(

@@ -26,6 +26,8 @@ def table(runs: RunSet) -> RenderableType:
     if everything.ways:
         parts += [_ways(everything), Text()]
     parts += [_item(what, f"{n} x {why}") for what, why, n in everything.unanswered]
+    if everything.asked_again:
+        parts.append(_item("tries", everything.asked_again))
     for what, why in figures.all_not_tested(runs):
         parts.append(_item("not tested", f"{what}: {why}", "yellow"))
     parts += [_item(run.scenario, run.busy, "yellow") for run in runs.runs if run.busy]

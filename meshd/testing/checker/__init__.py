@@ -28,6 +28,7 @@ from meshd.testing.checker.answers import (
     gaps_by_way,
     gaps_of,
     judge_answers,
+    requests_of,
     seams_in_text,
 )
 from meshd.testing.checker.explain import check, shrink
@@ -130,6 +131,7 @@ __all__ = [
     "gaps_of",
     "judge_answers",
     "load",
+    "requests_of",
     "seams_in_text",
     "search",
     "shrink",

@@ -3,6 +3,7 @@
     tally = judge_answers(answers)
     assert tally.ok, tally.violations
 
+sent        a request; one with a key is one, however often its client tries
 accepted    the whole request was read by an entry that stays up (unkeyed), or its acceptance is
             committed (keyed)
 lost        accepted, and neither a terminal event nor an explicit error
@@ -136,6 +137,33 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
         return f"request {self.request}{key}: {via}: {self.how}{why}, {len(self.text)} characters"
 
 
+class Request(msgspec.Struct, frozen=True):
+    """What a client wanted, with all its tries: one, unless it has a key."""
+
+    tries: tuple[Answer, ...]
+    """In the order of the answers."""
+
+    @property
+    def accepted(self) -> bool:
+        return any(one.accepted for one in self.tries)
+
+    @property
+    def end(self) -> Answer:
+        """The try that counts: one that was answered, or the last that has no excuse."""
+        whole = next((one for one in self.tries if one.how is How.WHOLE), None)
+        last = next((one for one in reversed(self.tries) if not one.excuse), None)
+        return whole or last or self.tries[-1]
+
+
+def requests_of(answers: Iterable[Answer]) -> list[Request]:
+    """The requests that these answers are to, in the order of their first tries."""
+    tries: dict[tuple[str, str], list[Answer]] = {}
+    for answer in answers:
+        name = ("key", answer.key) if answer.key else ("request", answer.request)
+        tries.setdefault(name, []).append(answer)
+    return [Request(tuple(found)) for found in tries.values()]
+
+
 class Gaps(msgspec.Struct, frozen=True, kw_only=True):
     """How long clients saw nothing at the seams of one way."""
 
@@ -151,6 +179,9 @@ class Tally(msgspec.Struct, frozen=True, kw_only=True):
     """What a run came to: numbers for a table, sentences for what must not be."""
 
     sent: int
+    """Requests; so are all sums but `tries` and what is said of gaps."""
+    tries: int
+    """Those of clients with a key that asked again among them."""
     accepted: int
     answered: int
     """Whole."""
@@ -185,17 +216,21 @@ def judge_answers(answers: Iterable[Answer], *others: Report) -> Tally:
         report += _text(answer)
     report += _failures(answers)
     kinds = Counter(violation.kind for violation in report.violations)
+    requests = requests_of(answers)
+    ends = [request.end for request in requests]
+    failed = [end for end in ends if end.failed and not end.excuse]
     return Tally(
-        sent=len(answers),
-        accepted=sum(answer.accepted for answer in answers),
-        answered=sum(answer.how is How.WHOLE for answer in answers),
+        sent=len(requests),
+        tries=len(answers),
+        accepted=sum(request.accepted for request in requests),
+        answered=sum(end.how is How.WHOLE for end in ends),
         lost=kinds[Kind.LOST],
         doubled=kinds[Kind.DOUBLED],
         wrong=kinds[Kind.WRONG] + kinds[Kind.UNEXPECTED],
-        failed=sum(answer.failed and not answer.excuse for answer in answers),
-        failed_by=Counter(a.cause or str(a.status) for a in answers if a.failed and not a.excuse),
-        excused_by=Counter(answer.excuse for answer in answers if answer.is_excused),
-        left=sum(answer.how is How.LEFT for answer in answers),
+        failed=len(failed),
+        failed_by=Counter(end.cause or str(end.status) for end in failed),
+        excused_by=Counter(end.excuse for end in ends if end.is_excused),
+        left=sum(end.how is How.LEFT for end in ends),
         recovered_by=Counter(
             seam.way for answer in answers if answer.how is How.WHOLE for seam in answer.seams
         ),
@@ -280,7 +315,7 @@ def _text(answer: Answer) -> Report:
 
 def _failures(answers: Sequence[Answer]) -> Report:
     """A few explicit errors may be; more than FAILED_MAX of the plain-text requests may not."""
-    plain = [answer for answer in answers if answer.plain]
+    plain = [end for end in (request.end for request in requests_of(answers)) if end.plain]
     failed = [answer for answer in plain if answer.failed and not answer.excuse]
     report = Report()
     if len(failed) > FAILED_MAX * len(plain):

@@ -71,9 +71,9 @@ def test_the_numbers_add_up_to_what_was_sent() -> None:
     keyed = {"how": How.BROKEN, "excuse": REPEATED, "pieces": (), "finish": None}
     left = an_answer("r2", how=How.LEFT, finish=None)
     text = shown(a_run([an_answer("r1", key="k", **keyed), an_answer("r1.2", key="k"), left]))
-    assert "repeated 1 x broke off, and was asked again with its key" in text
+    assert "tries 3 for 2 requests: clients with a key asked again" in text
     assert "left 1 x the client went away" in text
-    assert re.search(r"kill-holder +3 +1 ", text)
+    assert re.search(r"kill-holder +2 +1 ", text)
 
 
 def test_no_runs_are_nothing() -> None:

@@ -98,6 +98,28 @@ def test_one_of_a_hundred_may_fail_and_not_two() -> None:
     assert two.violations[0].startswith("failed: 2 of 100 plain-text requests failed: 2 x engine")
 
 
+def test_a_key_is_one_request_however_often_it_is_asked() -> None:
+    refused = {"key": "k", "how": How.REFUSED, "accepted": False, "pieces": (), "finish": None}
+    tries = [
+        answer("1", **refused, excuse="repeated"),
+        answer("1.2", key="k", how=How.BROKEN, pieces=PIECES[:2], excuse="repeated"),
+        answer("1.3", key="k"),
+        answer("1.4", key="k"),
+    ]
+    tally = judge_answers([*tries, answer("2")])
+    assert tally.ok, tally.violations
+    assert (tally.sent, tally.tries, tally.accepted, tally.answered) == (2, 5, 2, 2)
+    assert (tally.failed, tally.excused_by) == (0, {})
+
+
+def test_a_key_that_ended_in_an_error_failed_once() -> None:
+    refused = {"key": "k", "how": How.REFUSED, "pieces": (), "finish": None, "cause": "busy"}
+    tries = [answer(f"1.{n}", **refused, excuse="repeated" if n < 50 else "") for n in range(51)]
+    tally = judge_answers(tries)
+    assert (tally.sent, tally.tries, tally.failed, tally.failed_by) == (1, 51, 1, {"busy": 1})
+    assert tally.violations[0].startswith("failed: 1 of 1 plain-text requests failed: 1 x busy")
+
+
 def test_gaps_are_told_apart_by_how_the_answer_went_on() -> None:
     seams = [
         Seam(way="continue", at_s=3.0, gap_s=0.1 * n, first_token_s=0.05) for n in range(1, 101)
