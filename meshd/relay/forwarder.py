@@ -340,7 +340,8 @@ class Forwarder:
         elif node == self._node:
             await self._holder.serve(order, sink, control)
         else:
-            claim = exchange.claim if attempt.way is None else None
+            # Whoever continues an answer does not have it from its start.
+            claim = None if attempt.way is Way.CONTINUE else exchange.claim
             name = exchange.request_id
             await self._remotes.serve(node, name, attempt, order, sink, control, claim)
 

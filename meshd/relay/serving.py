@@ -199,11 +199,12 @@ class PeerService:
         )
         if not left_s:
             control.abort(_LATE.message)
+        whole = False
         with self.in_flight:
             try:
                 await responder.start(200, [FRAMES])
                 outgoing.attach(responder)
-                await self._run(order, outgoing, control)
+                whole = await self._run(order, outgoing, control)
             except (StreamBroken, SinkClosed):
                 control.abort(GONE)
             finally:
@@ -211,7 +212,8 @@ class PeerService:
                 if self._runs.get(key) is run:  # else it was handed over
                     del self._runs[key]
                     if (answer := outgoing.ended()) is not None:
-                        if asked.keyed is not None and answer.keeps(0):
+                        # What broke off is gone on with by others, if its entry knew of it.
+                        if whole and asked.keyed is not None and answer.keeps(0):
                             answer = replace(answer, asked=asked, asked_bytes=size_bytes)
                         self._keep(key, answer)
                 outgoing.close()
@@ -260,14 +262,17 @@ class PeerService:
         else:
             await responder.send(200, [JSON], msgspec.json.encode(shown))
 
-    async def _run(self, order: Order, outgoing: Outgoing, control: RunControl) -> None:
+    async def _run(self, order: Order, outgoing: Outgoing, control: RunControl) -> bool:
+        """Returns whether the answer is whole, once its end is told or nobody came for it."""
+        failure = None
         try:
             await self._holder.serve(order, outgoing, control)
         except BackendFailed as e:
-            last = outgoing.writer.error(self._why(e.failure, control))
-        else:
-            last = outgoing.writer.end()
-        await outgoing.end(outgoing.writer.load(self._holder.load()) + last)
+            failure = self._why(e.failure, control)
+        writer = outgoing.writer
+        last = writer.end() if failure is None else writer.error(failure)
+        await outgoing.end(writer.load(self._holder.load()) + last)
+        return failure is None
 
     def _why(self, failure: Failure, control: RunControl) -> Failure:
         """What the other node is told of a run that this node itself ended."""

@@ -7,6 +7,7 @@ import trio
 from trio.testing import MockClock
 
 from meshd import limits
+from meshd.relay.splice import Way
 from meshd.testing.memory_client import MemoryAnswer
 from meshd.testing.memory_engine import Dialect, MemoryEngine
 from meshd.testing.world import Machine, World, until
@@ -182,6 +183,38 @@ async def test_a_holder_that_alone_lost_sight_of_the_entry_takes_nothing_from_it
         again = m.ask(holder)
         await over(again)
         assert said(again) == said(first)
+
+
+@pytest.mark.parametrize("way", list(Way))
+async def test_a_run_in_the_place_of_one_that_broke_off_is_gone_on_with_if_it_has_the_whole_answer(
+    autojump_clock: MockClock, way: Way
+) -> None:
+    """One that repeats the answer has it, one that continues it has only the rest: then it is run
+    anew, and not ended by the engine that broke off first."""
+    async with World.open() as world:
+        kind = Dialect.OLLAMA  # which tells that both are the very same model
+        engines = [MemoryEngine("tiny", tokens_per_s=6, dialect=kind) for _ in "bc"]
+        a, b, c = await three(world, *engines)
+        m = Mesh(world, engines[0], [a, b, c])
+        body = {"seed": 7} if way is Way.REGENERATE else {}
+        first = m.ask(a, **body)
+        await some_text(first, 5)
+        died, second = engines if first.holder == "b" else engines[::-1]
+        where = b if first.holder == "b" else c
+        died.crash()
+        await some_text(first, 10)
+        had = said(first)
+        a.crash()
+        rest = await ask_until_heard(m, where, f"last-event-id: {first.last_id}", **body)
+        again = m.ask(where, **body)
+        await over(rest, again)
+        assert (again.how, again.text) == ("whole", TEXT), again.error
+        if way is Way.REGENERATE:
+            assert (rest.how, had + said(rest)) == ("whole", said(again)), rest.error
+            assert len(second.requests) == 1
+        else:
+            assert (rest.how, "another run" in rest.error) == ("refused", True)
+            assert len(second.requests) == 2
 
 
 async def test_a_cancelled_job_ends_the_run_that_was_gone_on_with(

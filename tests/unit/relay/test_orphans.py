@@ -10,7 +10,7 @@ from trio.testing import MockClock
 
 from meshd import limits
 from meshd.backends import BackendFailed, RunControl
-from meshd.inference import Delta, FailureKind, Usage
+from meshd.inference import Delta, Failure, FailureKind, Usage
 from meshd.relay.orphans import Orphan
 from meshd.relay.serving import PeerService
 from meshd.relay.sinks import AnswerItem, SinkClosed
@@ -21,6 +21,7 @@ from tests.unit.relay.test_serving import A, FakeResponder, ask, request, servic
 SCRIPT = [step for n in range(10) for step in (Delta(text=f" {n}"), 1.0)]
 END = (Delta(finish_reason="stop"), Usage(3, 10))
 TEXT = " 0 1 2 3 4 5 6 7 8 9"
+DIES = Failure(FailureKind.BROKEN, "the engine's answer broke off", 502)
 CLAIM = KeyedClaim(
     7, 5, AnswerForm(path="/v1/chat/completions", request_id="r", unix_s=1.0, model="m")
 )
@@ -98,6 +99,20 @@ async def test_the_run_of_a_gone_entry_is_read_from_its_first_item(
         late = FakeResponder()
         await peers.handle(request(RESUME_PATH, encode(ResumeRequest("r.1", 3))), late)
         assert late.status == 404
+
+
+@pytest.mark.parametrize("end", [END, (DIES,)])
+async def test_of_the_runs_that_a_gone_entry_has_read_to_their_end_only_whole_ones_are_gone_on_with(
+    mesh: Mesh, autojump_clock: MockClock, end: tuple[object, ...]
+) -> None:
+    """It knew that the other one had broken off, and may have gone on elsewhere."""
+    async with service(Delta(text="a"), 1.0, *end) as (peers, _, nursery):
+        link = mesh.asks(peers, nursery)
+        await peers.in_flight.until_none()
+        await trio.sleep(1.5)
+        assert link.finished
+        peers.entry_gone(A, "away")
+        assert len(mesh.orphans) == (end is END)
 
 
 async def test_an_entry_that_seems_well_is_not_replaced(
