@@ -19,6 +19,7 @@ import pytest
 
 from meshd.testing.daemons import Daemon, DaemonFailed, Gguf, joined
 from tests.e2e.attackers import ask
+from tests.e2e.test_record import record
 
 SLOW = {
     "model": "long",
@@ -144,28 +145,34 @@ def test_a_founder_with_a_full_disk_admits_nobody_says_so_and_goes_on_serving(
     newcomer = daemon(cleanup, tmp_path, "c", join=a.peer_address, token=token)
     with pytest.raises(DaemonFailed, match="could not write to its disk"):
         newcomer.start()
-    for other, why in ((a, "isk is full"), (b, "record")):
-        with pytest.raises(DaemonFailed, match=why):
-            many_tokens(other)  # what is open may have a little room left
-    drained = meshd("drain", "b", "--data-dir", str(b.folder))
+    with ThreadPoolExecutor() as pool:  # together: each tries for as long as orders may take
+        at_a = pool.submit(many_tokens, a)
+        a.wait_until(lambda _: bool(record(a).problem), "what was open has no room left either")
+        at_b = pool.submit(many_tokens, b)
+        drained = meshd("drain", "b", "--data-dir", str(b.folder))
+        for refused, why in ((at_a, "isk is full"), (at_b, "record")):
+            with pytest.raises(DaemonFailed, match=why):
+                refused.result()
     assert drained.returncode == 1
     assert "Traceback" not in drained.stderr
     assert {n.name for n in a.status().nodes} >= {"a", "b"}
     for entry in (a, b):
         assert ask(entry)
     ballast.unlink()
-    a.wait_until(lambda _: starts(newcomer), "the record is tried anew and lets c in", 90.0)
+    a.wait_until(lambda _: makes_tokens(a), "the record is tried anew", 90.0)
+    newcomer.start()
     a.wait_until(lambda s: {n.name for n in s.nodes} == {"a", "b", "c"}, "c is in after all")
 
 
 def many_tokens(daemon: Daemon) -> list[str]:
+    """More of them than there may be a little room for."""
     return [daemon.create_token() for _ in range(64)]
 
 
-def starts(daemon: Daemon) -> bool:
+def makes_tokens(daemon: Daemon) -> bool:
     with suppress(DaemonFailed):
-        daemon.start()
-    return daemon.process is not None and daemon.process.poll() is None
+        return daemon.create_token() != ""
+    return False
 
 
 # ---------------------------------------------------------------- bad files
