@@ -19,15 +19,15 @@ $(STAMP): pyproject.toml
 demo: $(STAMP)   ## three daemons, three engines, one killed
 	@$(BIN)/python -m examples.demo
 
-# Two files of real daemons at a time, since those mostly wait; by themselves the ones that listen to
-# real multicast, make networks of their own, or count what the whole machine does.  Each step runs,
-# whatever became of the one before.  Files stay whole: some tests count what others did.
-ALONE := tests/e2e/test_mdns.py tests/e2e/test_netns.py tests/e2e/test_crossings.py
+# Three files of real daemons at a time, since those mostly wait; by themselves the ones that listen to
+# real multicast or make networks of their own.  Each step runs, whatever became of the one before.
+# Files stay whole: some tests count what others did.
+ALONE := tests/e2e/test_mdns.py tests/e2e/test_netns.py
 test: $(STAMP)   ## everything within ten minutes on two cores
 	@failed=0; \
 	$(BIN)/python -m pytest -q -n logical --maxprocesses 8 --dist loadfile --ignore tests/e2e \
 		|| failed=1; \
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile tests/e2e $(ALONE:%=--ignore %) || failed=1; \
+	$(BIN)/python -m pytest -q -n 3 --dist loadfile tests/e2e $(ALONE:%=--ignore %) || failed=1; \
 	$(BIN)/python -m pytest -q $(ALONE) || failed=1; \
 	exit $$failed
 
