@@ -90,7 +90,7 @@ async def test_one_clock_that_is_a_year_off_moves_nothing(
         await record.ledger.execute(SetAlias(alias="x", model="m"))
         before_ms, began_s = record.ledger.state.clock.now_unix_ms, trio.current_time()
         wrong.clock.jump_wall(ahead_s)
-        for n in range(12):
+        for n in range(6):
             await trio.sleep(10.0)
             await wrong.running.record.ledger.execute(SetAlias(alias="x", model=f"m{n}"))
         moved_s = (record.ledger.state.clock.now_unix_ms - before_ms) / 1000

@@ -31,9 +31,8 @@ def failures(world: World) -> list[tuple[float, Node, events.Changed]]:
     return seen
 
 
-@pytest.mark.parametrize("seed", [1, 2])
-def test_a_hundred_members_meet_the_goals_of_a_thousand(seed: int) -> None:
-    outcome = run(seed=seed, members=100, seconds=60.0, loss=0.10, crashes=20)
+def test_a_hundred_members_meet_the_goals_of_a_thousand() -> None:
+    outcome = run(seed=1, members=100, seconds=60.0, loss=0.10, crashes=20)
     assert outcome.missed() == []
     # Without suspicions of living members, no death of one proves nothing.
     assert outcome.false_suspicions > 0

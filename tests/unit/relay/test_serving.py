@@ -258,7 +258,7 @@ async def test_a_request_queues_for_as_long_as_was_asked_within_reason(
 async def test_a_run_ends_when_the_time_that_its_entry_has_is_over(
     autojump_clock: MockClock, deadline_s: float | None, ends_s: float | None
 ) -> None:
-    async with service(3000.0, *WHOLE) as (peers, _, _):
+    async with service(limits.REQUEST_S + 10, *WHOLE) as (peers, _, _):
         responder, began = FakeResponder(), trio.current_time()
         await peers.handle(request(SERVE_PATH, ask(deadline_s=deadline_s)), responder)  # type: ignore[arg-type]
         took_s = trio.current_time() - began
