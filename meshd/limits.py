@@ -35,6 +35,7 @@ PEER_SEND_STALL_S: Final = 600.0  # an entry reads as slowly as its client, whic
 PEER_POOL_IDLE_S: Final = 60.0  # less than HTTP_IDLE_S, so that the asking side closes first
 ENGINE_LINE_BYTES: Final = 8 * MIB  # Ollama's own client's limit for one NDJSON line
 ENGINE_BODY_BYTES: Final = 64 * MIB
+STREAM_EVENT_BYTES: Final = 2 * ENGINE_LINE_BYTES  # of an answer: escapes make a line longer
 
 # --- peer protocol
 CONTROL_FRAME_BYTES: Final = 1 * MIB

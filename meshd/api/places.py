@@ -15,6 +15,7 @@ from typing import Final
 
 import msgspec
 
+from meshd import limits
 from meshd.errors import Refused
 
 HEADER: Final = b"last-event-id"
@@ -93,7 +94,7 @@ class Rest:
         self._place = place
         self._events = events
         self._end = _EVENT_END if events else _LINE_END
-        self._held = b""
+        self._held = bytearray()
         """Of an event or a line that is not here to its end."""
         self._count = 0
         self._hashed = hashlib.sha256()
@@ -107,18 +108,24 @@ class Rest:
         """What of these next bytes follows the place.  Raises OtherWords."""
         if self.reached:
             return data
-        data, at = self._held + data, 0
+        held, at = self._held, 0
+        search_at = max(0, len(held) - len(self._end) + 1)  # before it no end was
+        held += data
         while not self.reached:
-            end = data.find(self._end, at)
+            end = held.find(self._end, max(at, search_at))
             if end < 0:
                 break
             end += len(self._end)
-            self._pass(data[at:end])
+            self._pass(bytes(held[at:end]))
             at = end
+        del held[:at]
         if self.reached:
-            self._held = b""
-            return data[at:]
-        self._held = data[at:]
+            self._held = bytearray()
+            return bytes(held)
+        if len(held) > limits.STREAM_EVENT_BYTES:
+            raise OtherWords(
+                f"this answer goes on for {len(held)} bytes without an end of an event"
+            )
         return b""
 
     def close(self) -> None:
@@ -131,11 +138,11 @@ class Rest:
             )
 
     def _pass(self, piece: bytes) -> None:
-        if self._events:
-            while piece.startswith((b":", _ID)):
-                piece = piece[piece.index(_LINE_END) + 1 :]
+        at = 0
+        while self._events and piece.startswith((b":", _ID), at):
+            at = piece.index(_LINE_END, at) + 1
         self._count += 1
-        self._hashed.update(piece)
+        self._hashed.update(piece[at:])
         check = self._place.check
         if self.reached and check and self._hashed.hexdigest()[:CHECK_CHARS] != check:
             raise OtherWords(

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from meshd import limits
 from meshd.api.places import BeyondTheEnd, Numbering, OtherWords, Place, Rest, read_place
 from meshd.errors import Refused
 
@@ -81,6 +82,20 @@ def test_behind_other_words_nothing_is_told() -> None:
 def test_beyond_the_end_there_is_nothing() -> None:
     with pytest.raises(BeyondTheEnd, match="7 events in all: nothing of it comes after 8"):
         rest_of(numbered(EVENTS), Place(8))
+
+
+@pytest.mark.parametrize("events", [True, False])
+def test_an_event_without_an_end_is_not_kept_for_ever(events: bool) -> None:
+    rest = Rest(Place(1), events=events)
+    some = bytes(limits.STREAM_EVENT_BYTES // 2)
+    assert rest.feed(some) + rest.feed(some) == b""
+    with pytest.raises(OtherWords, match="without an end"):
+        rest.feed(b"x")
+
+
+def test_many_comments_and_ids_before_an_event_are_one_event() -> None:
+    many = b":\nid: 1\n" * 200_000
+    assert rest_of(many + EVENTS[0] + EVENTS[1], Place(1), cuts=(3, 700_000)) == EVENTS[1]
 
 
 @pytest.mark.parametrize(
