@@ -21,7 +21,7 @@ from typing import Final
 import trio
 
 from meshd import limits
-from meshd.api.dialect import AnswerEncoder, HeaderPair
+from meshd.api.dialect import ATTEMPTS, AnswerEncoder, HeaderPair
 from meshd.api.listening import REPLAYED, Delivery, GivenUp
 from meshd.errors import StreamBroken
 from meshd.http import Headers, Responder, Room, ServerRequest, Share, Sweeper, Watch
@@ -32,7 +32,7 @@ from meshd.relay.runs import Run
 HEADER: Final = b"x-stainless-retry-count"
 """Which try of the library this is, from 0 on.  Of a library without it no retry can be told."""
 _OF_THE_RUN: Final = frozenset(
-    {b"content-type", b"x-meshd-node", b"x-meshd-attempts", b"retry-after", b"x-should-retry"}
+    {b"content-type", b"x-meshd-node", ATTEMPTS, b"retry-after", b"x-should-retry"}
 )
 """Headers of an answer that are not of the one request for which it was made."""
 _TOO_MUCH: Final = Failure(

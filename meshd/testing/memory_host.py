@@ -246,14 +246,6 @@ class MemoryHost:
         """There are no certificates of the world in here."""
         return await self.dial_plain(address, timeout_s)
 
-    async def dial_control(self, path: PurePath) -> ByteStream:
-        """What a command line on this host does."""
-        await trio.lowlevel.checkpoint()
-        listener = self._control.get(str(path))
-        if listener is None:
-            raise DialFailed(f"Nobody listens on {path}.")
-        return self._connect(listener, self, None, None, _Call(None, ()))
-
     async def _dial(
         self, address: Address, alpn: Alpn | None, chain: _Chain
     ) -> tuple[MemoryStream, _Call]:

@@ -43,7 +43,6 @@ WAYS: Final = {
     "replay": "asked again elsewhere, before any text",
     "continue": "continued where it broke off",
     "regenerate": "run again and compared",
-    "resume": "the same run, over another link",
     "repeat": "asked again by the client, with its key",
 }
 """The rungs of the ladder (`Seam.way`) in words."""

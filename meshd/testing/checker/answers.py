@@ -64,7 +64,7 @@ class Seam(msgspec.Struct, frozen=True, kw_only=True):
     """Where an answer went on after its holder failed."""
 
     way: str
-    """replay | continue | regenerate | resume | repeat (the client's own, with its key)"""
+    """replay | continue | regenerate | repeat (the client's own, with its key)"""
     at_s: float
     """When the first text after it came."""
     gap_s: float
@@ -80,7 +80,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     """Its own name: a repeat of a key has another."""
     mode: Mode
     dialect: str
-    """openai | ollama | mesh (queued)"""
+    """openai | ollama"""
     model: str
     entry: str
     """The node that was asked."""

@@ -96,7 +96,7 @@ def _one(request: str, rng: random.Random, span_s: float) -> Answer:
     }
     kind = rng.random()
     if kind < 0.05:
-        way = rng.choice(["replay", "continue", "continue", "resume", "regenerate", "repeat"])
+        way = rng.choice(["replay", "continue", "continue", "regenerate", "repeat"])
         gap = min(took * 0.6, rng.lognormvariate(-1.6, 0.8))
         at = sent + rng.uniform(gap, took)
         seam = Seam(way=way, at_s=at, gap_s=gap, first_token_s=gap * 0.7)

@@ -78,7 +78,7 @@ def test_of_a_gap_the_usual_wait_for_a_first_token_is_known() -> None:
         msgspec.structs.replace(answer(f"r{wait}"), pieces=[Piece(wait / 10, "a")])
         for wait in (1, 2, 9)
     ]
-    went_on = answer("r", "continue", "resume")
+    went_on = answer("r", "continue", "regenerate")
     *_, last = with_first_tokens([*undisturbed, went_on])
     assert [seam.first_token_s for seam in last.seams] == [0.2, 0.2]
     assert with_first_tokens([went_on]) == [went_on]
