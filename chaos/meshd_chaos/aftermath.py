@@ -2,32 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from contextlib import suppress
 
 import httpx
-import msgspec
 import trio
 
-from meshd.testing.checker import Answer, Mode, Tally
-from meshd_chaos.clients import Clients, JobView
+from meshd.testing.checker import Answer, Mode, Phase, Read, Seen, Tally
+from meshd_chaos.clients import Clients
+from meshd_chaos.job_views import JobView, decoded
 from meshd_chaos.scenario import Expect
 from meshd_chaos.stage import Stage
+from meshd_chaos.transcript import Garbled
 from meshd_chaos.workload import Planned
 
-AGREE_S = 15.0
-"""Until all nodes say the same of all jobs: each applies the log by itself."""
 IDLE_S = 15.0
 """Until nothing runs any more: orphans and the runs of keys that were given up end by then."""
 END_S = 30.0
 """Until whatever was asked has to have ended, counted from the heal, or from when it was asked."""
+WATCH_S = END_S + 1.0
+"""So long it is watched: what takes too long has to be known to."""
 _POLL_S = 0.2
-
-
-async def look_back(stage: Stage, clients: Clients) -> list[str]:
-    """All checks of the healed mesh; a sentence for each thing that is not so."""
-    found = await _agree(stage, clients)
-    found += await _nothing_runs(stage)
-    return found
 
 
 def must_end(expect: Expect, tally: Tally, faults: int) -> list[str]:
@@ -54,7 +48,7 @@ async def ask_anew(stage: Stage, clients: Clients) -> list[Answer]:
     async def ask(entry: str, model: str) -> None:
         (planned,) = stage.fit([_last_question(entry, model)])
         tried = clients.begin(planned, planned.name, entry)
-        with trio.move_on_after(END_S):
+        with trio.move_on_after(WATCH_S):
             await clients.post(planned, tried)
         answers.append(clients.lived(planned, tried))
 
@@ -78,50 +72,40 @@ def _last_question(entry: str, model: str) -> Planned:
     )
 
 
-async def _agree(stage: Stage, clients: Clients) -> list[str]:
-    """Every node's record says the same of each acknowledged job, and that it is over."""
-    problems: list[str] = []
-    with trio.move_on_after(AGREE_S):
-        while True:
-            problems = await _disagreements(stage, clients)
-            if not problems:
-                break
-            await trio.sleep(_POLL_S)
-    return problems
+async def read_jobs(stage: Stage, clients: Clients) -> None:
+    """Ask every node what became of each acknowledged job, for the checker.
+
+    A node that does not answer within `WATCH_S` is asked no more: that is a violation already.
+    """
+
+    async def ask(entry: str, url: str) -> None:
+        for job in clients.jobs:
+            number = clients.history.called(f"after at {entry}", job, Read())
+            with trio.move_on_after(WATCH_S):
+                clients.history.returned(number, await _read(clients, f"{url}/mesh/v1/jobs/{job}"))
+                continue
+            return
+
+    async with trio.open_nursery() as nursery:
+        for entry, url in stage.entries().items():
+            nursery.start_soon(ask, entry, url)
 
 
-async def _disagreements(stage: Stage, clients: Clients) -> list[str]:
-    found: list[str] = []
-    entries = stage.entries()
-    for job in clients.jobs:
-        seen: dict[str, str] = {}
-
-        async def look(entry: str, url: str, job: str = job, seen: dict[str, str] = seen) -> None:
-            seen[entry] = await _job(clients.http, stage.headers, f"{url}/mesh/v1/jobs/{job}")
-
-        async with trio.open_nursery() as nursery:
-            for entry, url in entries.items():
-                nursery.start_soon(look, entry, url)
-        if len(set(seen.values())) > 1 or not set(seen.values()) <= {"done", "failed", "dead"}:
-            words = ", ".join(f"{entry}: {state}" for entry, state in sorted(seen.items()))
-            found.append(f"job {job} was accepted, and the nodes say of it: {words}")
-    return found
+async def _read(clients: Clients, url: str) -> Seen:
+    """A linearizable look, as soon as that node can have one."""
+    while True:
+        with suppress(httpx.HTTPError, Garbled):
+            told = await clients.http.get(
+                url, params={"read": "linear"}, headers=dict(clients.stage.headers), timeout=WATCH_S
+            )
+            if told.status_code == 200:
+                return decoded(told.content, JobView).seen
+            if told.status_code == 404:
+                return Seen(Phase.ABSENT)
+        await trio.sleep(_POLL_S)
 
 
-async def _job(http: httpx.AsyncClient, headers: Mapping[str, str], url: str) -> str:
-    try:
-        answer = await http.get(url, headers=dict(headers), timeout=END_S)
-    except httpx.HTTPError as error:
-        return repr(error)
-    if answer.status_code != 200:
-        return str(answer.status_code)
-    try:
-        return msgspec.json.decode(answer.content, type=JobView).state
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        return f"what is no job ({error})"
-
-
-async def _nothing_runs(stage: Stage) -> list[str]:
+async def nothing_runs(stage: Stage) -> list[str]:
     """No node is at anything any more."""
     found: list[str] = []
     with trio.move_on_after(IDLE_S):

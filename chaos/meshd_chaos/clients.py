@@ -12,18 +12,28 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count
 from random import Random
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import httpx
 import msgspec
 import trio
 
-from meshd.testing.checker import Answer, How, Mode
+from meshd.testing.checker import (
+    Answer,
+    History,
+    How,
+    JobHistory,
+    Mode,
+    Phase,
+    Read,
+    Submit,
+)
 from meshd_chaos.excuses import REPEATED
+from meshd_chaos.job_views import JobView, Made, decoded
 from meshd_chaos.stage import Stage
 from meshd_chaos.transcript import Garbled, Transcript, error_of
 from meshd_chaos.tries import AGAIN, Try
-from meshd_chaos.workload import Planned
+from meshd_chaos.workload import PATHS, Planned, body_of
 
 CONNECT_S: Final = 5.0
 """A node whose machine is there answers a knock in less."""
@@ -36,7 +46,6 @@ _PATIENT: Final = httpx.Timeout(None, connect=CONNECT_S)
 _CAREFUL: Final = httpx.Timeout(None, connect=CONNECT_S, read=QUIET_S)
 _POLL_S: Final = 0.25
 _CAUSE_CHARS: Final = 70
-PATHS: Final = {"openai": "/v1/chat/completions", "ollama": "/api/chat"}
 
 
 @dataclass
@@ -54,6 +63,11 @@ class Clients:
     sent: int = 0
     under_way: int = 0
     began_at: float = field(default_factory=trio.current_time)
+    history: JobHistory = field(init=False)
+    """What was asked of queued jobs, and told."""
+
+    def __post_init__(self) -> None:
+        self.history = History(self.now_s)
 
     def now_s(self) -> float:
         return trio.current_time() - self.began_at
@@ -273,38 +287,55 @@ class _Queued:
         """The job's id; None: it was refused for good."""
         body = body_of(self._planned, self._clients.stage.prompt(self._planned.name))
         order = {"request": {"path": PATHS[self._planned.dialect], "body": body}}
-        for tries in count(1):
-            made = await self._order("POST", tried.entry, "/mesh/v1/jobs", order)
-            if made is not None and made.status_code in (200, 201):
-                tried.status = 200
-                return _decoded(made.content, _Made).id
-            if made is not None and made.status_code not in AGAIN:
-                tried.how, tried.status = How.REFUSED, made.status_code
-                tried.cause = error_of(made.content)[:_CAUSE_CHARS]
-                tried.ended_at_s = self._clients.now_s()
-                break
-            await trio.sleep(_pause_s(self._chance, tries))
-            tried.entry = self._clients.any_entry(self._chance, but=tried.entry)
+        history = self._clients.history
+        unknown: list[int] = []  # tries that may have put it in
+        jobs: list[str] = []
+        try:
+            for tries in count(1):
+                number = history.called(self._planned.name, "", Submit(self._key))
+                unknown.append(number)
+                made = await self._order("POST", tried.entry, "/mesh/v1/jobs", order)
+                if made is not None and made.status_code in (200, 201):
+                    tried.status = 200
+                    told = decoded(made.content, Made)
+                    history.returned(unknown.pop(), told.welcome, subject=told.id)
+                    jobs = [told.id]
+                    return told.id
+                if made is not None and made.status_code not in AGAIN:
+                    tried.how, tried.status = How.REFUSED, made.status_code
+                    tried.cause = error_of(made.content)[:_CAUSE_CHARS]
+                    tried.ended_at_s = self._clients.now_s()
+                    break
+                await trio.sleep(_pause_s(self._chance, tries))
+                tried.entry = self._clients.any_entry(self._chance, but=tried.entry)
+        finally:
+            for number in unknown:
+                history.concerns(number, jobs)
         return None
 
     async def _wait(self, job: str, tried: Try) -> None:
         """Until any node says that it is over."""
+        history = self._clients.history
         while True:
             await trio.sleep(_POLL_S)
             entry = self._clients.any_entry(self._chance)
+            number = history.called(self._planned.name, job, Read())
             seen = await self._order("GET", entry, f"/mesh/v1/jobs/{job}")
             if seen is None or seen.status_code != 200:
+                history.withdraw(number)
                 continue  # that node is away, or has not heard of the job yet
-            view = _decoded(seen.content, JobView)
-            if view.state in ("failed", "cancelled", "dead"):
-                tried.how, tried.cause = How.ERROR, f"{view.state}: {view.reason}"
-                tried.cause = tried.cause[:_CAUSE_CHARS]
-            elif view.state == "done" and not view.result_is_away:
+            view = decoded(seen.content, JobView)
+            if not view.is_over:
+                history.withdraw(number)  # it may be old: no evidence
+                continue
+            history.returned(number, view.seen)
+            if view.state is Phase.DONE:
                 tried.said.head(view.node, None)
                 tried.said.body(bytes(view.result), self._clients.now_s())
                 tried.how = How.WHOLE
             else:
-                continue
+                tried.how, tried.cause = How.ERROR, f"{view.state}: {view.reason}"
+                tried.cause = tried.cause[:_CAUSE_CHARS]
             tried.ended_at_s = self._clients.now_s()
             return
 
@@ -322,48 +353,10 @@ class _Queued:
         return None
 
 
-class _Made(msgspec.Struct):
-    """A job that was put in."""
-
-    id: str
-
-
-class JobView(msgspec.Struct):
-    """What a node says of a job (proto/http.md)."""
-
-    state: str
-    reason: str | None = ""
-    node: str | None = None
-    result: msgspec.Raw = msgspec.Raw(b"")
-    result_is_away: bool = False
-
-
-_View = TypeVar("_View", _Made, JobView)
-
-
-def _decoded(body: bytes, form: type[_View]) -> _View:
-    try:
-        return msgspec.json.decode(body, type=form)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise Garbled(f"{error}: {body[:40]!r}") from None
-
-
 def _pause_s(chance: Random, tries: int) -> float:
     """How long to wait after so many tries."""
     longest_s = min(LAST_PAUSE_S, FIRST_PAUSE_S * 2.0 ** min(tries, 10))
     return chance.uniform(longest_s / 2, longest_s)
-
-
-def body_of(planned: Planned, prompt: str) -> dict[str, Any]:
-    """The request's body."""
-    body: dict[str, Any] = {
-        "model": planned.model,
-        "messages": [{"role": "user", "content": prompt}],
-        "stream": planned.streamed,
-    }
-    if planned.dialect == "openai":
-        return body | {"max_tokens": planned.tokens, "temperature": 0}
-    return body | {"options": {"num_predict": planned.tokens, "temperature": 0}}
 
 
 def _first_words(error: Exception) -> str:

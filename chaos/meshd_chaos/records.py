@@ -9,7 +9,7 @@ from typing import Final
 
 import msgspec
 
-from meshd.testing.checker import Answer, Tally
+from meshd.testing.checker import Answer, JobOperation, Tally
 
 VERSION: Final = 1
 LATE_S: Final = 0.5
@@ -91,6 +91,8 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     faults: tuple[FaultRecord, ...] = ()
     not_tested: tuple[NotTested, ...] = ()
     answers: tuple[Answer, ...] = ()
+    operations: tuple[JobOperation, ...] = ()
+    """What clients asked of queued jobs, and were told."""
     healed_at_s: float | None = None
     """When all faults were over and the mesh was whole again; None: it never was."""
     late_s: float = 0.0

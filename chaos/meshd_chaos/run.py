@@ -18,11 +18,16 @@ from meshd.testing.checker import (
     Answer,
     Calm,
     How,
+    JobOperation,
     Mode,
+    Read,
+    check_client_jobs,
+    check_keys,
     check_liveness,
+    check_progress,
     judge_answers,
 )
-from meshd_chaos.aftermath import END_S, ask_anew, look_back, must_end
+from meshd_chaos.aftermath import END_S, WATCH_S, ask_anew, must_end, nothing_runs, read_jobs
 from meshd_chaos.clients import Clients
 from meshd_chaos.excuses import REPEATED, Places, excused
 from meshd_chaos.faults import Faults
@@ -113,11 +118,12 @@ class Runner:
             if not self._is_interrupted:
                 self.phase = "looking back"
                 peace.answers = await ask_anew(self._stage, clients)
+                await read_jobs(self._stage, clients)
                 peace.until_s = clients.now_s()
-                peace.found += await look_back(self._stage, clients)
+                peace.found += await nothing_runs(self._stage)
                 ways = await ask_ways(clients)
         answers = with_ways(self._answers(clients), ways)
-        return self._judged(answers, places, peace, began)
+        return self._judged(answers, clients.history.operations, places, peace, began)
 
     async def _break(self, asking: trio.Nursery, clients: Clients) -> None:
         """Ask and break as planned, for as long as was said or until somebody interrupts."""
@@ -144,19 +150,29 @@ class Runner:
         found = self.faults.not_healed + await self._stage.whole_again(HEAL_S)
         peace = _Peace(found, is_whole=not found, healed_s=clients.now_s())
         self.phase = "waiting for the last answers"
-        await self._all_ended(0.0 if self._is_interrupted else END_S)
+        await self._all_ended(0.0 if self._is_interrupted else WATCH_S)
         return peace
 
-    def _judged(self, answers: list[Answer], places: Places, peace: _Peace, began: str) -> Run:
+    def _judged(
+        self,
+        answers: list[Answer],
+        operations: list[JobOperation],
+        places: Places,
+        peace: _Peace,
+        began: str,
+    ) -> Run:
         """The verdict."""
         scenario, stage, faults = self.scenario, self._stage, self.faults.records
         answers = excused(answers, faults, places, scenario.expect.excuses) + peace.answers
         answers = with_first_tokens(answers)
-        if self._is_interrupted:
-            tally, found = judge_answers(answers), peace.found
-        else:
-            tally = judge_answers(answers, check_liveness(answers, peace.calm))
-            found = peace.found + must_end(scenario.expect, tally, len(faults))
+        reports, found = [check_client_jobs(operations), check_keys(answers)], peace.found
+        if not self._is_interrupted:
+            reports.append(check_liveness(answers, peace.calm))
+            if reads := [one for one in operations if isinstance(one.action, Read)]:
+                reports.append(check_progress(reads, peace.calm))
+        tally = judge_answers(answers, *reports)
+        if not self._is_interrupted:
+            found = found + must_end(scenario.expect, tally, len(faults))
         violations = (*tally.violations, *found)
         return Run(
             scenario=scenario.name,
@@ -171,6 +187,7 @@ class Runner:
             faults=tuple(faults),
             not_tested=tuple(self.faults.not_tested),
             answers=tuple(answers),
+            operations=tuple(operations),
             healed_at_s=peace.healed_s if peace.is_whole else None,
             late_s=round(self._late_s, 3),
             tally=tally,

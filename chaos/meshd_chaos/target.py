@@ -22,7 +22,6 @@ from meshd.cli.shell import UsageError
 from meshd.control import StatusReport
 from meshd.errors import MeshdError
 from meshd.testing.checker import Mode
-from meshd_chaos.clients import PATHS, body_of
 from meshd_chaos.excuses import Places
 from meshd_chaos.nemeses import CannotInject
 from meshd_chaos.records import NotTested
@@ -30,7 +29,7 @@ from meshd_chaos.scenario import Expect, Scenario
 from meshd_chaos.schedule import Step
 from meshd_chaos.stage import Injected
 from meshd_chaos.transcript import Transcript, error_of
-from meshd_chaos.workload import Planned
+from meshd_chaos.workload import PATHS, Planned, body_of
 
 REFERENCE_S: Final = 300.0
 """For one undisturbed answer; its model may have to be loaded first."""

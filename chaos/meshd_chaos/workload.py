@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from random import Random
-from typing import Annotated, Final, Literal, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -24,6 +24,7 @@ Dialect = Literal["openai", "ollama"]
 ModeName = Literal["streamed", "whole", "keyed", "queued"]
 Name = TypeVar("Name", bound=str)
 
+PATHS: Final = {"openai": "/v1/chat/completions", "ollama": "/api/chat"}
 _MODES: Final[dict[ModeName, int]] = {"streamed": 5, "whole": 2, "keyed": 2, "queued": 1}
 
 
@@ -94,6 +95,18 @@ def plan(
         )
         at_s += chance.expovariate(rate_per_s)
     return made
+
+
+def body_of(planned: Planned, prompt: str) -> dict[str, Any]:
+    """The request's body."""
+    body: dict[str, Any] = {
+        "model": planned.model,
+        "messages": [{"role": "user", "content": prompt}],
+        "stream": planned.streamed,
+    }
+    if planned.dialect == "openai":
+        return body | {"max_tokens": planned.tokens, "temperature": 0}
+    return body | {"options": {"num_predict": planned.tokens, "temperature": 0}}
 
 
 def _drawn(chance: Random, weights: Mapping[Name, int]) -> Name:

@@ -5,6 +5,8 @@
     report = check_jobs(history.operations)                 # any order that explains it? fences?
     report += check_record(history.operations, views)       # is what was acknowledged there?
     report += check_requests(asked)                         # accepted = answered, once
+    report += check_client_jobs(history.operations)         # the same, where nobody saw the record
+    report += check_keys(answers)                           # and of requests with a key
     report += check_liveness(answers, calm)                 # and all works once nothing is wrong
     report += check_stream(stream, expected_text())         # whole, in order, nothing twice
     assert report.ok, str(report)
@@ -30,6 +32,12 @@ from meshd.testing.checker.answers import (
     judge_answers,
     requests_of,
     seams_in_text,
+)
+from meshd.testing.checker.client_model import (
+    ClientModel,
+    check_client_jobs,
+    check_keys,
+    digest_of,
 )
 from meshd.testing.checker.explain import check, shrink
 from meshd.testing.checker.fences import check_fences
@@ -75,6 +83,7 @@ __all__ = [
     "Calm",
     "Cancel",
     "Claim",
+    "ClientModel",
     "Complete",
     "End",
     "Expire",
@@ -120,13 +129,16 @@ __all__ = [
     "Violation",
     "by_subject",
     "check",
+    "check_client_jobs",
     "check_fences",
     "check_jobs",
+    "check_keys",
     "check_liveness",
     "check_progress",
     "check_record",
     "check_requests",
     "check_stream",
+    "digest_of",
     "gaps_by_way",
     "gaps_of",
     "judge_answers",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from meshd.testing.checker import Calm, How, Tally, check_liveness, judge_answers
+from meshd.testing.checker import Calm, How, Tally, check_keys, check_liveness, judge_answers
 from meshd.testing.simulation.clients import Clients
 from meshd.testing.simulation.lives import (
     cut_by_the_living,
@@ -21,7 +21,7 @@ def judge_clients(clients: Clients, calm: Calm) -> tuple[Tally, list[str], Count
     """
     answers, story = clients.answers(), clients.story
     liveness = check_liveness(answers, calm)
-    tally = judge_answers(answers, liveness)
+    tally = judge_answers(answers, liveness, check_keys(answers))
     found = list(tally.violations)
     if clients.going_on:
         found.append(f"{clients.going_on} clients never had the rest of an answer")

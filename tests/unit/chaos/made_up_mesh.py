@@ -31,6 +31,8 @@ class Mesh:
     """What they answer with instead, byte by byte."""
     away: set[str] = field(default_factory=set)
     """Nobody listens there."""
+    jobs: dict[str, str] = field(default_factory=dict)
+    """Ids, by key."""
     asked: list[tuple[str, str, str]] = field(default_factory=list)
     """(node, path, key), in order."""
     models: tuple[str, ...] = ("poet",)
@@ -47,9 +49,13 @@ class Mesh:
         if name in self.raw:
             return httpx.Response(200, content=_pieces(self.raw[name]))
         if request.url.path == "/mesh/v1/jobs":
-            return httpx.Response(201, json={"id": "j1", "state": "queued", "new": True})
+            is_new = key not in self.jobs
+            job = self.jobs.setdefault(key, f"j{len(self.jobs) + 1}")
+            return httpx.Response(201, json={"id": job, "state": "queued", "new": is_new})
         if request.url.path.startswith("/mesh/v1/jobs/"):
-            view = {"id": "j1", "state": self.states[name], "result": self._body(name)}
+            if self.states[name] == "gone":
+                return httpx.Response(404, json={"error": {"message": "no such job"}})
+            view = {"state": self.states[name], "result": self._body(name)}
             return httpx.Response(200, json=view)
         return httpx.Response(200, content=json.dumps(self._body(name)))
 
