@@ -74,7 +74,7 @@ class Hedging:
         self.sweeper = sweeper
         self.counters = counters
         self.carry_out = carry_out
-        self.waits = FirstWaits()
+        self.waits = FirstWaits(least=limits.HEDGE_WAITS_MIN)
         self._budget = budget
 
     def concerns(self, attempt: Attempt, asking: Asking) -> bool:

@@ -86,6 +86,8 @@ class Options:
     buffer_bytes: int
     policy: str
     same_name_is_same_model: bool
+    hedge: bool
+    """Whether a second holder is asked besides one that is late, by config."""
     short_patience: bool
     """Whether engines that say nothing are given up early, by config."""
     slots_told: bool
@@ -134,6 +136,7 @@ def options_of(seed: int) -> Options:
         slots_told=chance.random() < 0.5,
         drain_s=chance.choice([1.0, 5.0, 30.0]),
         snapshot_every=chance.choice([20, 60, 10_000]),
+        hedge=chance.random() < 0.4,
     )
 
 

@@ -194,6 +194,7 @@ class _Simulation:
             limits=LimitsConfig(inter_token_s=patience),
             routing=RoutingConfig(
                 policy=options.policy,
+                hedge=options.hedge,
                 same_name_is_same_model=options.same_name_is_same_model,
             ),
         )

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Final
 from unittest.mock import patch
 
 from meshd import limits
 from meshd.testing.memory_answers import Template
 from meshd.testing.memory_engine import MemoryEngine
 from meshd.testing.simulation.options import EngineOptions, Options
+
+_WAITS_MIN: Final = 4
+"""First tokens that an entry has to have seen before it hedges."""
 
 
 def engine_of(options: EngineOptions) -> MemoryEngine:
@@ -31,6 +35,7 @@ def limits_of(options: Options) -> Iterator[None]:
     """Bounds that are so large in production that nothing in half a minute would reach them."""
     with (
         patch.object(limits, "RECORD_SNAPSHOT_EVERY", options.snapshot_every),
+        patch.object(limits, "HEDGE_WAITS_MIN", _WAITS_MIN),
         patch.object(limits, "RAFT_TRAILING", min(limits.RAFT_TRAILING, options.snapshot_every)),
     ):
         yield
