@@ -226,7 +226,8 @@ class _Hedged:
             return
         for other in race.runs:
             self._controls[other].abort(failure.message)
-        relay.moved(run.target, run.remote, trio.current_time())
+        if race.winner is not run:  # else the relay is at it already, and knows what it said
+            relay.moved(run.target, run.remote, trio.current_time())
         self._error = BackendFailed(failure)
         self._over.set()
 

@@ -143,6 +143,20 @@ async def test_of_two_runs_one_may_fail(autojump_clock: MockClock, how: str, whi
         assert runs(m) == 2, "the other one went on"
 
 
+@pytest.mark.parametrize("hedged", [True, False])
+async def test_a_run_that_breaks_off_after_its_first_words_is_gone_on_with(
+    autojump_clock: MockClock, hedged: bool
+) -> None:
+    """Whether it was alone or has won: what the client has is not said again."""
+    async with hedging(tokens_per_s=20) as m:
+        answer = (await late(m))[0] if hedged else m.ask(m.a, max_tokens=WORDS)
+        await until(lambda: len(answer.pieces) > 5)
+        fail(m, await m.busy(), "engine killed")
+        await m.answered(answer)
+        assert is_whole(answer), answer.text
+        assert m.a.count("went_on_by_continue") == 1
+
+
 async def test_when_both_fail_there_is_one_error_and_no_storm(autojump_clock: MockClock) -> None:
     async with hedging() as m:
         for holder in m.holders:
