@@ -12,8 +12,6 @@ _RELAY: Final = (
     "went_on_by_continue",
     "went_on_by_regenerate",
     "failed_in_stream",
-    "hedges",
-    "hedges_won",
     "client_gone",
     "log: an answer goes on over another link",
     "log: an attempt failed",

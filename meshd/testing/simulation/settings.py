@@ -12,7 +12,7 @@ from meshd.testing.memory_answers import Template
 from meshd.testing.memory_engine import MemoryEngine
 from meshd.testing.simulation.options import EngineOptions, Options
 
-_WAITS_MIN: Final = 4
+_WAITS_MIN: Final = 2
 """First tokens that an entry has to have seen before it hedges."""
 
 
