@@ -218,6 +218,7 @@ class Node:
             counters=[
                 api_counters,
                 data.forwarder.counters,
+                data.remotes.counters,
                 self.jobs.finishing.counters,
                 mesh.door.counters,
                 mesh.join_server.counters,

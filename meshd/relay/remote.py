@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -87,6 +88,7 @@ class RemoteHolders:
         self._name_of = name_of
         self._rtt_s = rtt_s
         self._pools: dict[NodeId, HttpClient] = {}
+        self.counters: Counter[str] = Counter()
 
     async def serve(
         self,
@@ -229,6 +231,7 @@ class RemoteHolders:
             await response.aclose()
             raise broken
         asked.reader.on_another_link()
+        self.counters["went_on_by_resume"] += 1
         name, after = self._name_of(asked.node), asked.reader.seq
         log.info("an answer goes on over another link", node=name, after=after)
         return response

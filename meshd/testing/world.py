@@ -176,7 +176,8 @@ class Machine:
 
     def count(self, counter: str) -> int:
         """What its entry counted: requests, answered, failed, retries, client_gone, ..."""
-        return self.running.data.forwarder.counters[counter]
+        data = self.running.data
+        return data.forwarder.counters[counter] + data.remotes.counters[counter]
 
     def sees(self, other: Machine) -> bool:
         """Whether this node counts the daemon that runs, or last ran, there among the living."""

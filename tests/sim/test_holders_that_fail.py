@@ -107,6 +107,7 @@ async def test_a_client_that_does_not_stream_never_hears_of_it(
             )
         else:
             assert (answer.holder, answer.attempts) == (m.other(first).name, 2)
+        assert m.a.count("went_on_by_resume") == (how == "links reset")
 
 
 @pytest.mark.parametrize("fault", [Fault.DIE, Fault.NO_FINISH, Fault.ERROR, Fault.GARBAGE])
