@@ -37,8 +37,8 @@ _ORIGIN_SCHEMES: Final = (
 )
 _SHARED: Final = ipaddress.ip_network("100.64.0.0/10")  # carrier-grade NAT; Tailscale's addresses
 
-_ALLOW_METHODS: Final = b"GET, POST, HEAD, OPTIONS"
-# What OpenAI's and Ollama's SDKs send from browsers.
+_ALLOW_METHODS: Final = b"GET, POST, HEAD, DELETE, OPTIONS"
+# What OpenAI's and Ollama's SDKs send from browsers, and what meshd itself reads.
 _ALLOW_HEADERS: Final = b", ".join(
     (
         b"authorization",
@@ -47,6 +47,7 @@ _ALLOW_HEADERS: Final = b", ".join(
         b"accept",
         b"x-requested-with",
         b"idempotency-key",
+        b"last-event-id",
         b"openai-beta",
         b"openai-organization",
         b"openai-project",
@@ -66,8 +67,20 @@ _ALLOW_HEADERS: Final = b", ".join(
         b"x-stainless-timeout",
     )
 )
-_EXPOSE_HEADERS: Final = (
-    b"x-request-id, x-meshd-node, x-meshd-attempts, x-meshd-replayed, retry-after"
+# Those that proto/http.md tells of, and what SDKs look for.
+_EXPOSE_HEADERS: Final = b", ".join(
+    (
+        b"x-request-id",
+        b"x-meshd-node",
+        b"x-meshd-attempts",
+        b"x-meshd-job",
+        b"x-meshd-replayed",
+        b"x-meshd-index",
+        b"x-meshd-age-ms",
+        b"x-should-retry",
+        b"retry-after",
+        b"location",
+    )
 )
 _PREFLIGHT_S: Final = 12 * 3600
 

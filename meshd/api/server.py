@@ -101,7 +101,7 @@ class ClientApi:
         """Decide from the head alone, before the body is read: `ServerOptions.admit`."""
         try:
             request.caller = self._scope(request)
-            if request.path.startswith(JOBS):
+            if _is_of_jobs(request):
                 self._jobs.check(request.method, request.path, request.header(b"content-type"))
             else:
                 find(request.method, request.path)
@@ -132,7 +132,7 @@ class ClientApi:
         """
         request_id, id_header = self._request_id()
         cors = self._cors(request)
-        if request.path.startswith(JOBS):
+        if _is_of_jobs(request):
             self.counters["jobs"] += 1
             node = (b"x-meshd-node", self._name)
             await self._jobs.handle(
@@ -354,6 +354,10 @@ class ClientApi:
 def _patient(call: Call, deadline_s: float | None) -> Call:
     """The same with another deadline, if the client's patience is that of the whole answer."""
     return call if call.stream else msgspec.structs.replace(call, deadline_s=deadline_s)
+
+
+def _is_of_jobs(request: ServerRequest) -> bool:
+    return request.path.startswith(JOBS) and request.method != "OPTIONS"
 
 
 def _nothing(told: object) -> None:

@@ -120,6 +120,24 @@ async def test_bad_requests_are_refused_with_what_is_wrong(
         assert (await refused("POST", "/mesh/v1/queues/chat/renew", lease))[0] == 400
 
 
+async def test_a_page_of_this_machine_may_ask_for_jobs_and_no_other(
+    autojump_clock: MockClock,
+) -> None:
+    async with World.open() as world:
+        a = await world.start("a")
+        job = f"{JOBS}/{job_name(1024)}"
+        for path, origin, status in (
+            (f"{job}/stream", b"http://localhost:3000", 204),
+            (job, b"http://localhost:3000", 204),
+            (job, b"https://evil.example", 403),
+        ):
+            headers = [(b"origin", origin), (b"access-control-request-method", b"DELETE")]
+            answer = await a.client._http.request("OPTIONS", path, headers)
+            assert answer.status == status, (path, origin)
+            allowed = answer.header(b"access-control-allow-methods")
+            assert (allowed is not None and b"DELETE" in allowed) == (status == 204)
+
+
 async def test_the_command_lines_orders_are_those_of_the_api(autojump_clock: MockClock) -> None:
     async with World.open() as world:
         a, b, _ = await three(world, engine_of("tiny", tokens_per_s=20))

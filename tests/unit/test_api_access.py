@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 
@@ -231,6 +233,8 @@ def test_a_preflight_names_what_the_sdks_send() -> None:
     allowed = answer[b"access-control-allow-headers"].split(b", ")
     for name in (b"authorization", b"content-type", b"x-stainless-timeout", b"idempotency-key"):
         assert name in allowed
+    assert b"last-event-id" in allowed, "to go on in an answer from where a page was"
+    assert b"DELETE" in answer[b"access-control-allow-methods"], "to cancel a job"
     assert answer[b"vary"] == b"origin"
     assert ACCESS.preflight(None)[0] == 204
 
@@ -238,5 +242,10 @@ def test_a_preflight_names_what_the_sdks_send() -> None:
 def test_answers_to_a_page_let_it_read_them() -> None:
     answer = dict(ACCESS.cors_headers(b"app://x"))
     assert answer[b"access-control-allow-origin"] == b"app://x"
-    assert b"x-request-id" in answer[b"access-control-expose-headers"]
+    told = answer[b"access-control-expose-headers"].split(b", ")
+    proto = (Path(__file__).parents[2] / "proto" / "http.md").read_text()
+    names = proto.partition("## Headers of responses")[2].partition("## ")[0]
+    for name in re.findall(r"^\| `([a-z-]+)` \|", names, re.MULTILINE):
+        assert name.encode() in told, "what clients are told of, a page can read"
+    assert b"x-meshd-job" in told
     assert ACCESS.cors_headers(None) == []
