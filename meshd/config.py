@@ -11,7 +11,8 @@ from meshd import limits
 from meshd.config_sources import Sources, collect
 from meshd.errors import ConfigError
 from meshd.ids import Address
-from meshd.settings import LOOPBACK, webhook_key
+from meshd.setting_kinds import webhook_key
+from meshd.settings import LOOPBACK
 
 __all__ = [
     "BackendConfig",

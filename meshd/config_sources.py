@@ -17,6 +17,7 @@ from typing import Any, cast
 
 from meshd import limits
 from meshd.errors import ConfigError
+from meshd.setting_kinds import Where
 from meshd.settings import (
     ALIAS,
     BACKEND_SETTINGS,
@@ -24,7 +25,6 @@ from meshd.settings import (
     OTHER_VARIABLES,
     SETTINGS,
     Setting,
-    Where,
 )
 from meshd.toml_lines import KeyPath, key_lines
 

@@ -4,12 +4,13 @@
 DESIGN.md beside this file.
 """
 
-from meshd.membership.agent import Agent, Change, MemberView
+from meshd.membership.agent import Agent
 from meshd.membership.constants import LAN, Settings
 from meshd.membership.core import Core
 from meshd.membership.mdns import Mdns, MdnsFailed
 from meshd.membership.members import State
 from meshd.membership.sightings import Announcement, Sighting
+from meshd.membership.views import Change, MemberView
 
 __all__ = [
     "LAN",

@@ -7,7 +7,6 @@ from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
-import msgspec
 import structlog
 import trio
 
@@ -19,15 +18,14 @@ from meshd.logs import PerSource
 from meshd.membership import events
 from meshd.membership.core import Core
 from meshd.membership.events import Changed, Directive, Event, Trouble
-from meshd.membership.members import Member, State
 from meshd.membership.sleep import POLL_S, SleepWatch
+from meshd.membership.views import Change, MemberView, view_of
 from meshd.ports import Clock, Datagrams
 from meshd.wire.envelope import PAYLOAD_BYTES, Envelope, EnvelopeRefused, Replayed, UnknownKey
 from meshd.wire.gossip import (
     PACKET_HEAD_BYTES,
     Message,
     Profile,
-    Version,
     Word,
     decode_packet,
     encode,
@@ -51,28 +49,6 @@ TcpPing = Callable[[NodeId, Sequence[Address]], Awaitable[bool]]
 """Whether that member answers over the peer link.  A MeshdError counts as no."""
 PushPull = Callable[[NodeId, bytes], Awaitable[bytes]]
 """Hand that member our state over the peer link; its answer.  Raises MeshdError."""
-
-
-class MemberView(msgspec.Struct, frozen=True):
-    """What is known of one other member at one moment."""
-
-    node: NodeId
-    state: State
-    since_s: float
-    """How long it has been in that state."""
-    heard_s: float
-    """How long ago something of its own last arrived."""
-    version: Version
-    profile: Profile
-
-
-class Change(msgspec.Struct, frozen=True):
-    """A member appeared, changed or went.  `view` is None when it is forgotten."""
-
-    node: NodeId
-    before: State | None
-    after: State | None
-    view: MemberView | None
 
 
 class Agent:
@@ -150,13 +126,13 @@ class Agent:
     def members(self) -> list[MemberView]:
         """All other members that were ever heard of, by id."""
         now = trio.current_time()
-        views = [self._view(member, now) for member in self._core.members]
+        views = [view_of(member, now) for member in self._core.members]
         return sorted(views, key=lambda view: view.node)
 
     def member(self, node: NodeId) -> MemberView | None:
         """What is known of that member; None if nothing (or if it is this node)."""
         member = self._core.members.get(node)
-        return None if member is None else self._view(member, trio.current_time())
+        return None if member is None else view_of(member, trio.current_time())
 
     @property
     def word(self) -> Word:
@@ -288,7 +264,7 @@ class Agent:
 
     def _changed(self, change: Changed) -> None:
         member = self._core.members.get(change.node)
-        view = None if member is None else self._view(member, trio.current_time())
+        view = None if member is None else view_of(member, trio.current_time())
         if change.before is not change.after:
             log.info("member", node=short(change.node), was=change.before, now=change.after)
         for callback in self._subscribers:
@@ -298,17 +274,6 @@ class Agent:
         if warned.trouble is Trouble.CLONED:
             self._cloned_at = trio.current_time()
         self._complaints.warning(warned.trouble.value, source=short(warned.node))
-
-    @staticmethod
-    def _view(member: Member, now: float) -> MemberView:
-        return MemberView(
-            node=member.node,
-            state=member.state,
-            since_s=now - member.since,
-            heard_s=now - member.heard,
-            version=member.version,
-            profile=member.word.profile,
-        )
 
     # --- tasks
 

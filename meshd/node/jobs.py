@@ -38,7 +38,7 @@ from meshd.node.mesh import MeshSide
 from meshd.node.record import RecordSide
 from meshd.ports import Ports
 from meshd.record.events import Event, JobFinished, JobReturned
-from meshd.settings import webhook_key
+from meshd.setting_kinds import webhook_key
 from meshd.wire.said import SAID_PATH
 
 

@@ -18,9 +18,10 @@ from meshd.errors import MeshdError, ProtocolError
 from meshd.identity import Keyring
 from meshd.ids import Address, NodeId
 from meshd.inference import Load
-from meshd.membership.agent import Agent, Change
+from meshd.membership.agent import Agent
 from meshd.membership.core import Core
 from meshd.membership.members import State
+from meshd.membership.views import Change
 from meshd.peers.addresses import AddressBook, Source
 from meshd.peers.entering import Standing
 from meshd.peers.links import OWN_DOING, ControlLinks

@@ -12,7 +12,8 @@ from meshd.config import BackendConfig, Config, Sources, load, with_key_files
 from meshd.errors import ConfigError
 from meshd.ids import Address
 from meshd.routing.policies import POLICIES as ROUTING_POLICIES
-from meshd.settings import ENGINES, POLICIES, SETTINGS, engine_url
+from meshd.setting_kinds import engine_url
+from meshd.settings import ENGINES, POLICIES, SETTINGS
 
 FILE = PurePath("/etc/meshd/config.toml")
 

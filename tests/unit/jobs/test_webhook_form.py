@@ -16,7 +16,7 @@ from meshd.ids import Address
 from meshd.jobs.views import JobView
 from meshd.jobs.webhook_form import Target, WebhookRules, body_of, headers_of
 from meshd.record.job_rows import JobState, NoticeRow, job_id
-from meshd.settings import webhook_key
+from meshd.setting_kinds import webhook_key
 
 RULES = WebhookRules(("bots.example.org", "*.Example.net", "192.0.2.7", "::1"), b"s" * 16)
 NOTICE = NoticeRow(

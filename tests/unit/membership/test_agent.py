@@ -14,9 +14,10 @@ import trio.testing
 from meshd import limits
 from meshd.errors import DialFailed, DiskFailed, ProtocolError
 from meshd.ids import Address, MeshId, NodeId
-from meshd.membership.agent import Agent, Change, encode_state
+from meshd.membership.agent import Agent, encode_state
 from meshd.membership.core import Core
 from meshd.membership.members import State
+from meshd.membership.views import Change
 from meshd.ports import Datagrams
 from meshd.testing.clock import SimClock
 from meshd.testing.network import MemoryNetwork
