@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import traceback
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -15,6 +15,7 @@ from meshd.cli.shell import UsageError, leaves_of
 from meshd.errors import MeshdError
 from meshd.testing.daemons import DaemonFailed
 from meshd.testing.engines import EngineFailed
+from meshd_chaos.feasible import as_far_as_possible, impossible_faults, why_untestable
 from meshd_chaos.local_stage import local_stage
 from meshd_chaos.progress import Progress
 from meshd_chaos.records import NotTested, Run, RunSet
@@ -43,39 +44,56 @@ class NoRun(Exception):
     """A scenario could not be run; the text says why, and may end with a log."""
 
 
-def run_all(campaign: Campaign) -> tuple[RunSet, bool]:
-    """What each came to, and whether somebody pressed Ctrl-C; then the rest was left out.
+class Untestable(NoRun):
+    """None of its faults can be injected on this machine: a run would test nothing."""
 
-    Raises UsageError if nothing can be run as it was asked for.
-    """
+
+class Came(msgspec.Struct, frozen=True, kw_only=True):
+    """What a campaign came to."""
+
+    runs: RunSet
+    had_no_mesh: bool = False
+    """A scenario that this machine allows could not be run all the same."""
+    was_interrupted: bool = False
+    """Somebody pressed Ctrl-C; then the rest was left out."""
+
+
+def run_all(campaign: Campaign) -> Came:
+    """Each scenario in turn.  Raises UsageError if nothing can be run as it was asked for."""
     runs: list[Run] = []
     not_run: list[NotTested] = []
-    was_interrupted = False
+    had_no_mesh = was_interrupted = False
+    impossible = {} if campaign.target else impossible_faults(campaign.scenarios)
     with Progress(len(campaign.scenarios), campaign.seed) as progress:
         for scenario in campaign.scenarios:
+            progress.begins(scenario)
             try:
-                done, was_interrupted = _run_one(campaign, scenario, progress)
-            except UsageError as error:
-                if not runs:
+                done, was_interrupted = _run_one(campaign, scenario, impossible, progress)
+            except (NoRun, UsageError) as error:
+                if isinstance(error, UsageError) and not runs:
                     raise
-                done, why = None, str(error)
-            except NoRun as error:
-                done, why = None, str(error)
-            else:
-                why = ""
-            if why:
-                progress.failed(why)
-                not_run.append(NotTested(name=scenario.name, why=why.partition("\n")[0]))
+                had_no_mesh |= not isinstance(error, Untestable)
+                progress.failed(str(error))
+                why = str(error).partition("\n")[0]
+                not_run.append(NotTested(name=scenario.name, why=why))
+                continue
             if done is not None:
                 runs.append(done)
                 progress.over(done)
             if was_interrupted:
                 break
-    return RunSet(runs=tuple(runs), not_run=tuple(not_run)), was_interrupted
+    came = RunSet(runs=tuple(runs), not_run=tuple(not_run))
+    return Came(runs=came, had_no_mesh=had_no_mesh, was_interrupted=was_interrupted)
 
 
-def _run_one(campaign: Campaign, scenario: Scenario, progress: Progress) -> tuple[Run | None, bool]:
-    """Raises NoRun, UsageError."""
+def _run_one(
+    campaign: Campaign, scenario: Scenario, impossible: Mapping[str, str], progress: Progress
+) -> tuple[Run | None, bool]:
+    """The run, if it began, and whether it was interrupted.  Raises NoRun, UsageError."""
+    if why := why_untestable(scenario, impossible):
+        raise Untestable(why)
+    seed, duration_s = campaign.seed, campaign.duration_s
+    scenario = as_far_as_possible(scenario, impossible, seed=seed, duration_s=duration_s)
     try:
         return trio.run(_run, campaign, scenario, progress)
     except KeyboardInterrupt:  # before anybody listened to it, or after
@@ -110,7 +128,7 @@ async def _run(
     done: Run | None = None
     async with trio.open_nursery() as nursery:
         nursery.start_soon(desk.watch)
-        progress.starts(scenario, is_local=campaign.target is None)
+        progress.starts(is_local=campaign.target is None)
         with desk.starting:
             async with _stage(campaign, scenario) as stage:
                 desk.runner = runner = Runner(

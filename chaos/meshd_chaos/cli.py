@@ -159,7 +159,7 @@ def run(
     """Run scenarios and judge what clients saw: on a mesh of their own, or on yours.
 
     Exit code 0: nothing was lost, doubled or wrong.  1: a violation.  2: wrong input.
-    3: a scenario had no mesh to run on.
+    3: nothing could be tested, or a scenario had no mesh to run on.
     """
     chosen = [found for name in scenario or ["mix"] for found in library.find(name)]
     if nodes is not None:
@@ -186,13 +186,14 @@ def run(
         duration_s=duration,
         target=theirs,
     )
-    came, was_interrupted = run_all(campaign)
-    was_shown = _show(came, report, as_json)
-    if not all(one.ok for one in came.runs):
+    came = run_all(campaign)
+    was_shown = _show(came.runs, report, as_json)
+    if not all(one.ok for one in came.runs.runs):
         raise typer.Exit(FAILED)
-    if came.not_run or not was_shown:
-        raise typer.Exit(NOT_RUN)
-    raise typer.Exit(INTERRUPTED if was_interrupted else OK)
+    if came.was_interrupted:
+        raise typer.Exit(INTERRUPTED)
+    was_tested = came.runs.runs and not came.had_no_mesh
+    raise typer.Exit(OK if was_tested and was_shown else NOT_RUN)
 
 
 def _with_nodes(scenario: Scenario, nodes: int | None) -> Scenario:

@@ -56,13 +56,17 @@ class Progress:
 
     # ---------------------------------------------------------------- what happens
 
-    def starts(self, scenario: Scenario, *, is_local: bool = True) -> None:
-        """The next one: its mesh is being started, or looked at."""
+    def begins(self, scenario: Scenario) -> None:
+        """The next one."""
         self._number += 1
         self._scenario = scenario
         self._said.clear()
         self._clock = ""
-        mesh = scenario.mesh
+
+    def starts(self, *, is_local: bool = True) -> None:
+        """Its mesh is being started, or looked at."""
+        assert self._scenario is not None
+        mesh = self._scenario.mesh
         doing = (
             f"starting {mesh.nodes} daemons, {mesh.models} models with {mesh.copies} copies each"
         )
@@ -92,7 +96,7 @@ class Progress:
             self._console.print(Text(f"  {warning}", style="yellow"), soft_wrap=True)
 
     def failed(self, why: str) -> None:
-        """It had no mesh to run on."""
+        """It could not be run."""
         self._live.update(Text(""), refresh=True)
         self._console.print(Text(f"{self._title()}: not run: {why}"), soft_wrap=True)
 

@@ -124,4 +124,4 @@ class RunSet(msgspec.Struct, frozen=True, kw_only=True):
     version: int = VERSION
     runs: tuple[Run, ...]
     not_run: tuple[NotTested, ...] = ()
-    """Scenarios that had no mesh to run on; the name is the scenario's."""
+    """Scenarios that this machine does not allow, or had no mesh to run on; the name is theirs."""

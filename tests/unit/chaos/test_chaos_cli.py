@@ -14,7 +14,9 @@ from typer.testing import CliRunner, Result
 from meshd.cli.shell import UsageError
 from meshd_chaos import campaign, cli
 from meshd_chaos.mesh import MeshFailed
-from meshd_chaos.records import RunSet
+from meshd_chaos.nemeses.disk import FullDisk
+from meshd_chaos.records import Run, RunSet
+from meshd_chaos.scenario import Scenario
 from tests.unit.chaos.made_up_runs import a_run, an_answer
 
 
@@ -109,6 +111,39 @@ def test_json_says_what_was_not_run() -> None:
     assert [(one.name, one.why) for one in runs.not_run] == [("mix", "ben did not come up")]
 
 
+@pytest.fixture
+def no_full_disks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FullDisk, "probe", classmethod(lambda _: "darwin sets no limits"))
+
+
+@pytest.mark.usefixtures("no_mesh", "no_full_disks")
+def test_a_scenario_whose_faults_this_machine_does_not_allow_starts_no_mesh() -> None:
+    ended = meshd_chaos("run", "-s", "full-disk")
+    assert ended.exit_code == cli.NOT_RUN
+    assert "not tested full-disk: full-disk: darwin sets no limits" in ended.output
+    assert "starting" not in ended.output
+    assert "Nothing was run." in ended.output
+
+
+@pytest.mark.usefixtures("no_full_disks")
+def test_such_a_scenario_beside_others_that_held_is_listed_and_nothing_is_broken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ran = []
+
+    async def run(_: object, scenario: Scenario, __: object) -> tuple[Run, bool]:
+        ran.append(scenario.name)
+        return a_run([an_answer()], scenario=scenario.name), False
+
+    monkeypatch.setattr(campaign, "_run", run)
+    monkeypatch.setattr(cli, "why_no_llama", lambda: "")
+    ended = meshd_chaos("run", "-s", "full-disk", "-s", "mix")
+    assert ran == ["mix"]
+    assert "not tested full-disk: full-disk: darwin sets no limits" in ended.output
+    assert "Every accepted request was answered" in ended.output
+    assert ended.exit_code == 0
+
+
 @asynccontextmanager
 async def broken_stage(*_: object) -> AsyncIterator[None]:
     raise OSError("no such port")
@@ -157,7 +192,7 @@ def test_a_node_that_the_target_does_not_have_is_wrong_input(
 def came(monkeypatch: pytest.MonkeyPatch) -> None:
     """One scenario was run, and all was well."""
     runs = RunSet(runs=(a_run([an_answer()]),))
-    monkeypatch.setattr(cli, "run_all", lambda _: (runs, False))
+    monkeypatch.setattr(cli, "run_all", lambda _: campaign.Came(runs=runs))
     monkeypatch.setattr(cli, "why_no_llama", lambda: "")
 
 

@@ -6,7 +6,8 @@ from collections import Counter
 
 import pytest
 
-from meshd_chaos.scenario import Fault, Scenario, When
+from meshd_chaos.feasible import as_far_as_possible, why_untestable
+from meshd_chaos.scenario import Expect, Fault, Scenario, When
 from meshd_chaos.schedule import steps_of
 from meshd_chaos.workload import Mix, Planned, plan
 
@@ -81,3 +82,34 @@ def test_a_fault_lasts_as_long_as_the_scenario_says() -> None:
     steps = steps_of(scenario(When(every_s=0.1, for_s=(2.0, 3.0))), seed=7, duration_s=20.0)
     assert all(2.0 <= step.for_s <= 3.0 for step in steps)
     assert len({step.for_s for step in steps}) > 100
+
+
+@pytest.mark.parametrize(("wants", "has_to_be"), [(0, 0), (1, 1), (2, 2), (9, 3)])
+def test_of_faults_that_this_machine_does_not_allow_none_is_wanted(
+    wants: int, has_to_be: int
+) -> None:
+    faults = (
+        Fault(name="kill", when=When(at_s=[1, 2, 3])),
+        Fault(name="full-disk", when=When(at_s=[1, 2, 3, 4, 5, 6])),
+    )
+    asked = Scenario(name="s", about="A.", faults=faults, expect=Expect(faults=wants))
+    possible = as_far_as_possible(asked, {"full-disk": "No."}, seed=7, duration_s=20.0)
+    assert possible.expect.faults == has_to_be
+    assert as_far_as_possible(asked, {}, seed=7, duration_s=20.0) == asked
+
+
+def test_a_run_in_which_nothing_was_done_is_never_wanted() -> None:
+    faults = (
+        Fault(name="kill", when=When(at_s=[60])),
+        Fault(name="full-disk", when=When(at_s=[1])),
+    )
+    asked = Scenario(name="s", about="A.", faults=faults)
+    possible = as_far_as_possible(asked, {"full-disk": "No."}, seed=7, duration_s=20.0)
+    assert possible.expect.faults == 1
+
+
+def test_a_scenario_is_untestable_where_none_of_its_faults_can_be_injected() -> None:
+    asked = scenario(When(at_s=[1]), When(at_s=[2]))
+    assert why_untestable(asked, {"kill": "No."}) == "kill: No."
+    assert why_untestable(asked, {"full-disk": "No."}) == ""
+    assert why_untestable(scenario(), {"kill": "No."}) == ""
