@@ -38,6 +38,8 @@ class Campaign(msgspec.Struct, frozen=True, kw_only=True):
     """Of each."""
     target: Target | None = None
     """A mesh that exists; None: each scenario has one of its own."""
+    flags: tuple[str, ...] = ()
+    """The words that said on which mesh, for whoever wants to have a run again; no secrets."""
 
 
 class NoRun(Exception):
@@ -140,7 +142,9 @@ async def _run(
                     say=progress.say,
                 )
                 nursery.start_soon(progress.watch, runner)
-                done = await runner.run()
+                done = msgspec.structs.replace(
+                    await runner.run(), given_as=scenario.given_as, flags=campaign.flags
+                )
         nursery.cancel_scope.cancel()
     return done, desk.was_interrupted
 

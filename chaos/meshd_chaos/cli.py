@@ -6,11 +6,11 @@ import inspect
 import secrets
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial, wraps
 from pathlib import Path
-from typing import Annotated, ParamSpec, TypeVar
+from typing import Annotated, Any, ParamSpec, TypeVar
 
 import msgspec
 import typer
@@ -31,10 +31,13 @@ from meshd_chaos.report import render, table
 from meshd_chaos.scenario import Scenario
 from meshd_chaos.scenario_file import BadScenario
 from meshd_chaos.target import for_target
-from meshd_chaos.target_flags import read_target
+from meshd_chaos.target_flags import read_target, words_of
 
 NOT_RUN = 3
 """No mesh could be had to run on, or the harness itself failed: that says nothing of the mesh."""
+
+SEED_MAX = 2**53
+"""What every reader of JSON takes for a whole number."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -113,7 +116,7 @@ def run(
     ] = 20.0,
     seed: Annotated[
         int | None,
-        typer.Option(help="Of all choices, any number; else another one each time.", metavar="N"),
+        typer.Option(help="Of all choices; by default another one each time.", metavar="N"),
     ] = None,
     report: Annotated[
         Path | None,
@@ -149,14 +152,18 @@ def run(
     ] = None,
     kill: Annotated[
         list[str] | None,
-        typer.Option(help="What kills a node's daemon.", metavar="NODE=COMMAND"),
+        typer.Option(
+            help="What kills a node's daemon; the report shows it.", metavar="NODE=COMMAND"
+        ),
     ] = None,
     start: Annotated[
         list[str] | None,
-        typer.Option(help="What starts it again.", metavar="NODE=COMMAND"),
+        typer.Option(help="What starts it again; the report shows it.", metavar="NODE=COMMAND"),
     ] = None,
 ) -> None:
-    """Run scenarios and judge what clients saw: on a mesh of their own, or on yours.
+    """Run scenarios, and judge what clients saw.
+
+    On a mesh of real daemons that is started for it, or with --target on yours.
 
     Exit code 0: nothing was lost, doubled or wrong.  1: a violation.  2: wrong input.
     3: nothing could be tested, or a scenario had no mesh to run on.
@@ -164,6 +171,8 @@ def run(
     chosen = [found for name in scenario or ["mix"] for found in library.find(name)]
     if nodes is not None:
         _within("--nodes", nodes, 2, NODES_MAX)
+    if seed is not None:
+        _within("--seed", seed, 0, SEED_MAX)
     _within("--duration", duration, 1, 86_400)
     _within("--rate", rate, 0.1, 1000)
     given = {"--model": model, "--api-key": api_key, "--jobs": jobs, "--faults": faults}
@@ -185,6 +194,7 @@ def run(
         rate_per_s=rate,
         duration_s=duration,
         target=theirs,
+        flags=_mesh_flags(nodes, target, given),
     )
     came = run_all(campaign)
     was_shown = _show(came.runs, report, as_json)
@@ -202,6 +212,13 @@ def _with_nodes(scenario: Scenario, nodes: int | None) -> Scenario:
     copies = min(scenario.mesh.copies, nodes)
     mesh = msgspec.structs.replace(scenario.mesh, nodes=nodes, copies=copies)
     return msgspec.structs.replace(scenario, mesh=mesh)
+
+
+def _mesh_flags(nodes: int | None, target: str | None, given: Mapping[str, Any]) -> tuple[str, ...]:
+    """What says on which mesh, as it was said."""
+    if target is not None:
+        return words_of(target, given)
+    return () if nodes is None else ("--nodes", str(nodes))
 
 
 def _within(flag: str, value: float, least: float, most: float) -> None:
@@ -271,7 +288,7 @@ def scenarios() -> None:
 def check(
     file: Annotated[Path, typer.Argument(help="A scenario of your own.", metavar="FILE.toml")],
 ) -> None:
-    """Whether a scenario file can be used."""
+    """Whether a scenario file can be used; if not, what is wrong with it, by line."""
     scenario = library.read_file(file)
     tell(f"{file}: {scenario.name} can be used: {scenario.about}")
 
@@ -279,7 +296,10 @@ def check(
 @app.command()
 @command
 def probe() -> None:
-    """Which faults can be injected on this machine, and why the others cannot."""
+    """Which faults this machine allows.
+
+    And why it does not allow the others; those are never taken for passed.
+    """
     paper = Paper()
     rows = []
     for name, nemesis in NEMESES.items():

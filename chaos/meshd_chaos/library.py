@@ -5,6 +5,8 @@ from __future__ import annotations
 from importlib import resources
 from pathlib import Path
 
+import msgspec
+
 from meshd.cli.shell import UsageError
 from meshd_chaos.nemeses import NEMESES
 from meshd_chaos.scenario import Scenario
@@ -23,9 +25,9 @@ def find(name: str) -> list[Scenario]:
     """What a name, a file or "all" means.  Raises UsageError, BadScenario."""
     texts = shipped()
     if name == "all":
-        return [_read(text, f"{one}.toml") for one, text in texts.items()]
+        return [_read(text, f"{one}.toml", one) for one, text in texts.items()]
     if name in texts:
-        return [_read(texts[name], f"{name}.toml")]
+        return [_read(texts[name], f"{name}.toml", name)]
     if Path(name).suffix == ".toml" or _is_file(name):
         return [read_file(Path(name))]
     raise UsageError(
@@ -52,8 +54,9 @@ def read_file(path: Path) -> Scenario:
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise BadScenario(f"{path}:{line}: this is no text in UTF-8") from None
-    return _read(text, str(path))
+    return _read(text, str(path), str(path))
 
 
-def _read(text: str, file: str) -> Scenario:
-    return read_scenario(text, file=file, parameters=NEMESES)
+def _read(text: str, file: str, given_as: str) -> Scenario:
+    scenario = read_scenario(text, file=file, parameters=NEMESES)
+    return msgspec.structs.replace(scenario, given_as=given_as)

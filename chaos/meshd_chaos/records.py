@@ -78,8 +78,13 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     scenario: str
     about: str
     """The scenario's own sentence."""
+    given_as: str = ""
+    """The scenario as it was asked for: a name, or the path of a file."""
+    flags: tuple[str, ...] = ()
+    """The words of the command that said on which mesh; without secrets."""
     seed: int
     nodes: tuple[str, ...]
+    """All that took part, also those that joined meanwhile."""
     rate_per_s: float
     duration_s: float
     began: str

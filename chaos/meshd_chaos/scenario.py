@@ -73,6 +73,8 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     about: str
     """A sentence."""
+    given_as: str = ""
+    """What finds it again: a name of the library, or the path of the file."""
     mesh: Layout = Layout()
     workload: Mix = Mix()
     at_once: int = 1

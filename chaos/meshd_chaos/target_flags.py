@@ -49,6 +49,19 @@ def read_target(urls: str | None, flags: Mapping[str, Any]) -> Target | None:
     )
 
 
+def words_of(urls: str, flags: Mapping[str, Any]) -> tuple[str, ...]:
+    """The same flags, to be typed again.  An API key is not told: KEY stands for it."""
+    words = ["--target", urls]
+    for name, value in flags.items():
+        if name == "--api-key":
+            words += [name, "KEY"] if value else []
+        elif isinstance(value, bool):
+            words += [name] if value else []
+        else:
+            words += [word for one in value or () for word in (name, one)]
+    return tuple(words)
+
+
 def _url(text: str) -> str:
     """As it is asked.  Raises UsageError, whose text has no secret of the URL."""
     url = text.strip().rstrip("/")

@@ -149,9 +149,9 @@ def verdict(runs: RunSet) -> str:
 
 
 def command(run: Run) -> str:
-    """What to type to have this run again."""
-    words = ["meshd-chaos", "run", "--nodes", str(len(run.nodes)), "--scenario", run.scenario]
-    words += ["--duration", f"{run.duration_s:g}", "--rate", f"{run.rate_per_s:g}"]
+    """What to type to have this run again, as it was asked for."""
+    words = ["meshd-chaos", "run", "--scenario", run.given_as or run.scenario, *run.flags]
+    words += ["--duration", f"{run.duration_s:.9g}", "--rate", f"{run.rate_per_s:.9g}"]
     return shlex.join([*words, "--seed", str(run.seed)])
 
 

@@ -20,6 +20,8 @@ def a_run(
     more_violations: Iterable[str] = (),
     duration_s: float = 60.0,
     late_s: float = 0.0,
+    given_as: str = "",
+    flags: Iterable[str] = (),
     about: str = "The node that is answering is killed and comes back.",
 ) -> Run:
     """A run whose tally is that of its answers."""
@@ -28,6 +30,8 @@ def a_run(
     return Run(
         scenario=scenario,
         about=about,
+        given_as=given_as,
+        flags=tuple(flags),
         seed=7,
         nodes=NODES,
         rate_per_s=20.0,

@@ -16,8 +16,17 @@ from meshd_chaos import campaign, cli
 from meshd_chaos.mesh import MeshFailed
 from meshd_chaos.nemeses.disk import FullDisk
 from meshd_chaos.records import Run, RunSet
+from meshd_chaos.report.figures import command
 from meshd_chaos.scenario import Scenario
 from tests.unit.chaos.made_up_runs import a_run, an_answer
+
+MINE = """
+name = "mine"
+about = "Mine."
+[[fault]]
+name = "kill"
+every_s = 6
+"""
 
 
 def meshd_chaos(*arguments: str) -> Result:
@@ -52,6 +61,7 @@ def no_mesh(monkeypatch: pytest.MonkeyPatch) -> None:
         (("--target", "http://127.0.0.1:1"), "--target needs --model"),
         (("--faults",), "--faults: only with --target"),
         (("--nodes", "1"), "--nodes 1: it must be from 2 to 16"),
+        (("--seed", "9" * 30), "--seed 999"),
         (("--rate", "nan"), "--rate nan: it must be from 0.1 to 1000"),
         (("--duration", "inf"), "--duration inf: it must be from 1 to 86400"),
         (("--scenario", "x" * 300), "there is no scenario"),
@@ -142,6 +152,47 @@ def test_such_a_scenario_beside_others_that_held_is_listed_and_nothing_is_broken
     assert "not tested full-disk: full-disk: darwin sets no limits" in ended.output
     assert "Every accepted request was answered" in ended.output
     assert ended.exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "again"),
+    [
+        (("-s", "lossy"), "--scenario lossy"),
+        (("-s", "lossy", "--nodes", "3"), "--scenario lossy --nodes 3"),
+        (("-s", "FILE"), "--scenario FILE"),
+        (
+            ("-s", "lossy", "--target", "http://a", "--model", "m", "--api-key", "hush"),
+            "--scenario lossy --target http://a --model m --api-key KEY",
+        ),
+    ],
+)
+def test_a_run_can_be_had_again_as_it_was_asked_for(
+    arguments: tuple[str, ...],
+    again: str,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    class Judged:
+        def __init__(self, *_: object, **__: object) -> None:
+            self.clients = None
+
+        async def run(self) -> Run:
+            return a_run([an_answer()])
+
+    @asynccontextmanager
+    async def stage(*_: object) -> AsyncIterator[None]:
+        yield
+
+    monkeypatch.setattr(campaign, "Runner", Judged)
+    monkeypatch.setattr(campaign, "local_stage", stage)
+    monkeypatch.setattr(campaign, "target_stage", stage)
+    monkeypatch.setattr(cli, "why_no_llama", lambda: "")
+    file = tmp_path / "mine.toml"
+    file.write_text(MINE)
+    asked = [str(file) if word == "FILE" else word for word in arguments]
+    (run,) = msgspec.json.decode(meshd_chaos("run", *asked, "--json").stdout, type=RunSet).runs
+    expected = again.replace("FILE", str(file))
+    assert command(run) == f"meshd-chaos run {expected} --duration 60 --rate 20 --seed 7"
 
 
 @asynccontextmanager

@@ -181,12 +181,12 @@ def test_a_run_on_a_machine_that_was_too_busy_says_so_everywhere() -> None:
     assert "too busy" not in page(a_run([an_answer()], late_s=0.1)).text
 
 
-def test_a_run_says_how_to_have_it_again() -> None:
-    html = render(RunSet(runs=(a_run([], scenario="my scenario.toml"),)))
+def test_a_run_says_how_to_have_it_again_as_it_was_asked_for() -> None:
+    asked = a_run([], scenario="attic", given_as="my attic.toml", flags=("--nodes", "3"))
     assert (
-        "meshd-chaos run --nodes 5 --scenario &#x27;my scenario.toml&#x27;"
+        "meshd-chaos run --scenario &#x27;my attic.toml&#x27; --nodes 3"
         " --duration 60 --rate 20 --seed 7"
-    ) in html
+    ) in render(RunSet(runs=(asked,)))
 
 
 def test_more_violations_than_a_person_reads_are_counted() -> None:

@@ -42,7 +42,7 @@ def test_a_violation_is_a_sentence_with_the_command_to_have_it_again() -> None:
     text = shown(a_run([an_answer(how=How.SILENT, ended_at_s=None, pieces=())]))
     assert "NO  kill-holder" in text
     assert "lost: request r1 was accepted and ended silent" in text
-    assert "meshd-chaos run --nodes 5 --scenario kill-holder" in text
+    assert "meshd-chaos run --scenario kill-holder --duration 60 --rate 20 --seed 7" in text
     assert "1 thing that must not be, in 1 of 1 run." in text
 
 

@@ -9,7 +9,7 @@ import pytest
 from meshd.cli.shell import UsageError
 from meshd_chaos.library import find
 from meshd_chaos.target import Target, TargetStage, for_target
-from meshd_chaos.target_flags import read_target
+from meshd_chaos.target_flags import read_target, words_of
 
 NONE: dict[str, Any] = {
     "--model": None,
@@ -72,6 +72,17 @@ def test_a_password_in_a_url_is_refused_without_being_told(url: str) -> None:
     with pytest.raises(UsageError, match="but --api-key KEY") as caught:
         read_target(url, ASKED)
     assert "hu" not in str(caught.value)
+
+
+def test_the_flags_can_be_typed_again_and_do_not_tell_the_key() -> None:
+    means = {"--pid": ["studio=47", "attic=48"], "--kill": ["studio=ssh s x"], "--start": None}
+    flags = {**ASKED, "--api-key": "hush", "--faults": True, **means}
+    words = words_of(URLS, flags)
+    assert words == (
+        "--target", URLS, "--model", "llama", "--api-key", "KEY", "--faults", "--pid", "studio=47",
+        "--pid", "attic=48", "--kill", "studio=ssh s x",
+    )  # fmt: skip
+    assert words_of("http://a", ASKED) == ("--target", "http://a", "--model", "llama")
 
 
 def test_it_is_only_asked_and_nothing_is_written_down_unless_allowed() -> None:
