@@ -18,22 +18,10 @@ import trio
 from meshd import limits, logs
 from meshd.consensus.driver_snapshots import SnapshotWork, Store
 from meshd.consensus.history import Checked
-from meshd.consensus.interface import (
-    Committed,
-    Core,
-    CoreStopped,
-    OtherRecord,
-    Outbox,
-    Outcome,
-    Outgoing,
-    Readable,
-    Refused,
-    Status,
-    Unknown,
-    Why,
-)
+from meshd.consensus.interface import Core, CoreStopped, OtherRecord, Outbox, Outgoing, Status
 from meshd.consensus.journal import JournalFailed
 from meshd.consensus.messages import decode, encode
+from meshd.consensus.outcomes import Committed, Outcome, Readable, Refused, Unknown, Why
 from meshd.consensus.snapshot_parts import Taken
 from meshd.errors import DiskFailed, MeshdError, ProtocolError
 from meshd.ids import NodeId, short

@@ -27,12 +27,9 @@ from meshd.consensus.interface import (
     Nonsense,
     NotEligible,
     Outbox,
-    Outcome,
-    Refused,
     Settings,
     StateMachine,
     Status,
-    Why,
 )
 from meshd.consensus.kernel_call import Call
 from meshd.consensus.kernel_log import Log
@@ -48,6 +45,7 @@ from meshd.consensus.messages import (
     RecallAnswer,
     VoteAnswer,
 )
+from meshd.consensus.outcomes import Outcome, Refused, Why
 from meshd.consensus.proposals import Proposals
 from meshd.consensus.reads import Reads
 from meshd.consensus.receiving import Receiving

@@ -21,10 +21,11 @@ from typing import TYPE_CHECKING, Final
 from meshd import limits
 from meshd.consensus.deadlines import Deadlines
 from meshd.consensus.entries import EntryKind
-from meshd.consensus.interface import CommandTooLarge, Committed, Refused, Unknown, Why
+from meshd.consensus.interface import CommandTooLarge
 from meshd.consensus.kernel_stock import LEADER, Callback
 from meshd.consensus.kernel_wire import Peer
 from meshd.consensus.messages import Forward, ForwardAnswer
+from meshd.consensus.outcomes import Committed, Refused, Unknown, Why
 
 if TYPE_CHECKING:
     from meshd.consensus.kernel import Kernel

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING
 
 from meshd import limits
 from meshd.consensus.deadlines import Deadlines
-from meshd.consensus.interface import Readable, Refused, Why
 from meshd.consensus.kernel_stock import LEADER
 from meshd.consensus.kernel_wire import Peer
 from meshd.consensus.messages import ReadAnswer, ReadAsk
+from meshd.consensus.outcomes import Readable, Refused, Why
 
 if TYPE_CHECKING:
     from meshd.consensus.kernel import Kernel

@@ -15,7 +15,7 @@ import trio
 
 from meshd import limits, logs
 from meshd.consensus.driver import Driver, ProposalRefused, ProposalUnknown
-from meshd.consensus.interface import Why
+from meshd.consensus.outcomes import Why
 from meshd.errors import MeshdError
 from meshd.ids import NodeId
 from meshd.record import results

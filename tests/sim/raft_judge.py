@@ -5,17 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from meshd.consensus.entries import Stored
-from meshd.consensus.interface import (
-    Committed,
-    Outcome,
-    Outgoing,
-    Readable,
-    Refused,
-    Status,
-    Unknown,
-)
+from meshd.consensus.interface import Outgoing, Status
 from meshd.consensus.kernel import Kernel
 from meshd.consensus.messages import AppendAnswer, AppendEntries, AskVote, FeedAnswer, VoteAnswer
+from meshd.consensus.outcomes import Committed, Outcome, Readable, Refused, Unknown
 from meshd.consensus.replay import base_of, last_of
 from meshd.ids import NodeId
 

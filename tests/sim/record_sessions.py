@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from meshd.consensus.interface import Committed, Outcome
+from meshd.consensus.outcomes import Committed, Outcome
 from meshd.record.commands import Entry, encode
 from meshd.record.commands_registry import Command, Started
 from meshd.record.results import Code

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from meshd.consensus.interface import Committed, Outcome
+from meshd.consensus.outcomes import Committed, Outcome
 from meshd.jobs.leases import HOLDER_STOPS_AT
 from meshd.record import commands_jobs as jobs
 from meshd.record import commands_registry as registry

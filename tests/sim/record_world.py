@@ -14,8 +14,9 @@ from typing import Any
 
 from meshd.consensus.entries import Snapshot, Stored
 from meshd.consensus.history import History as StartHistory
-from meshd.consensus.interface import CommandTooLarge, Outbox, Outcome, Readable
+from meshd.consensus.interface import CommandTooLarge, Outbox
 from meshd.consensus.journal import JournalDamaged, JournalFailed, JournalUnusable, Owner
+from meshd.consensus.outcomes import Outcome, Readable
 from meshd.consensus.snapshot_parts import Taken
 from meshd.consensus.voter_list import founding_records
 from meshd.errors import DiskFailed, ProtocolError

@@ -18,7 +18,7 @@ import trio
 
 from meshd import limits
 from meshd.consensus.driver import Driver, ProposalRefused
-from meshd.consensus.interface import Committed
+from meshd.consensus.outcomes import Committed
 from meshd.ledger.ledger import Ledger
 from meshd.ledger.machine import RecordMachine
 from meshd.ledger.session import NotWritten

@@ -10,9 +10,10 @@ from typing import Any
 import msgspec
 
 from meshd.consensus.entries import Record, Snapshot, Stored
-from meshd.consensus.interface import Committed, Outcome, Settings
+from meshd.consensus.interface import Settings
 from meshd.consensus.kernel import Kernel
 from meshd.consensus.messages import Message, decode, encode
+from meshd.consensus.outcomes import Committed, Outcome
 from meshd.consensus.replay import EMPTY, align, replay
 from meshd.consensus.voter_list import founding_records
 from meshd.errors import ProtocolError

@@ -7,7 +7,6 @@ from collections import Counter
 import pytest
 
 from meshd import limits
-from meshd.consensus.interface import Readable, Refused, Unknown
 from meshd.consensus.messages import (
     AppendEntries,
     Feed,
@@ -19,6 +18,7 @@ from meshd.consensus.messages import (
     ReadAsk,
     SnapshotPart,
 )
+from meshd.consensus.outcomes import Readable, Refused, Unknown
 from meshd.ids import NodeId
 from tests.unit.consensus.followers import all_have, follow, meshed, sent, source
 from tests.unit.consensus.kernel_rig import Mesh, ids

@@ -5,13 +5,14 @@ from __future__ import annotations
 import pytest
 
 from meshd import limits
-from meshd.consensus.interface import Committed, Nonsense
+from meshd.consensus.interface import Nonsense
 from meshd.consensus.messages import (
     Feed,
     FeedAnswer,
     FeedEnd,
     Message,
 )
+from meshd.consensus.outcomes import Committed
 from tests.unit.consensus.followers import all_have, follow, meshed, sent, source
 from tests.unit.consensus.kernel_rig import ids, node_id
 

@@ -10,13 +10,7 @@ import pytest
 
 from meshd import limits
 from meshd.consensus.entries import EntryKind
-from meshd.consensus.interface import (
-    Committed,
-    CoreStopped,
-    Refused,
-    Unknown,
-    Why,
-)
+from meshd.consensus.interface import CoreStopped
 from meshd.consensus.messages import (
     AppendEntries,
     Forward,
@@ -25,6 +19,7 @@ from meshd.consensus.messages import (
     decode,
     encode,
 )
+from meshd.consensus.outcomes import Committed, Refused, Unknown, Why
 from meshd.errors import ProtocolError
 from tests.unit.consensus.kernel_rig import Mesh, resized
 from tests.unit.consensus.stock_rig import StockMesh, rows, set_inside

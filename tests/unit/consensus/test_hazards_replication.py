@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from meshd import limits
-from meshd.consensus.interface import CommandTooLarge, Committed, Nonsense
+from meshd.consensus.interface import CommandTooLarge, Nonsense
 from meshd.consensus.messages import AppendAnswer, AppendEntries, SnapshotPart
+from meshd.consensus.outcomes import Committed
 from tests.unit.consensus.kernel_rig import Mesh, node_id, resized
 from tests.unit.consensus.stock_rig import StockMesh, inside, rows, stock_modules
 

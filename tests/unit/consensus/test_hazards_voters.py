@@ -9,8 +9,8 @@ import pytest
 
 from meshd import limits
 from meshd.consensus.entries import Append, Ballot, Entry, EntryKind
-from meshd.consensus.interface import Committed, Refused, Why
 from meshd.consensus.messages import AppendEntries, AskVote, PreVote, VoteAnswer
+from meshd.consensus.outcomes import Committed, Refused, Why
 from meshd.consensus.voter_list import pack_voters, parse_voters
 from meshd.errors import ProtocolError
 from meshd.ids import NodeId

@@ -6,17 +6,9 @@ import msgspec
 import pytest
 
 from meshd.consensus.entries import Append, Ballot
-from meshd.consensus.interface import (
-    LAN,
-    WAN,
-    CallerMistake,
-    Committed,
-    Outbox,
-    Settings,
-    Unknown,
-    Why,
-)
+from meshd.consensus.interface import LAN, WAN, CallerMistake, Outbox, Settings
 from meshd.consensus.messages import AppendAnswer, AppendEntries, AskVote, VoteAnswer
+from meshd.consensus.outcomes import Committed, Unknown, Why
 from tests.unit.consensus.kernel_rig import SETTINGS, Mesh, ids, node_id
 
 

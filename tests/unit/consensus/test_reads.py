@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from meshd.consensus.interface import Readable, Refused, Why
 from meshd.consensus.messages import AppendAnswer, AppendEntries, ReadAnswer, ReadAsk
+from meshd.consensus.outcomes import Readable, Refused, Why
 from tests.unit.consensus.kernel_rig import Mesh
 from tests.unit.consensus.stock_rig import StockMesh
 

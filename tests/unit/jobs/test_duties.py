@@ -7,7 +7,7 @@ import trio
 from trio.testing import MockClock
 
 from meshd.consensus.driver import ProposalRefused, ProposalUnknown
-from meshd.consensus.interface import Committed, Why
+from meshd.consensus.outcomes import Committed, Why
 from meshd.jobs.duties import LOOK_S, Duties
 from meshd.jobs.leases import AGAIN_S
 from meshd.record.commands import decode
