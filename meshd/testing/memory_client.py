@@ -197,6 +197,7 @@ class MemoryAnswer:
                 self.finish = data["done_reason"]
 
     def _think(self, thought: str) -> None:
+        assert not self.text or not thought, "nothing is thought once something is said"
         if thought:
             self.thoughts += thought
             self.pieces.append(trio.current_time())

@@ -106,9 +106,8 @@ class Clients:
         self.asked.append(asked)
         key = f" {question.key}" if question.key else ""
         how = "streamed" if question.stream else "whole"
-        length = len(question.expected.split())
         after = f", after {place}" if place else ""
-        what = f"{name}{key} asks {answer.path} {how}, {length} words{after}"
+        what = f"{name}{key} asks {answer.path} {how}, {question.words} words{after}"
         self.story.say(machine.name, what)
         return asked
 
@@ -132,8 +131,7 @@ class Clients:
 
     async def _lose(self, asked: Asked) -> None:
         """Somewhere in the middle of it."""
-        words = len(asked.question.expected.split())
-        pieces = self.chance.randrange(words)
+        pieces = self.chance.randrange(asked.question.words)
         await until(lambda: len(asked.answer.pieces) > pieces, within_s=math.inf)
         self._break(asked)
 

@@ -17,6 +17,7 @@ _RELAY: Final = (
     "log: an attempt failed",
     "log: a holder failed",
     "whole after more than one attempt",
+    "thoughts after more than one attempt",
 )
 _JOBS: Final = (
     "log: a claim under which nothing runs is given back",

@@ -66,6 +66,8 @@ class Options:
     """Requests of clients."""
     jobs: float
     """Jobs that are put in."""
+    thoughts: int
+    """Words that the model thinks before it says any."""
     workers: int
     keyed: float
     """The share of requests with an Idempotency-Key."""
@@ -137,6 +139,7 @@ def options_of(seed: int) -> Options:
         drain_s=chance.choice([1.0, 5.0, 30.0]),
         snapshot_every=chance.choice([20, 60, 10_000]),
         hedge=chance.random() < 0.4,
+        thoughts=chance.choice([0, 0, 0, 4, 15]),
     )
 
 

@@ -14,6 +14,7 @@ from typing import Any, Final
 from meshd.testing.models import expected_text
 from meshd.testing.simulation.options import LENGTHS, Options
 
+_CHATS: Final = ("/v1/chat/completions", "/api/chat")
 _OPENAI: Final = ("/v1/chat/completions", "/v1/completions")
 _OLLAMA: Final = ("/api/chat", "/api/generate")
 _REPEATABLE: Final = ({"temperature": 0}, {"seed": 7})
@@ -29,6 +30,8 @@ class Question:
     path: str
     body: Mapping[str, Any]
     key: str
+    thoughts: str
+    """What the model thinks before it says what is `expected`."""
     expected: str
     finish: str
 
@@ -37,8 +40,22 @@ class Question:
         return bool(self.body["stream"])
 
     @property
+    def words(self) -> int:
+        """How many are thought and said."""
+        return len(self.thoughts.split()) + len(self.expected.split())
+
+    @property
     def dialect(self) -> str:
         return "ollama" if self.path in _OLLAMA else "openai"
+
+
+def thought_and_said(words: int, thoughts: int) -> tuple[str, str]:
+    """An answer of that length, by a model that thinks so many words of it before it says any."""
+    text = expected_text(max_tokens=words)
+    if not thoughts:
+        return "", text
+    chain = text.split()
+    return "".join(f" {word}" for word in chain[:thoughts]), " ".join(chain[thoughts:])
 
 
 @dataclass
@@ -63,7 +80,8 @@ class Questions:
         """One that nobody has asked yet."""
         chance = self.chance
         length = length or chance.choice(LENGTHS)
-        path = chance.choice([*_OPENAI, *_OLLAMA])
+        # Where there are no messages, thoughts have no place of their own.
+        path = chance.choice(_CHATS if self.options.thoughts else (*_OPENAI, *_OLLAMA))
         text = f"Count, please. #{self._count}{key}"
         self._count += 1
         body: dict[str, Any] = {"model": "tiny", "stream": chance.random() < 0.7}
@@ -77,7 +95,8 @@ class Questions:
             told.update(chance.choice(_REPEATABLE))
             if chance.random() < 0.3:
                 body.update(_BOUND[path in _OLLAMA])
-        question = Question(path, body, key, expected_text(max_tokens=length), "length")
+        thoughts, expected = thought_and_said(length, self.options.thoughts)
+        question = Question(path, body, key, thoughts, expected, "length")
         if key:
             self.keyed.append(question)
         return question

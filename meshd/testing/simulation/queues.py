@@ -10,8 +10,8 @@ from typing import Any, Final
 import trio
 
 from meshd.errors import MeshdError
-from meshd.testing.models import expected_text
 from meshd.testing.simulation.options import Options
+from meshd.testing.simulation.questions import thought_and_said
 from meshd.testing.simulation.story import Story
 from meshd.testing.world import Machine, World
 
@@ -31,14 +31,13 @@ class Job:
     order: dict[str, Any]
     is_request: bool
     """To a model; else it is for workers."""
+    thoughts: str
+    """What a model thinks before it says what is `expected`."""
+    expected: str
     id: str = ""
     """"" until it is known to be in."""
     completed: list[tuple[int, Any]] = field(default_factory=list)
     """Fences under which workers completed it and were told so, and with what."""
-
-    @property
-    def expected(self) -> str:
-        return expected_text(max_tokens=_WORDS)
 
 
 @dataclass
@@ -72,7 +71,7 @@ class Queues:
         else:
             payload = {"job": number, "more": _LARGE if self.chance.random() < 0.2 else ""}
             order |= {"queue": QUEUE, "payload": payload}
-        job = Job(number, order, is_request)
+        job = Job(number, order, is_request, *thought_and_said(_WORDS, self.options.thoughts))
         self.jobs.append(job)
         return job
 
@@ -184,8 +183,9 @@ def _wrong(job: Job, view: dict[str, Any]) -> str:
     if state != "done":
         return f"is {state}"
     if job.is_request:
-        text = result["choices"][0]["message"]["content"] if result else None
-        return "" if text == job.expected else f"was answered {text!r}"
+        said = result["choices"][0]["message"] if result else {}
+        answer = (said.get("reasoning_content") or "", said.get("content"))
+        return "" if answer == (job.thoughts, job.expected) else f"was answered {answer!r}"
     given = [what for _, what in job.completed]
     if any(what != result for what in given):
         return f"has the result {result}, and was completed with {given}"

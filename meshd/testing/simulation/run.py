@@ -183,7 +183,7 @@ class _Simulation:
 
     async def _add(self, name: str, engine: EngineOptions | None) -> None:
         options = self.options
-        engines = [] if engine is None else [engine_of(engine)]
+        engines = [] if engine is None else [engine_of(engine, thoughts=options.thoughts)]
         patience = limits.INTER_TOKEN_MIN_S if options.short_patience else limits.INTER_TOKEN_MAX_S
         await self.world.start(
             name,

@@ -16,8 +16,8 @@ _WAITS_MIN: Final = 2
 """First tokens that an entry has to have seen before it hedges."""
 
 
-def engine_of(options: EngineOptions) -> MemoryEngine:
-    """An engine with the one model of all worlds."""
+def engine_of(options: EngineOptions, *, thoughts: int) -> MemoryEngine:
+    """An engine with the one model of all worlds, which thinks so many words first."""
     return MemoryEngine(
         "tiny",
         options.dialect,
@@ -26,6 +26,7 @@ def engine_of(options: EngineOptions) -> MemoryEngine:
         prefill_s=options.prefill_s,
         load_s=options.load_s,
         digest=options.digest,
+        thoughts=thoughts,
         template=Template(options.continues, options.raw_continues),
     )
 
