@@ -30,7 +30,6 @@ _JOBS: Final = (
     "went on by its key",
     "went on by its job",
     "went on after a number of events",
-    "went on, though the entry had died",
 )
 _RECORD: Final = (
     "log: the record cannot be written from here",
@@ -49,7 +48,6 @@ _MEMBERS: Final = (
 _ANSWERS: Final = (
     *(f"answer: {how}" for how in ("whole", "error", "refused", "broken", "left")),
     "answer: not without a quorum",
-    "answer: poisoned",
 )
 
 MUST_HAPPEN: Final = (
