@@ -24,7 +24,7 @@ WATCH_S = END_S + 1.0
 _POLL_S = 0.2
 
 
-def must_end(expect: Expect, tally: Tally, faults: int) -> list[str]:
+def must_end(expect: Expect, tally: Tally, faults: int, resumed: int) -> list[str]:
     """What the scenario itself asks for: a run that tested nothing has not passed."""
     repeated = tally.recovered_by.get("repeat", 0)
     recovered = sum(tally.recovered_by.values()) - repeated
@@ -32,6 +32,7 @@ def must_end(expect: Expect, tally: Tally, faults: int) -> list[str]:
         (faults, expect.faults, "faults were injected"),
         (recovered, expect.recovered, "answers went on after their holder failed"),
         (repeated, expect.repeated, "answers were got by repeating a key elsewhere"),
+        (resumed, expect.resumed, "answers went on over another link"),
     )
     return [
         f"{count} {what}, and the scenario wants {least} at least: it tested too little"

@@ -103,6 +103,8 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     late_s: float = 0.0
     """How late the harness's own loop was at worst: it lived on the same machine as the mesh."""
     tally: Tally
+    resumed: int = 0
+    """How many answers went on over another link: the same run, and no mark of it in the answer."""
     violations: tuple[str, ...] = ()
     """All that must not be: the tally's and those of the mesh after the heal."""
     notes: tuple[str, ...] = ()

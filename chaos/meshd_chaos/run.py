@@ -35,7 +35,7 @@ from meshd_chaos.records import Run
 from meshd_chaos.scenario import Scenario
 from meshd_chaos.schedule import steps_of
 from meshd_chaos.stage import Stage
-from meshd_chaos.ways import ask_ways, with_ways
+from meshd_chaos.ways import ask_ways, resumed, with_ways
 from meshd_chaos.workload import Planned, plan
 
 HEAL_S = 60.0
@@ -59,6 +59,8 @@ class _Peace:
     """When nobody waited for answers any longer."""
     answers: list[Answer] = field(default_factory=list)
     """To what was asked anew; nothing excuses those."""
+    resumed: int = 0
+    """Answers of the whole run that went on over another link."""
 
     @property
     def calm(self) -> Calm:
@@ -102,7 +104,7 @@ class Runner:
     async def run(self) -> Run:
         """Everything, from the first request to the verdict."""
         began = datetime.now(UTC).isoformat(timespec="seconds")
-        places = await self._stage.places()
+        places, before = await self._stage.places(), await self._stage.statuses()
         pool = httpx.Limits(max_connections=None, max_keepalive_connections=200)
         async with httpx.AsyncClient(
             limits=pool, verify=False, trust_env=False, transport=self._transport
@@ -122,6 +124,7 @@ class Runner:
                 peace.until_s = clients.now_s()
                 peace.found += await nothing_runs(self._stage)
                 ways = await ask_ways(clients)
+            peace.resumed = resumed(before, await self._stage.statuses())
         answers = with_ways(self._answers(clients), ways)
         return self._judged(answers, clients.history.operations, places, peace, began)
 
@@ -172,7 +175,7 @@ class Runner:
                 reports.append(check_progress(reads, peace.calm))
         tally = judge_answers(answers, *reports)
         if not self._is_interrupted:
-            found = found + must_end(scenario.expect, tally, len(faults))
+            found = found + must_end(scenario.expect, tally, len(faults), peace.resumed)
         violations = (*tally.violations, *found)
         return Run(
             scenario=scenario.name,
@@ -191,6 +194,7 @@ class Runner:
             healed_at_s=peace.healed_s if peace.is_whole else None,
             late_s=round(self._late_s, 3),
             tally=tally,
+            resumed=peace.resumed,
             violations=violations,
             notes=tuple(stage.notes(keep=bool(violations))),
         )

@@ -65,6 +65,8 @@ class Expect(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """At least so many answers were whole though their holder failed under them."""
     repeated: Annotated[int, Meta(ge=0)] = 0
     """At least so many were whole because their client repeated the key elsewhere."""
+    resumed: Annotated[int, Meta(ge=0)] = 0
+    """At least so many went on over another link: the same run, of a holder that lived."""
 
 
 class Scenario(msgspec.Struct, frozen=True, kw_only=True):

@@ -10,11 +10,14 @@ import httpx
 import msgspec
 import trio
 
+from meshd.control import StatusReport
 from meshd.testing.checker import Answer, Seam
 from meshd_chaos.clients import Clients
 
 TOLD_S: Final = 5.0
 """For all of them; traces are written once a second, and what is not told stays as it was seen."""
+_RESUMED: Final = "went_on_by_resume"
+"""Counted by each entry (relay/remote.py): its client sees nothing of it."""
 _SEEN: Final = "continue"
 """What a client takes every seam in the middle of an answer for."""
 
@@ -51,6 +54,17 @@ class Trace(_Run):
     """What there is to know here of a request's trace (jobs/request_views.py)."""
 
     failed: list[_Run] = []
+
+
+def resumed(before: Mapping[str, StatusReport], after: Mapping[str, StatusReport]) -> int:
+    """How many answers went on over another link in between, as the daemons say that live."""
+    return sum(_resumed(now, before.get(name)) for name, now in after.items())
+
+
+def _resumed(now: StatusReport, before: StatusReport | None) -> int:
+    began_anew = before is None or before.pid != now.pid
+    former = 0 if began_anew or before is None else before.counters.get(_RESUMED, 0)
+    return now.counters.get(_RESUMED, 0) - former
 
 
 def ways_of(trace: Trace) -> tuple[str, ...]:

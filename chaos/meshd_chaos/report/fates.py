@@ -43,9 +43,10 @@ WAYS: Final = {
     "replay": "asked again elsewhere, before any text",
     "continue": "continued where it broke off",
     "regenerate": "run again and compared",
+    "resume": "the same run, over another link",
     "repeat": "asked again by the client, with its key",
 }
-"""The rungs of the ladder (`Seam.way`) in words."""
+"""The rungs of the ladder in words: `Seam.way`, and what is counted without a seam."""
 
 _BAD: Final = tuple(
     f"{kind}:"

@@ -31,12 +31,15 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     tally: Tally
     gaps: Gaps | None
     """Of streams that went on without their clients' doing anything; None: there were none."""
+    resumed: int
     ok: bool
 
     @property
     def ways(self) -> list[tuple[str, int, Gaps | None]]:
         """Each way in which answers went on, how many were whole, and the gaps that were seen."""
-        whole, gaps = self.tally.recovered_by, self.tally.gaps_by
+        whole, gaps = dict(self.tally.recovered_by), self.tally.gaps_by
+        if self.resumed:
+            whole["resume"] = self.resumed
         ways = sorted(whole.keys() | gaps.keys())
         return [(way, whole.get(way, 0), gaps.get(way)) for way in ways]
 
@@ -81,6 +84,7 @@ def of_run(run: Run) -> Figures:
         not_tested=len(run.not_tested),
         tally=run.tally,
         gaps=_gaps(_seams([run])),
+        resumed=run.resumed,
         ok=run.ok,
     )
 
@@ -93,6 +97,7 @@ def of_all(runs: RunSet) -> Figures:
         not_tested=len(runs.not_run) + sum(len(run.not_tested) for run in runs.runs),
         tally=_sum([run.tally for run in runs.runs], runs),
         gaps=_gaps(_seams(runs.runs)),
+        resumed=sum(run.resumed for run in runs.runs),
         ok=all(run.ok for run in runs.runs),
     )
 

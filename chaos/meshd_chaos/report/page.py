@@ -18,6 +18,8 @@ from meshd_chaos.report.violations import to_bar, violations
 
 LONGEST_GAPS: Final = 8
 """Listed for one run."""
+_NO_GAPS: Final = {"resume": "a pause, and no mark that tells it from others"}
+"""Why a way has none."""
 FAULTS_OPEN: Final = 12
 """A longer list of faults is folded."""
 
@@ -204,7 +206,9 @@ def _way_cells(way: str, whole: int, gaps: Gaps | None) -> Iterator[Markup]:
     yield element("td", WAYS.get(way, way), class_="name")
     yield _number(whole)
     if gaps is None:
-        yield element("td", "none seen: not streamed", colspan=5, class_="soft n")
+        yield element(
+            "td", _NO_GAPS.get(way, "none seen: not streamed"), colspan=5, class_="soft n"
+        )
         return
     yield _number(gaps.count)
     for gap in (gaps.p50_s, gaps.p99_s, gaps.longest_s):

@@ -29,6 +29,8 @@ class Mesh:
     status: dict[str, int] = field(default_factory=lambda: {"anna": 200, "ben": 200})
     raw: dict[str, bytes] = field(default_factory=dict)
     """What they answer with instead, byte by byte."""
+    resumed: int = 0
+    """Answers that went on over another link, by each node's own count."""
     away: set[str] = field(default_factory=set)
     """Nobody listens there."""
     jobs: dict[str, str] = field(default_factory=dict)
@@ -94,14 +96,15 @@ class Mesh:
         return []
 
     async def statuses(self) -> Mapping[str, StatusReport]:
-        return {name: report(name, count) for name, count in self.running.items()}
+        counters = {"went_on_by_resume": self.resumed}
+        return {name: report(name, count, counters) for name, count in self.running.items()}
 
 
 async def _pieces(data: bytes) -> AsyncIterator[bytes]:
     yield data
 
 
-def report(name: str, running: int) -> StatusReport:
+def report(name: str, running: int, counters: dict[str, int]) -> StatusReport:
     zero: dict[str, Any] = {"models": 1, "warm": 1, "queued": 0, "slots": 4, "seen_s": None}
     node = NodeRow(
         id=name, name=name, addresses=[], state="self", version="1", founder=False, drained=False,
@@ -109,6 +112,6 @@ def report(name: str, running: int) -> StatusReport:
     )  # fmt: skip
     about: dict[str, Any] = {"version": "1", "mesh": "m", "members_version": 1, "client_url": ""}
     return StatusReport(
-        node=node, peer_port=1, pid=1, uptime_s=1.0, nodes=[], backends=[], models=1, counters={},
-        problems=[], **about,
+        node=node, peer_port=1, pid=1, uptime_s=1.0, nodes=[], backends=[], models=1,
+        counters=counters, problems=[], **about,
     )  # fmt: skip

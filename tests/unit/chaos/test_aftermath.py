@@ -30,13 +30,14 @@ def answer(request: str, *ways: str) -> Answer:
 
 def test_a_run_that_tested_nothing_has_not_passed() -> None:
     tally = judge_answers([answer("r1", "continue"), answer("r2", "repeat"), answer("r3")])
-    assert must_end(Expect(faults=1, recovered=1, repeated=1), tally, faults=1) == []
+    assert must_end(Expect(faults=1, recovered=1, repeated=1, resumed=1), tally, 1, resumed=1) == []
     for expect, told in (
         (Expect(faults=2), "1 faults were injected, and the scenario wants 2 at least"),
         (Expect(recovered=2), "1 answers went on after their holder failed"),
+        (Expect(resumed=2), "1 answers went on over another link"),
         (Expect(repeated=2), "1 answers were got by repeating a key elsewhere"),
     ):
-        (sentence,) = must_end(expect, tally, faults=1)
+        (sentence,) = must_end(expect, tally, 1, resumed=1)
         assert told in sentence
 
 

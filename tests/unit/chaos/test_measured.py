@@ -41,6 +41,13 @@ def test_how_soon_a_client_asks_again_is_no_gap_of_the_mesh() -> None:
     assert "| asked again by the client, with its key | 1 | 9.00 s |" in text
 
 
+def test_what_went_on_over_another_link_has_a_line_of_its_own_and_no_gap() -> None:
+    runs = [msgspec.structs.replace(a_run([went_on()]), resumed=count) for count in (2, 3)]
+    text = measured(RunSet(runs=tuple(runs)))
+    assert "| the same run, over another link | 5 |  |  |  |  |" in text
+    assert "over another link" not in measured(RunSet(runs=(a_run([went_on()]),)))
+
+
 def test_the_tables_replace_those_between_the_marks_and_nothing_else(
     saved: Path, tmp_path: Path
 ) -> None:

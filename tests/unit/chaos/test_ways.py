@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import msgspec
 
+from meshd.control import StatusReport
 from meshd.testing.checker import Answer, How, Mode, Seam
-from meshd_chaos.ways import Trace, ways_of, with_ways
+from meshd_chaos.ways import Trace, resumed, ways_of, with_ways
+from tests.unit.chaos.made_up_mesh import report
 
 
 def answer(*ways: str) -> Answer:
@@ -40,3 +42,14 @@ def test_what_does_not_fit_stays_as_the_client_saw_it() -> None:
     assert told(answer("continue"), "continue", "regenerate") == ["continue"]
     assert told(answer("continue")) == ["continue"]
     assert told(answer(), "regenerate") == []
+
+
+def test_what_went_on_over_another_link_is_counted_from_the_beginning_of_the_run_on() -> None:
+    def status(pid: int, count: int) -> StatusReport:
+        counters = {"went_on_by_resume": count} if count else {}
+        return msgspec.structs.replace(report("a", 0, counters), pid=pid)
+
+    before = {"anna": status(1, 5), "ben": status(2, 7), "carl": status(3, 1)}
+    after = {"anna": status(1, 8), "ben": status(20, 2), "dora": status(4, 1), "emil": status(5, 0)}
+    assert resumed(before, after) == 3 + 2 + 1, "a daemon that was restarted begins at 0"
+    assert resumed({}, {}) == 0
