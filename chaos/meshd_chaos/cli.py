@@ -288,7 +288,10 @@ def scenarios() -> None:
 def check(
     file: Annotated[Path, typer.Argument(help="A scenario of your own.", metavar="FILE.toml")],
 ) -> None:
-    """Whether a scenario file can be used; if not, what is wrong with it, by line."""
+    """Whether a scenario file can be used.
+
+    If not: all that is wrong with it, by line.
+    """
     scenario = library.read_file(file)
     tell(f"{file}: {scenario.name} can be used: {scenario.about}")
 

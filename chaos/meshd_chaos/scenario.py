@@ -14,7 +14,8 @@ from meshd_chaos.mesh import NODES_MAX
 from meshd_chaos.workload import Mix
 
 Seconds = Annotated[float, Meta(ge=0, le=3600)]
-Positive = Annotated[float, Meta(gt=0, le=3600)]
+Interval = Annotated[float, Meta(ge=0.1, le=3600)]
+PerMinute = Annotated[float, Meta(gt=0, le=600)]
 Line = Annotated[str, Meta(min_length=1, max_length=300)]
 
 
@@ -35,10 +36,10 @@ class When(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """When a fault comes: exactly one of `at_s`, `every_s` and `per_minute`."""
 
     at_s: list[Seconds] = []
-    every_s: Positive | None = None
+    every_s: Interval | None = None
     first_s: Seconds = 2.5
     """With `every_s`: when it comes first."""
-    per_minute: Positive | None = None
+    per_minute: PerMinute | None = None
     """At moments by chance, so many on average; once at least."""
     for_s: tuple[Seconds, Seconds] = (2.0, 4.0)
     """How long it lasts: by chance between the two."""

@@ -20,15 +20,16 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
-from typing import Any, Final, TypeVar, get_args
+from typing import Any, Final, TypeVar
 
 import msgspec
 
 from meshd.errors import MeshdError
 from meshd.toml_lines import KeyPath, key_lines
 from meshd_chaos.excuses import EXCUSES
+from meshd_chaos.misfit import in_words, place_of, sentence, there_are
 from meshd_chaos.scenario import Expect, Fault, Layout, Line, Scenario, When
-from meshd_chaos.workload import Dialect, Mix, ModeName
+from meshd_chaos.workload import Mix
 
 T = TypeVar("T", bound=msgspec.Struct)
 Parameters = Mapping[str, type[msgspec.Struct]]
@@ -36,21 +37,9 @@ Parameters = Mapping[str, type[msgspec.Struct]]
 
 AT_ONCE_MAX: Final = 4
 _TOP: Final = ("name", "about", "at_once", "mesh", "workload", "fault", "expect")
-_CHOICES: Final = {"modes": get_args(ModeName), "dialects": get_args(Dialect)}
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
-_PLACE: Final = re.compile(r"^(?P<what>.*?)(?: - at (?:`key` in )?`\$(?P<path>.*)`)?$", re.DOTALL)
 _TOML_PLACE: Final = re.compile(r" \(at (?:line (?P<line>\d+), column \d+|end of document)\)$")
 _LONG_NUMBER: Final = re.compile(r"[0-9][0-9_]{4000}")
-_STEP: Final = re.compile(r"\.([A-Za-z0-9_-]+)|\[(\d+|\.\.\.)\]")
-_KINDS: Final = {
-    "int": "a whole number",
-    "float": "a number",
-    "str": "text",
-    "bool": "true or false",
-    "array": "a list",
-    "object": "a table",
-    "null": "nothing",
-}
 
 
 class BadScenario(MeshdError):
@@ -84,31 +73,39 @@ class _Reader:
 
     def scenario(self, document: dict[str, Any]) -> Scenario:
         self._known(document, (), _TOP, "a scenario")
-        name = self._value(document, "name", Line, "")
-        if not _NAME.fullmatch(name):
+        name, about = self._line(document, "name"), self._line(document, "about")
+        if name and not _NAME.fullmatch(name):
             problem = "name must be lower-case letters, digits and dashes, 40 at most"
             self._wrong(("name",), problem)
+        if not about.isprintable():
+            self._wrong(("about",), "about must be one line without control characters")
         at_once = document.get("at_once", 1)
         if type(at_once) is not int or not 1 <= at_once <= AT_ONCE_MAX:
             self._wrong(("at_once",), f"at_once must be a whole number from 1 to {AT_ONCE_MAX}")
-        mesh = self._table(document, ("mesh",), Layout)
-        if mesh.copies > mesh.nodes:
-            problem = f"copies = {mesh.copies} is more than the {mesh.nodes} nodes"
-            self._wrong(("mesh", "copies"), problem)
         return Scenario(
             name=name,
-            about=self._value(document, "about", Line, ""),
-            mesh=mesh,
+            about=about,
+            mesh=self._mesh(document),
             workload=self._mix(document),
             at_once=at_once,
             faults=tuple(self._faults(document)),
             expect=self._expect(document),
         )
 
+    def _mesh(self, document: dict[str, Any]) -> Layout:
+        mesh = self._table(document, ("mesh",), Layout)
+        if mesh.copies <= mesh.nodes:
+            return mesh
+        if ("mesh", "copies") in self._lines:
+            default = "" if ("mesh", "nodes") in self._lines else " that there are by default"
+            problem = f"copies = {mesh.copies} is more than the {mesh.nodes} nodes{default}"
+            self._wrong(("mesh", "copies"), problem)
+        return msgspec.structs.replace(mesh, copies=mesh.nodes)
+
     def _mix(self, document: dict[str, Any]) -> Mix:
         mix = self._table(document, ("workload",), Mix)
         if mix.tokens[0] > mix.tokens[1]:
-            self._wrong(("workload", "tokens"), "tokens must be [shortest, longest]")
+            self._wrong(("workload", "tokens"), _not_in_order("tokens", mix.tokens))
         for key, weights in (("modes", mix.modes), ("dialects", mix.dialects)):
             if not sum(weights.values()):
                 self._wrong(("workload", key), f"{key} must have one weight above 0")
@@ -118,8 +115,11 @@ class _Reader:
         expect = self._table(document, ("expect",), Expect)
         for number, name in enumerate(expect.excuses):
             if name not in EXCUSES:
-                problem = f"there is no excuse {name!r}; {_there_are(EXCUSES)}"
+                problem = f"there is no excuse {name!r}; {there_are(EXCUSES)}"
                 self._wrong(("expect", "excuses", number), problem)
+        if expect.faults and document.get("fault", []) == []:
+            problem = "a scenario needs a [[fault]], or faults = 0 under [expect]"
+            self._wrong(("expect", "faults"), problem)
         return expect
 
     # ---------------------------------------------------------------- faults
@@ -136,10 +136,10 @@ class _Reader:
     def _fault(self, table: dict[str, Any], path: KeyPath) -> Fault | None:
         name = table.get("name")
         if name is None:
-            self._wrong(path, f"a fault needs a name; {_there_are(self._parameters)}")
+            self._wrong(path, f"a fault needs a name; {there_are(self._parameters)}")
             return None
         if not isinstance(name, str) or name not in self._parameters:
-            problem = f"there is no fault {name!r}; {_there_are(self._parameters)}"
+            problem = f"there is no fault {name!r}; {there_are(self._parameters)}"
             self._wrong((*path, "name"), problem)
             return None
         kind, schedule = self._parameters[name], When.__struct_fields__
@@ -148,13 +148,13 @@ class _Reader:
             return None
         given = {key: value for key, value in table.items() if key in kind.__struct_fields__}
         self._converted(given, path, kind)
-        when = self._converted(_spread(table, schedule), path, When)
+        when = self._converted(_spread(table, schedule), path, When, written=table)
         chosen = [key for key in ("at_s", "every_s", "per_minute") if key in table]
         if len(chosen) != 1:
             problem = f"a fault has one of at_s, every_s and per_minute, {name!r} has "
             self._wrong(path, problem + (" and ".join(chosen) or "none"))
         if when.for_s[0] > when.for_s[1]:
-            self._wrong((*path, "for_s"), "for_s must be a number, or [shortest, longest]")
+            self._wrong((*path, "for_s"), _not_in_order("for_s", when.for_s))
         return Fault(name=name, when=when, parameters=given)
 
     # ---------------------------------------------------------------- tables and values
@@ -173,35 +173,36 @@ class _Reader:
         """Whether it has no other keys than those."""
         unknown = [key for key in table if key not in allowed]
         for key in unknown:
-            self._wrong((*path, key), f"{where} has no {key!r}; {_there_are(allowed)}")
+            self._wrong((*path, key), f"{where} has no {key!r}; {there_are(allowed)}")
         return not unknown
 
-    def _converted(self, table: dict[str, Any], path: KeyPath, kind: type[T]) -> T:
+    def _converted(
+        self,
+        table: dict[str, Any],
+        path: KeyPath,
+        kind: type[T],
+        written: Mapping[str, Any] | None = None,
+    ) -> T:
+        """`written` is what the user wrote, if the table is not just that."""
         try:
             return msgspec.convert(table, kind)
         except msgspec.ValidationError as error:
-            found = _PLACE.match(str(error))
-            assert found is not None
-            inner = tuple(
-                int(index) if index.isdigit() else key or index
-                for key, index in _STEP.findall(found["path"] or "")
-            )
-            choices = _CHOICES.get(str(inner[0])) if inner else None
-            problem = _in_words(found["what"], ".".join(map(str, inner)) or str(path[-1]))
-            if choices and "Invalid enum" in found["what"]:
-                problem = f"{inner[0]} has a word that it does not know; {_there_are(choices)}"
-            self._wrong((*path, *inner), problem)
+            place = place_of(error)
+            if written and place and not isinstance(written[str(place[0])], list):
+                place = place[:1]
+            self._wrong((*path, *place), sentence(error, kind, place))
             return kind()
 
-    def _value(self, document: dict[str, Any], key: str, kind: Any, default: Any) -> Any:
+    def _line(self, document: dict[str, Any], key: str) -> str:
+        """Text that a scenario has to have; "" if it has none."""
         if key not in document:
             self._wrong((), f"a scenario needs {key} = ...")
-            return default
+            return ""
         try:
-            return msgspec.convert(document[key], kind)
+            return str(msgspec.convert(document[key], Line))
         except msgspec.ValidationError as error:
-            self._wrong((key,), _in_words(str(error), key))
-            return default
+            self._wrong((key,), in_words(str(error), key))
+            return ""
 
     def _wrong(self, path: KeyPath, problem: str) -> None:
         """Say so, with the nearest line that is known."""
@@ -234,13 +235,5 @@ def _spread(table: dict[str, Any], schedule: tuple[str, ...]) -> dict[str, Any]:
     return found
 
 
-def _in_words(what: str, key: str) -> str:
-    """msgspec's sentence as one for the reader."""
-    for kind, words in _KINDS.items():
-        what = what.replace(f"`{kind}`", words).replace(f"`{kind} | null`", words)
-    what = what.replace("Expected ", "must be ", 1).replace(", got ", ", and is ")
-    return f"{key} {what}" if what.startswith("must be") else f"{key}: {what}"
-
-
-def _there_are(names: Iterable[str]) -> str:
-    return f"there are {', '.join(sorted(names))}"
+def _not_in_order(key: str, pair: tuple[float, float]) -> str:
+    return f"{key} must be [shortest, longest], and {pair[0]:g} is more than {pair[1]:g}"
