@@ -50,6 +50,8 @@ def ask(nodes: Sequence[str], *, silence_s: float = SILENCE_S, **request: Any) -
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 4:
+        sys.exit(__doc__)
     model, prompt, *urls = sys.argv[1:]
     for piece in ask(urls, model=model, messages=[{"role": "user", "content": prompt}]):
         print(piece, end="", flush=True)
