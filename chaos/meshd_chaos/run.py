@@ -105,10 +105,7 @@ class Runner:
         """Everything, from the first request to the verdict."""
         began = datetime.now(UTC).isoformat(timespec="seconds")
         places, before = await self._stage.places(), await self._stage.statuses()
-        pool = httpx.Limits(max_connections=None, max_keepalive_connections=200)
-        async with httpx.AsyncClient(
-            limits=pool, verify=False, trust_env=False, transport=self._transport
-        ) as http:
+        async with client_over(self._transport) as http:
             self.clients = clients = Clients(http, self._stage, self._seed)
             self.faults.now_s = clients.now_s
             async with trio.open_nursery() as asking:
@@ -230,6 +227,15 @@ class Runner:
                 for answer in answers
             ]
         return answers
+
+
+def client_over(transport: httpx.AsyncBaseTransport | None) -> httpx.AsyncClient:
+    """What sends the clients' requests.
+
+    An https entry has to prove its name, as it had when the run began: an API key goes along.
+    """
+    pool = httpx.Limits(max_connections=None, max_keepalive_connections=200)
+    return httpx.AsyncClient(limits=pool, trust_env=False, transport=transport)
 
 
 def with_first_tokens(answers: Sequence[Answer]) -> list[Answer]:

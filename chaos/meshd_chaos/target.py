@@ -34,6 +34,8 @@ from meshd_chaos.workload import PATHS, Planned, body_of
 REFERENCE_S: Final = 300.0
 """For one undisturbed answer; its model may have to be loaded first."""
 COMMAND_S: Final = 60.0
+ANSWER_S: Final = 5.0
+"""For a node to say that it is there."""
 LENGTHS: Final = 3
 """Different lengths of answers: each needs an undisturbed one to be compared with."""
 PROMPT: Final = "Name the months of the year, and say a sentence about each."
@@ -70,7 +72,9 @@ class TargetStage:
         self._lengths: list[int] = []
         self._differs: list[NotTested] = []
         self._undo: dict[int, tuple[str, str]] = {}
-        """(kind, node) of what is in force, by the step."""
+        """(kind, node) of what is in force, or about to be, by the step."""
+        self._doubtful: set[str] = set()
+        """Nodes that answered after a command to kill them had failed: they may die later."""
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -164,14 +168,30 @@ class TargetStage:
         if not free:
             raise CannotInject("no node is left that may be hit")
         node = chance.choice(free)
-        if kind == "freeze":
-            _signal(self._target.pids[node], signal.SIGSTOP, node)
-            did = f"stopped {node}'s daemon (SIGSTOP)"
-        else:
-            await _command(self._target.kills[node])
-            did = f"killed {node}'s daemon by the command given"
         self._undo[id(step)] = (kind, node)
+        try:
+            did = await self._kill(node) if kind == "kill" else self._freeze(node)
+        except CannotInject:
+            del self._undo[id(step)]
+            raise
         return Injected(nodes=(node,), did=did)
+
+    def _freeze(self, node: str) -> str:
+        _signal(self._target.pids[node], signal.SIGSTOP, node)
+        return f"stopped {node}'s daemon (SIGSTOP)"
+
+    async def _kill(self, node: str) -> str:
+        """A command that fails, or does not end, may have killed it before: what counts is whether
+        the node answers.  Raises CannotInject."""
+        did = f"killed {node}'s daemon by the command given"
+        try:
+            await _command(self._target.kills[node])
+        except CannotInject as error:
+            if await self._answers(node):
+                self._doubtful.add(node)
+                raise
+            return f"{did}, although {error}"
+        return did
 
     async def heal(self, step: Step) -> None:
         kind, node = self._undo.pop(id(step))
@@ -185,21 +205,25 @@ class TargetStage:
 
     async def whole_again(self, timeout_s: float) -> list[str]:
         """Until every entry answers."""
-        away: dict[str, str] = {}
-        async with httpx.AsyncClient(timeout=5.0, trust_env=False) as http:
-            with trio.move_on_after(timeout_s):
-                while True:
-                    away = {}
-                    for name, url in self._entries.items():
-                        with suppress(httpx.HTTPError):
-                            answer = await http.get(f"{url}/v1/models", headers=self.headers)
-                            if answer.status_code == 200:
-                                continue
-                        away[name] = url
-                    if not away:
-                        break
-                    await trio.sleep(_LOOK_S)
-        return [f"{name} ({url}) does not answer after the faults" for name, url in away.items()]
+        for node in self._doubtful:
+            if not await self._answers(node):
+                with suppress(CannotInject):  # if it is not there then, that is told below
+                    await _command(self._target.starts[node])
+        away = list(self._entries)
+        with trio.move_on_after(timeout_s):
+            while True:
+                away = [name for name in self._entries if not await self._answers(name)]
+                if not away:
+                    break
+                await trio.sleep(_LOOK_S)
+        return [f"{name} ({self._entries[name]}) does not answer after the faults" for name in away]
+
+    async def _answers(self, node: str) -> bool:
+        async with httpx.AsyncClient(timeout=ANSWER_S, trust_env=False) as http:
+            with suppress(httpx.HTTPError):
+                url = f"{self._entries[node]}/v1/models"
+                return (await http.get(url, headers=self.headers)).status_code == 200
+        return False
 
     def notes(self, *, keep: bool) -> list[str]:
         return []
