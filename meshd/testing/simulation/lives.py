@@ -131,7 +131,7 @@ def _how(asked: Asked) -> How:
 
 
 def _accepted(asked: Asked, how: How) -> bool:
-    """Whether somebody has taken it on: see issue 4's words in `answers.py`."""
+    """Whether somebody has taken it on: see the words in `checker/answers.py`."""
     if how in (How.REFUSED, How.LEFT):
         return False
     if asked.question.key and asked.answer.status == 200:
