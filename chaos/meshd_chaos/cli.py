@@ -81,8 +81,9 @@ def _ended(error: Exception | str, code: int) -> typer.Exit:
 
 
 def _complain(text: str) -> None:
-    for line in text.splitlines():
-        print(f"meshd-chaos: {line}", file=sys.stderr, flush=True)
+    with suppress(BrokenPipeError):  # who reads no further changes nothing of the exit code
+        for line in text.splitlines():
+            print(f"meshd-chaos: {line}", file=sys.stderr, flush=True)
 
 
 def _mistake(error: Exception) -> str:
@@ -228,12 +229,15 @@ def _within(flag: str, value: float, least: float, most: float) -> None:
 
 
 def _can_be_written(report: Path) -> None:
-    """Open it before anything is run.  Raises UsageError."""
+    """Try to, before anything is run; nothing of it stays.  Raises UsageError."""
     if not report.parent.is_dir():
         raise UsageError(f"--report {report}: there is no folder {report.parent}")
     try:
+        was_there = report.exists()
         with report.open("a"):
             pass
+        if not was_there:
+            report.unlink()
     except OSError as error:
         raise UsageError(f"--report {report}: it cannot be written: {error.strerror}") from None
 
@@ -264,13 +268,13 @@ def _print(runs: RunSet, as_json: bool) -> None:
         with console.capture() as printed:
             console.print(table(runs))
         text = printed.get().rstrip("\n")
-    with suppress(typer.Exit):  # who reads no further changes nothing of the verdict
+    with suppress(typer.Exit):  # as above
         tell(text)
 
 
 def _write(runs: RunSet, report: Path) -> None:
     report.write_text(render(runs), "utf-8")
-    print(f"meshd-chaos: the timeline is in {report}", file=sys.stderr)
+    _complain(f"the timeline is in {report}")
 
 
 @app.command()

@@ -25,11 +25,18 @@ _SAID: Final = 6
 """Lines of what happened that stay in sight."""
 
 
+class _Lines(Console):
+    """Who reads no further of them does not end the run, as Rich would."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+
+
 class Progress:
     """The lines of a whole campaign, as a context."""
 
     def __init__(self, scenarios: int, seed: int, console: Console | None = None) -> None:
-        self._console = console or Console(stderr=True, highlight=False)
+        self._console = console or _Lines(stderr=True, highlight=False)
         self._scenarios, self._seed = scenarios, seed
         self._number = 0
         self._scenario: Scenario | None = None

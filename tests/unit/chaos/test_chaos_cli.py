@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -289,3 +292,16 @@ def test_a_mistake_of_the_harness_never_ends_as_a_violation_does(
     assert ended.exit_code == cli.NOT_RUN
     assert "the harness itself failed, which says nothing of the mesh: KeyError" in ended.output
     assert "Traceback" in ended.output
+
+
+def test_whoever_reads_no_further_does_not_make_it_a_violation() -> None:
+    reads, writes = os.pipe()
+    os.close(reads)
+    command = [sys.executable, "-m", "meshd_chaos.cli", *a_target()]
+    path = os.pathsep.join(entry for entry in sys.path if entry)
+    environment = {**os.environ, "PYTHONPATH": path}
+    ended = subprocess.run(
+        command, stdout=writes, stderr=writes, env=environment, check=False, timeout=60
+    )
+    os.close(writes)
+    assert ended.returncode == cli.NOT_RUN
