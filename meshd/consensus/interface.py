@@ -147,7 +147,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     uncommitted_bytes: int = limits.RAFT_UNCOMMITTED_BYTES
     per_step: int = limits.RAFT_PER_STEP
     """Commands taken into the log, and commands applied, in one step."""
-    trailing: int = limits.RAFT_TRAILING
+    trailing: int = msgspec.field(default_factory=lambda: limits.RAFT_TRAILING)
     """Entries kept in memory behind a snapshot, for followers that are a little behind."""
 
     def __post_init__(self) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -43,7 +43,7 @@ from meshd.ledger.ledger import Ledger
 from meshd.modelnames import normalise
 from meshd.record import commands_jobs as commands
 from meshd.record.events import Event, JobFinished
-from meshd.record.job_rows import JobRow, JobState, job_name, parse_job_name
+from meshd.record.job_rows import JOBS_PER_COMMAND, JobRow, JobState, job_name, parse_job_name
 
 
 class NoSuchJob(Refused):
@@ -66,10 +66,12 @@ class JobService:
         bodies: Bodies,
         duties: Duties,
         webhooks: WebhookRules,
+        elsewhere: Callable[[int], Awaitable[FinishedJob | None]],
     ) -> None:
         """`node_called` finds a node by name or id, or raises NoSuchNode.
 
-        `history` is this node's, of jobs that are over; `bodies` has their larger results.
+        `history` is this node's, of jobs that are over, and `elsewhere` asks other nodes of theirs;
+        `bodies` has their larger results.
         """
         self._ledger = ledger
         self.name_of = name_of
@@ -78,6 +80,7 @@ class JobService:
         self._bodies = bodies
         self._duties = duties
         self._webhooks = webhooks
+        self._elsewhere = elsewhere
         self._recent: OrderedDict[int, JobFinished] = OrderedDict()
         self._changed = trio.Event()
 
@@ -99,11 +102,27 @@ class JobService:
         return self._changed
 
     async def finished(self, name: str) -> FinishedJob | None:
-        """A job that is over, if that is not long ago or the history here has it."""
+        """A job that is over, if that is not long ago or a history has it, here or elsewhere.
+
+        Raises NoSuchJob for what is no name of one, Refused if the history cannot be read.
+        """
+        found = await self.finished_here(name)
+        if found is not None or not self._may_be_over(id_named(name)):
+            return found
+        return await self._elsewhere(id_named(name))
+
+    async def finished_here(self, name: str) -> FinishedJob | None:
+        """The same, of what this node knows itself."""
         event = self._recent.get(id_named(name))
         if event is not None and self._ledger.state.jobs.live.get(event.row.id) is None:
             return finished_of(event)
         return await self._history.get(name)
+
+    def _may_be_over(self, job: int) -> bool:
+        """Whether it may have been over before this node had heard of it: see `endings`."""
+        state = self._ledger.state
+        lives = state.jobs.live.get(job) is not None or state.jobs.dead.get(job) is not None
+        return not lives and job // JOBS_PER_COMMAND <= state.index
 
     async def barrier(self) -> int:
         """Make what is read next hold all that was acknowledged before this call."""
@@ -154,7 +173,7 @@ class JobService:
             return self._view_of_end(event), event.size_bytes, event.digest
         if (known := self.now(job)) is not None:
             return known, 0, b""
-        old = await self._history.get(name)
+        old = await self.finished(name)
         if old is None and not self._ledger.state.nodes.is_founded:
             raise NotRead("this node has not heard yet what the record holds; ask again soon")
         if old is None:

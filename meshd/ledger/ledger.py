@@ -20,7 +20,7 @@ from meshd.beat import next_beat
 from meshd.consensus.driver import Driver, ProposalRefused, ProposalUnknown
 from meshd.consensus.entries import Record, Stored
 from meshd.consensus.history import Checked, History
-from meshd.consensus.interface import LAN, Role, Settings, Status
+from meshd.consensus.interface import Role, Settings, Status
 from meshd.consensus.journal import (
     Journal,
     JournalFailed,
@@ -82,7 +82,7 @@ class Ledger:
         on_applied: Callable[[RecordState], None] = lambda state: None,
         settle: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint,
         why_not: Callable[[], str] = lambda: "",
-        settings: Settings = LAN,
+        settings: Settings | None = None,
     ) -> None:
         """`send` sends messages to a linked node, in order; `linked` says who can be sent to.
 
@@ -103,7 +103,7 @@ class Ledger:
         self._on_events = on_events
         self._on_applied = on_applied
         self._settle = settle
-        self._settings = settings
+        self._settings = settings or Settings()
         self._why_not = why_not
         self._driver: Driver | None = None
         self._record = RecordMachine()

@@ -20,6 +20,7 @@ from meshd.http import Room
 from meshd.ids import NodeId
 from meshd.jobs.blobs import Blobs, record_of
 from meshd.jobs.duties import Duties
+from meshd.jobs.endings import Endings
 from meshd.jobs.finished import Attempt
 from meshd.jobs.finishing import Finishing
 from meshd.jobs.history import History
@@ -99,9 +100,20 @@ class JobsSide:
             return mesh.registry.find(text).id
 
         rules = WebhookRules(config.webhook_hosts, _webhook_key(config))
-        self.service = JobService(
-            ledger, mesh.name_of, node_called, self.history, self.blobs, self.duties, rules
+        endings = Endings(
+            links.request, links.up, record_of(ledger).voters, ports.entropy.randrange
         )
+        self.service = JobService(
+            ledger,
+            mesh.name_of,
+            node_called,
+            self.history,
+            self.blobs,
+            self.duties,
+            rules,
+            endings.find,
+        )
+        endings.answer(mesh.switchboard, self.service.finished_here)
         self.webhooks = Webhooks(
             ledger,
             self.service,

@@ -44,6 +44,8 @@ from meshd.wire.control_record import (
     BlobHeld,
     BlobPart,
     BlobRequest,
+    Ending,
+    EndingRequest,
     MachineReply,
     MachineRequest,
     RecordMessage,
@@ -234,6 +236,8 @@ MESSAGES: Final = MappingProxyType[int, type[Message]](
         33: BlobData,
         34: CaKeyRequest,
         35: CaKeyReply,
+        36: EndingRequest,
+        37: Ending,
     }
 )
 _NUMBERS: Final = {kind: number for number, kind in MESSAGES.items()}

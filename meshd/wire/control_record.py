@@ -77,3 +77,16 @@ class BlobData(Message, frozen=True):
     size_bytes: BlobOffset
     """Of the whole."""
     data: Annotated[bytes, Meta(max_length=limits.BLOB_PART_BYTES)]
+
+
+class EndingRequest(Message, frozen=True):
+    """Asks for `Ending`: how a job ended that is over."""
+
+    job: Annotated[int, Meta(ge=0, le=2**53 - 1)]
+
+
+class Ending(Message, frozen=True):
+    """That."""
+
+    row: Annotated[bytes, Meta(max_length=limits.ENDING_BYTES)]
+    """A `FinishedJob` in MessagePack; nothing if the answering node does not know."""

@@ -91,6 +91,9 @@ def control_messages() -> list[Vector]:
         message("BlobData: not here", 33, 17, {"size_bytes": 0, "data": {"$bin": ""}}),
         message("CaKeyRequest", 34, 18, {}),
         message("CaKeyReply", 35, 18, {"key": BIN}),
+        message("EndingRequest", 36, 19, {"job": 1024}),
+        message("Ending", 37, 19, {"row": BIN}),
+        message("Ending: not known here", 37, 19, {"row": {"$bin": ""}}),
         message("a type of a later version", 4096, 14, {"anything": [1, 2, 3]}),
     ]  # fmt: skip
 
@@ -165,6 +168,8 @@ def bad_control_messages() -> list[Vector]:
             32, 1, {"digest": HASH, "offset": 2**25 + 1}]),
         raw("BlobData: more than a part", [
             33, 1, {"size_bytes": 2**17, "data": {"$bin": "00" * (2**16 + 1)}}]),
+        raw("EndingRequest: below 0", [36, 1, {"job": -1}]),
+        raw("Ending: more than one may be", [37, 1, {"row": {"$bin": "00" * (2**16 + 1)}}]),
         raw("RenewRequest: a key of 257 bytes", [25, 1, {"public_key": {"$bin": "00" * 257}}]),
     ]  # fmt: skip
 
