@@ -179,6 +179,19 @@ class Blobs:
                     log.warning("a blob could not be kept", why=str(error))
         return data
 
+    async def needed(self) -> dict[bytes, int]:
+        """What is on this disk and may be asked for, or was stored so lately that a command may
+        be about to name it: digests, and sizes in bytes."""
+        if self._nursery is not None:
+            await self._opened.wait()
+        named, _ = await self._named()
+        fresh_from = trio.current_time() - limits.BLOB_GRACE_S
+        return {
+            digest: blob.size_bytes
+            for digest, blob in self.store.held.items()
+            if digest in named or blob.stored_at >= fresh_from
+        }
+
     def answer(self, board: Switchboard) -> None:
         """Answer the others' questions about blobs."""
         board.answer(BlobPart, self.take_part)

@@ -1,8 +1,9 @@
 """A node leaves its mesh for good: first its vote and the CA go to others, then its requests end,
-then it goes itself.
+then what it alone may keep of answers goes to the voters, then it goes itself.
 
 Nobody must be missed afterwards.  A voter that just went would leave its vote behind until it is
-replaced, and the last one that has the CA's key would leave a mesh that can let nobody in.
+replaced, the last one that has the CA's key would leave a mesh that can let nobody in, and answers
+that were stored with it alone would be lost.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from meshd.consensus.voters import Wish
 from meshd.control import Done
 from meshd.errors import MeshdError, Refused
 from meshd.ids import NodeId
+from meshd.jobs.blob_heirs import BlobsNotHandedOver
 from meshd.ledger.ledger import Ledger
 from meshd.record.commands_registry import ChangeNode
 
@@ -42,12 +44,14 @@ class Departure:
         members: Callable[[], int],
         *,
         drain: Callable[[], Awaitable[None]],
+        hand_over_blobs: Callable[[], Awaitable[None]],
         take_out: Callable[[], Awaitable[Done]],
         serve_again: Callable[[], Awaitable[None]],
     ) -> None:
         """`members` is how many there are.
 
-        `drain` returns when no request runs any more, `take_out` has this node taken off the
+        `drain` returns when no request runs any more, `hand_over_blobs` when the voters have all
+        blobs that are here (or raises BlobsNotHandedOver), `take_out` has this node taken off the
         member list, and `serve_again` takes the drain back.
         """
         self._me = me
@@ -55,6 +59,7 @@ class Departure:
         self._name_of = name_of
         self._members = members
         self._drain = drain
+        self._hand_over_blobs = hand_over_blobs
         self._take_out = take_out
         self._serve_again = serve_again
         self._is_leaving = False
@@ -73,9 +78,10 @@ class Departure:
         if self._is_leaving:
             raise Refused("this node is leaving already: its requests get their time to finish")
         self._is_leaving = True
+        order = self._order()
         try:
             await self._hand_over()
-            return await self._go()
+            return await self._go(order)
         finally:
             self._is_leaving = False
 
@@ -104,10 +110,12 @@ class Departure:
 
     # ---------------------------------------------------------------- inside
 
-    async def _go(self) -> Done:
+    async def _go(self, order: Wish) -> Done:
+        """`order` is what was decided about its vote before it began to leave."""
         await self._drain()
         try:
             await self._hand_over()  # it may have been given a vote meanwhile
+            await self._hand_over_answers(order)
             return await self._take_out()
         except MeshdError:
             await self._serve_again()
@@ -125,7 +133,7 @@ class Departure:
         if await self._is_free():
             return
         await self._require_heirs()
-        row, had = self._ledger.state.nodes.get(self._me), self._parts()
+        order, had = self._order(), self._parts()
         await self._ledger.execute(ChangeNode(node=self._me, vote=Wish.NEVER.value))
         with trio.move_on_after(MOVE_S):
             while True:
@@ -133,12 +141,31 @@ class Departure:
                     return
                 await trio.sleep(LOOK_S)  # others do it, at several places: nothing tells of all
         missing, gone = self._what_is_missing(), had - self._parts()
-        order = Wish(row.vote) if row is not None else Wish.AUTO
         raise Refused(
             f"within {MOVE_S:.0f} s nobody had taken over {missing or 'all that it has'}. This "
             f"node is a member still{_but_gone(gone)}. {await self._take_back(order)} Try again "
             "when the others have caught up (`meshd voters` shows who follows)"
         )
+
+    async def _hand_over_answers(self, order: Wish) -> None:
+        """See that the voters have the answers and requests that are kept here as blobs."""
+        try:
+            await self._hand_over_blobs()
+        except BlobsNotHandedOver as error:
+            kept = "answer or request" if error.count == 1 else "answers and requests"
+            vote = f" {await self._take_back(order)}" if self._order() is not order else ""
+            raise Refused(
+                f"up to {error.count} {kept} that this node keeps would be lost, because the "
+                f"nodes that vote could not store them now: {str(error).rstrip('.')}. This node is "
+                f"a member still, and serves again.{vote} Try again when those nodes have links "
+                "and room on their disks (`meshd record status` there); to lose what is here, "
+                f"order `meshd remove {self._name_of(self._me)}` at another node"
+            ) from error
+
+    def _order(self) -> Wish:
+        """What was decided about this node's vote."""
+        row = self._ledger.state.nodes.get(self._me)
+        return Wish(row.vote) if row is not None else Wish.AUTO
 
     async def _take_back(self, order: Wish) -> str:
         """Have what was decided about its vote be as before; a sentence of what that means."""

@@ -6,9 +6,12 @@ import pytest
 from structlog.testing import capture_logs
 from trio.testing import MockClock
 
+from meshd import limits
 from meshd.errors import Refused
+from meshd.jobs.blob_store import NoRoom
 from meshd.record.commands_registry import SetAlias
 from meshd.record.node_rows import NodeRow
+from meshd.testing.memory_client import MemoryAnswer
 from meshd.testing.world import Machine, World, until
 from tests.sim.meshes import WHOLE, engine_of, mesh, pass_time, report, some_text, three, voters
 
@@ -161,3 +164,59 @@ async def test_a_node_that_could_not_be_taken_off_the_list_after_its_drain_serve
         keyed = b.client.openai("tiny", "idempotency-key: k1")
         await keyed.run()
         assert keyed.how == "whole", keyed.error
+
+
+async def test_a_stored_answer_that_only_the_node_that_leaves_had_is_told_by_another_afterwards(
+    autojump_clock: MockClock,
+) -> None:
+    async with World.open() as world:
+        a, b = await two(world)
+        first = await keyed(a)
+        assert len(first.raw) > limits.INLINE_BYTES
+        assert (voters(a), len(b.running.jobs.blobs.store.held)) == ({"a"}, 0)
+        await a.running.departure.leave()
+        await until(lambda: not report(b).problem, within_s=30.0)
+        again = await keyed(b)
+        assert again.raw == first.raw
+        assert again.headers["x-meshd-replayed"] == "true"
+
+
+async def test_who_cannot_hand_over_its_answers_stays_says_how_many_and_serves_again(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: object) -> None:
+        raise NoRoom("the disk is full")
+
+    async with World.open() as world:
+        a, b = await two(world)
+        first = await keyed(a)
+        monkeypatch.setattr(b.running.jobs.blobs.store, "take_part", full)
+        with pytest.raises(Refused) as refused:
+            await a.running.departure.leave()
+        said = str(refused.value)
+        assert "up to 1 answer or request that this node keeps would be lost" in said
+        assert "the disk is full" in said
+        assert "`meshd remove a` at another node" in said
+        assert {row.vote for row in rows(a)} == {"auto"}
+        for machine in (a, b):
+            assert (await keyed(machine)).raw == first.raw
+        monkeypatch.undo()
+        await a.running.departure.leave()
+        await until(lambda: {row.name for row in rows(b)} == {"b"}, within_s=30.0)
+        assert (await keyed(b)).raw == first.raw
+
+
+async def two(world: World) -> tuple[Machine, Machine]:
+    """`a` has the only vote, and the engine."""
+    a, b = await world.start("a", engine_of("tiny")), await world.start("b")
+    await world.settled()
+    await until(lambda: b.running.record.ledger.state.nodes.is_founded, within_s=60.0)
+    return a, b
+
+
+async def keyed(machine: Machine) -> MemoryAnswer:
+    """The answer of one key, whole."""
+    answer = machine.client.openai("tiny", "idempotency-key: k1")
+    await answer.run()
+    assert answer.how == "whole", (answer.status, answer.error, answer.broken)
+    return answer
