@@ -44,22 +44,22 @@ class Departure:
         members: Callable[[], int],
         *,
         drain: Callable[[], Awaitable[None]],
-        hand_over_blobs: Callable[[], Awaitable[None]],
+        hand_over_answers: Callable[[], Awaitable[None]],
         take_out: Callable[[], Awaitable[Done]],
         serve_again: Callable[[], Awaitable[None]],
     ) -> None:
         """`members` is how many there are.
 
-        `drain` returns when no request runs any more, `hand_over_blobs` when the voters have all
-        blobs that are here (or raises BlobsNotHandedOver), `take_out` has this node taken off the
-        member list, and `serve_again` takes the drain back.
+        `drain` returns when no request runs any more, `hand_over_answers` when the voters know all
+        answers that are kept here (or raises BlobsNotHandedOver), `take_out` has this node taken
+        off the member list, and `serve_again` takes the drain back.
         """
         self._me = me
         self._ledger = ledger
         self._name_of = name_of
         self._members = members
         self._drain = drain
-        self._hand_over_blobs = hand_over_blobs
+        self._give_answers = hand_over_answers
         self._take_out = take_out
         self._serve_again = serve_again
         self._is_leaving = False
@@ -150,7 +150,7 @@ class Departure:
     async def _hand_over_answers(self, order: Wish) -> None:
         """See that the voters have the answers and requests that are kept here as blobs."""
         try:
-            await self._hand_over_blobs()
+            await self._give_answers()
         except BlobsNotHandedOver as error:
             kept = "answer or request" if error.count == 1 else "answers and requests"
             vote = f" {await self._take_back(order)}" if self._order() is not order else ""

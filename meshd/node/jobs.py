@@ -18,6 +18,7 @@ from meshd.api.server import ClientApi
 from meshd.config import Config
 from meshd.http import Room
 from meshd.ids import NodeId
+from meshd.jobs.blob_heirs import hand_over
 from meshd.jobs.blobs import Blobs, record_of
 from meshd.jobs.duties import Duties
 from meshd.jobs.endings import Endings
@@ -29,6 +30,7 @@ from meshd.jobs.requests import Requests
 from meshd.jobs.runner import Runner
 from meshd.jobs.said_links import SaidLinks, serve_said
 from meshd.jobs.service import JobService
+from meshd.jobs.small_heirs import SmallHeirs
 from meshd.jobs.traces import Traces
 from meshd.jobs.webhook_form import WebhookRules
 from meshd.jobs.webhooks import Webhooks
@@ -114,6 +116,10 @@ class JobsSide:
             endings.find,
         )
         endings.answer(mesh.switchboard, self.service.finished_here)
+        self._small_heirs = SmallHeirs(
+            self.blobs, links.request, record_of(ledger).voters, self.service.finished_here
+        )
+        self._ledger = ledger
         self.webhooks = Webhooks(
             ledger,
             self.service,
@@ -157,6 +163,11 @@ class JobsSide:
             nursery.start_soon(self.runner.run)
             nursery.start_soon(self.duties.run)
             nursery.start_soon(self._adoptions.run)
+
+    async def hand_over(self) -> None:
+        """Have the voters know what this node alone may.  Raises BlobsNotHandedOver."""
+        await hand_over(self.blobs)
+        await self._small_heirs.hand_over(self._ledger.state.answered())
 
     def use(self, api: ClientApi) -> None:
         """What queued requests are run by: the way of those of clients."""

@@ -17,7 +17,6 @@ from meshd.control import Finding
 from meshd.errors import MeshdError
 from meshd.http import HttpServer, RequestLimits, Room, ServerOptions, Sweeper
 from meshd.ids import Address
-from meshd.jobs.blob_heirs import hand_over
 from meshd.node.bad_requests import BadRequests, log_bug
 from meshd.node.data import DataSide
 from meshd.node.departure import Departure
@@ -101,7 +100,7 @@ class Node:
             self.mesh.name_of,
             lambda: len(self.mesh.registry.members()),
             drain=self._drain_to_leave,
-            hand_over_blobs=partial(hand_over, self.jobs.blobs),
+            hand_over_answers=self.jobs.hand_over,
             take_out=self.mesh.office.leave,
             serve_again=self._serve_again,
         )

@@ -147,6 +147,14 @@ class RecordState:
             for rows in table.rows():
                 yield list(_blobs_of(rows))
 
+    def answered(self) -> Iterator[list[tuple[int, bytes]]]:
+        """The jobs that keys got an answer by which was in the log itself, and its digest.
+
+        In pieces, as `blobs`.
+        """
+        for rows in self._tables["keys"].capture().rows():
+            yield list(_small_answers(rows))
+
     def freeze(self) -> bytes:
         """The state as bytes, at once; equal states give equal bytes."""
         return self.capture().to_bytes()
@@ -189,6 +197,14 @@ class RecordState:
 def _digest(tables: dict[str, Table[Any, Any]]) -> bytes:
     sums = [[name, table.hash_sum().to_bytes(32, "big")] for name, table in tables.items()]
     return hashlib.sha256(encode_row(sums)).digest()
+
+
+def _small_answers(rows: Iterable[Row]) -> Iterator[tuple[int, bytes]]:
+    for row in rows:
+        match row:
+            case KeyRow(job=job, digest=digest, size_bytes=size_bytes) if digest and size_bytes:
+                if size_bytes <= limits.INLINE_BYTES:
+                    yield job, digest
 
 
 def _blobs_of(rows: Iterable[Row]) -> Iterator[bytes]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from structlog.testing import capture_logs
 from trio.testing import MockClock
@@ -206,6 +208,40 @@ async def test_who_cannot_hand_over_its_answers_stays_says_how_many_and_serves_a
         assert (await keyed(b)).raw == first.raw
 
 
+async def test_a_small_answer_that_only_the_node_that_leaves_had_heard_of_is_told_afterwards(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`b` came after the log had forgotten it, by a snapshot."""
+    monkeypatch.setattr(limits, "RECORD_SNAPSHOT_EVERY", 5)
+    monkeypatch.setattr(limits, "RAFT_TRAILING", 5)
+    async with World.open() as world:
+        a = await world.start("a", engine_of("tiny"))
+        await world.settled()
+        first = await keyed(a, max_tokens=5)
+        for number in range(20):
+            await keyed(a, f"other{number}", max_tokens=1)
+        b = await world.start("b")
+        await world.settled()
+        await until(lambda: b.running.record.ledger.state.nodes.is_founded, within_s=60.0)
+        assert await b.running.jobs.service.finished_here(first.headers["x-meshd-job"]) is None
+        await a.running.departure.leave()
+        await until(lambda: not report(b).problem, within_s=30.0)
+        again = await keyed(b, max_tokens=5)
+        assert again.raw == first.raw
+        assert again.headers["x-meshd-replayed"] == "true"
+
+
+async def test_small_answers_that_the_others_heard_of_are_not_stored_with_them_again(
+    autojump_clock: MockClock,
+) -> None:
+    async with World.open() as world:
+        a, b, c = await three(world, engine_of("tiny"))
+        first = await keyed(a, max_tokens=5)
+        await a.running.departure.leave()
+        assert not b.running.jobs.blobs.store.held
+        assert (await keyed(c, max_tokens=5)).raw == first.raw
+
+
 async def two(world: World) -> tuple[Machine, Machine]:
     """`a` has the only vote, and the engine."""
     a, b = await world.start("a", engine_of("tiny")), await world.start("b")
@@ -214,9 +250,9 @@ async def two(world: World) -> tuple[Machine, Machine]:
     return a, b
 
 
-async def keyed(machine: Machine) -> MemoryAnswer:
+async def keyed(machine: Machine, key: str = "k1", **more: Any) -> MemoryAnswer:
     """The answer of one key, whole."""
-    answer = machine.client.openai("tiny", "idempotency-key: k1")
+    answer = machine.client.openai("tiny", f"idempotency-key: {key}", **more)
     await answer.run()
     assert answer.how == "whole", (answer.status, answer.error, answer.broken)
     return answer
