@@ -55,7 +55,12 @@ class Workers:
                 )
                 rows = [self._ledger.state.jobs.live.get(job) for job in claimed["jobs"]]
                 give_by = trio.current_time() + order.lease_s / 2
-                given = [await self._give(row, give_by) for row in rows if row is not None]
+                given = [
+                    await self._give(row, give_by)
+                    for row in rows
+                    # Its lease may be over by the time that this node hears of it.
+                    if row is not None and _is_under(row, claimed["fence"])
+                ]
                 found = [view for view in given if view is not None]
                 if found:
                     return found
@@ -142,3 +147,8 @@ class Workers:
                 job=id_named(held.job), fence=held.fence, pause_ms=int(held.pause_s * 1000)
             )
         )
+
+
+def _is_under(row: JobRow, fence: int) -> bool:
+    """Whether that claim is the one under which it is held."""
+    return row.claim is not None and row.claim.fence == fence

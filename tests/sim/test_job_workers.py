@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import trio
 from trio.testing import MockClock
 
+from meshd.record.commands_jobs import ClaimNext, Release
+from meshd.record.commands_registry import Command
 from meshd.testing.world import World
 from tests.sim.job_orders import CHAT, JOBS, submit, until_state
 from tests.sim.meshes import engine_of, three
@@ -158,3 +161,30 @@ async def test_a_broadcast_is_one_job_for_each_node(autojump_clock: MockClock) -
             got |= {view["id"] for view in answer["jobs"]}
             assert [view["to"] for view in answer["jobs"]] == [machine.name]
         assert len(got) == 3
+
+
+async def test_a_claim_that_is_over_before_its_worker_can_be_told_is_not_handed_out(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with World.open() as world:
+        a, b, _ = await three(world)
+        job = await submit(a, queue="chat", payload=1)
+        ledger = a.running.record.ledger
+        execute, claims = ledger.execute, 0
+
+        async def slowly(command: Command) -> dict[str, Any]:
+            nonlocal claims
+            told = await execute(command)
+            if isinstance(command, ClaimNext) and not (claims := claims + 1) > 1:
+                back = Release(job=told["jobs"][0], fence=told["fence"], pause_ms=0)
+                await b.running.record.ledger.execute(back)
+                await trio.sleep(1.0)
+            return told
+
+        monkeypatch.setattr(ledger, "execute", slowly)
+        claim = {"lease_s": 20, "wait_s": 30}
+        _, answer = await a.client.call("POST", "/mesh/v1/queues/chat/claim", claim)
+        [view] = answer["jobs"]
+        assert (view["id"], view["state"], claims) == (job, "claimed", 2)
+        held = {"job": job, "fence": view["fence"]}
+        assert (await a.client.call("POST", "/mesh/v1/queues/chat/complete", held))[0] == 200

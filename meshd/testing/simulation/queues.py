@@ -20,6 +20,8 @@ JOBS: Final = "/mesh/v1/jobs"
 QUEUE: Final = "work"
 LEASE_S: Final = 5.0
 PAUSE_S: Final = 0.5
+_FOR_GOOD: Final = ("exceeds the available context size", "ended two engines")
+"""An engine said that the prompt does not fit, or two died under it."""
 _WORDS: Final = 20
 _LARGE: Final = "x" * 10_000
 
@@ -186,8 +188,10 @@ def _wrong(job: Job, view: dict[str, Any]) -> str:
     state, result = view["state"], view.get("result")
     if state == "dead" and view.get("tries", 0) >= view.get("max_attempts", 0):
         return "" if not job.completed else "was completed, and is dead"
+    if state == "failed" and job.is_request and _was_to_fail(result):
+        return ""
     if state != "done":
-        return f"is {state}"
+        return f"is {state}: {result or view.get('reason', '')}"
     if job.is_request:
         said = result["choices"][0]["message"] if result else {}
         answer = (said.get("reasoning_content") or "", said.get("content"))
@@ -196,6 +200,12 @@ def _wrong(job: Job, view: dict[str, Any]) -> str:
     if any(what != result for what in given):
         return f"has the result {result}, and was completed with {given}"
     return ""
+
+
+def _was_to_fail(result: Any) -> bool:
+    """Whether what was injected makes such a request fail for good."""
+    message = str(result["error"]["message"]) if result else ""
+    return any(words in message for words in _FOR_GOOD)
 
 
 async def _call(machine: Machine, method: str, path: str, body: Any) -> tuple[int, Any] | None:
