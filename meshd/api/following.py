@@ -104,7 +104,7 @@ class Followers:
         with self._delivery(running.job, asking) as delivery:
             try:
                 await self.check(running.job, asking.place)
-                return await self._follow(running, delivery, may_end)
+                return await self._follow(running, delivery, asking.place, may_end)
             except GivenUp:
                 return await _given_up(asking, delivery)
             except (OtherWords, BeyondTheEnd) as error:
@@ -144,12 +144,16 @@ class Followers:
             responder.on_disconnect = None
             del self._attached[delivery]
 
-    async def _follow(self, running: Running, delivery: Delivery, may_end: bool) -> bool:
+    async def _follow(
+        self, running: Running, delivery: Delivery, place: Place, may_end: bool
+    ) -> bool:
         requests, tries, gone_at = self._requests, 0, math.inf
         heard: int | None = None
         while (now := requests.run_of(running.job)) is not None:
             if now.fence != heard or delivery.comparing:
                 # Another node goes on with it, if it begins with what was told.
+                if heard is not None:
+                    await self.check(running.job, place)
                 heard, gone_at = now.fence, math.inf
                 delivery.begin_again()
             had_bytes = delivery.heard_bytes

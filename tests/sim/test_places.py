@@ -12,7 +12,7 @@ from meshd import limits
 from meshd.testing.memory_client import MemoryAnswer
 from meshd.testing.memory_engine import MemoryEngine
 from meshd.testing.world import Machine, World, until
-from tests.sim.meshes import some_text
+from tests.sim.meshes import engine_of, pass_time, some_text, three
 from tests.sim.test_jobs import CHAT, JOBS, submit, until_state
 from tests.sim.test_keyed_streams import TEXT, Mesh, mesh, over, said
 
@@ -224,3 +224,28 @@ async def test_an_answer_whose_time_is_over_is_404_with_when_that_was(
         repeat = a.client.openai("tiny", "idempotency-key: k1")
         await repeat.run()
         assert (repeat.status, "expired at" in repeat.error) == (409, True)
+
+
+async def test_a_number_of_events_is_no_place_in_the_run_that_takes_the_place_of_the_first(
+    autojump_clock: MockClock,
+) -> None:
+    """Who was cut off hears at once that there is no run any more, and that there is another."""
+    async with World.open() as world:
+        engines = [engine_of("tiny", tokens_per_s=speed) for speed in (20.0, 1.0)]
+        m = Mesh(world, engines[1], list(await three(world, *engines)))
+        first = m.ask(m.b)
+        await some_text(first, 5)
+        number = again_after(m, m.a, "40")
+        await pass_time(0.3)
+        world.network.isolate("a")
+        m.b.kill()
+        await m.b.until_over()
+        await m.b.start()
+        later = m.ask(m.c)
+        await some_text(later, 2)
+        world.network.heal("a", "b")
+        world.network.heal("a", "c")
+        await over(later, number, within_s=200.0)
+        assert later.how == "whole", later.error
+        assert (number.how, number.status) == ("refused", 409), number.raw
+        assert "run more than once" in number.error

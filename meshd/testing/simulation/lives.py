@@ -173,7 +173,8 @@ def misnamed(asked: Asked) -> str:
 
 def _names(raw: bytes) -> Sequence[str]:
     """What the events of a stream call it: one name for all of it, or all that there are."""
-    found = [set(pattern.findall(raw)) for pattern in _NAMES]
+    whole_lines = raw[: raw.rfind(b"\n") + 1]
+    found = [set(pattern.findall(whole_lines)) for pattern in _NAMES]
     if all(len(names) <= 1 for names in found):
         return [b" ".join(b"".join(names) for names in found).decode()]
     return sorted(name.decode() for names in found for name in names)
