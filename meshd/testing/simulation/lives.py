@@ -16,6 +16,8 @@ from meshd.testing.world import Machine
 
 POISONED: Final = "ended two engines"
 """What such a refusal says."""
+FOR_GOOD: Final = {400: "exceeds the available context size", 404: "not found", 422: POISONED}
+"""Statuses that are kept as a key's or a job's answer, and what was injected says with them."""
 _OVER: Final = ("use another key", "it is not kept any more")
 """What a refusal says if its key has no answer, or none any more: all others may be there later."""
 _NAMES: Final = (
@@ -76,10 +78,15 @@ class Had:
 
 def is_final(asked: Asked) -> bool:
     """Whether this key will have no answer in this run: it is cancelled, or each try has failed and
-    no more are made, or its time is over, or what it asks is refused for ten minutes."""
+    no more are made, or its time is over, or it was refused in a way that is kept."""
     answer = asked.answer
     has_ended = answer.status == 409 and any(words in answer.error for words in _OVER)
-    return (has_ended and not asked.place and not asked.by_id) or is_poisoned(asked)
+    return (has_ended and not asked.place and not asked.by_id) or is_refused_for_good(asked)
+
+
+def is_refused_for_good(asked: Asked) -> bool:
+    """Whether an engine was made to say that it cannot do this, or two ended under it."""
+    return FOR_GOOD.get(asked.answer.status, "\n") in asked.answer.error
 
 
 def is_poisoned(asked: Asked) -> bool:

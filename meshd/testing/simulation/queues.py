@@ -10,6 +10,7 @@ from typing import Any, Final
 import trio
 
 from meshd.errors import MeshdError
+from meshd.testing.simulation.lives import FOR_GOOD
 from meshd.testing.simulation.options import Options
 from meshd.testing.simulation.questions import thought_and_said
 from meshd.testing.simulation.story import Story
@@ -20,8 +21,6 @@ JOBS: Final = "/mesh/v1/jobs"
 QUEUE: Final = "work"
 LEASE_S: Final = 5.0
 PAUSE_S: Final = 0.5
-_FOR_GOOD: Final = ("exceeds the available context size", "ended two engines")
-"""An engine said that the prompt does not fit, or two died under it."""
 _WORDS: Final = 20
 _LARGE: Final = "x" * 10_000
 
@@ -205,7 +204,7 @@ def _wrong(job: Job, view: dict[str, Any]) -> str:
 def _was_to_fail(result: Any) -> bool:
     """Whether what was injected makes such a request fail for good."""
     message = str(result["error"]["message"]) if result else ""
-    return any(words in message for words in _FOR_GOOD)
+    return any(words in message for words in FOR_GOOD.values())
 
 
 async def _call(machine: Machine, method: str, path: str, body: Any) -> tuple[int, Any] | None:
