@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import parse_qs
@@ -68,6 +68,8 @@ class Followers:
     def __init__(self, requests: KeyedRequests) -> None:
         self._requests = requests
         self._attached: dict[Delivery, None] = {}
+        self._looking: dict[trio.CancelScope, None] = {}
+        """Around what may take long and tells nothing: the record is asked, or other nodes are."""
         self._stopped = False
         self.in_flight = InFlight()
         """Clients who are told what is kept for them; the forwarder's has the runs."""
@@ -75,12 +77,31 @@ class Followers:
     def stop(self) -> None:
         """This node ends: those who wait are told so, in their dialect."""
         self._stopped = True
+        for scope in self._looking:
+            scope.cancel()
         for delivery in self._attached:
             delivery.give_up()
 
     def serve_again(self) -> None:
         """It does not end after all."""
         self._stopped = False
+
+    @contextmanager
+    def until_stopped(self, path: str) -> Iterator[None]:
+        """Around what may take long and tells nothing.
+
+        Raises DialectError if this node is stopped meanwhile, in the dialect of that path.
+        """
+        with self.in_flight, trio.CancelScope() as scope:
+            self._looking[scope] = None
+            if self._stopped:
+                scope.cancel()
+            try:
+                yield
+            finally:
+                del self._looking[scope]
+        if scope.cancelled_caught:
+            raise _stopped(path)
 
     async def check(self, job: int, place: Place) -> None:
         """Whether a number alone says what a client has of that job's answer.
@@ -103,7 +124,8 @@ class Followers:
         """
         with self._delivery(running.job, asking) as delivery:
             try:
-                await self.check(running.job, asking.place)
+                with delivery.waiting():
+                    await self.check(running.job, asking.place)
                 return await self._follow(running, delivery, asking.place, may_end)
             except GivenUp:
                 return await _given_up(asking, delivery)
@@ -153,12 +175,17 @@ class Followers:
             if now.fence != heard or delivery.comparing:
                 # Another node goes on with it, if it begins with what was told.
                 if heard is not None:
-                    await self.check(running.job, place)
+                    with delivery.waiting():
+                        await self.check(running.job, place)
                 heard, gone_at = now.fence, math.inf
                 delivery.begin_again()
             had_bytes = delivery.heard_bytes
             try:
-                async with requests.listen(now, had_bytes) as listener:
+                async with AsyncExitStack() as listening:
+                    with delivery.waiting():
+                        listener = await listening.enter_async_context(
+                            requests.listen(now, had_bytes)
+                        )
                     end = await delivery.hear(listener)
             except NotHeard as error:
                 log.info("a run is not heard", job=job_name(now.job), why=str(error))
@@ -171,14 +198,16 @@ class Followers:
             if may_end and requests.is_gone(now.node):
                 gone_at = min(gone_at, trio.current_time())
                 if trio.current_time() >= gone_at + limits.GONE_WAIT_S:
-                    await requests.end_for(now)
+                    with delivery.waiting():
+                        await requests.end_for(now)
             pause_s = limits.SAID_PAUSE_S[min(tries, len(limits.SAID_PAUSE_S)) - 1]
             with delivery.waiting():
                 await requests.until_over(now, pause_s)
         if not delivery.begun:
             return False
         # Another run says something else, unless it was this one, and its entry is only away.
-        stored = await requests.answer_of(running)
+        with delivery.waiting():
+            stored = await requests.answer_of(running)
         if stored is None or not await delivery.go_on_with(stored.body):
             await delivery.fail(WITHHELD)
         return True
@@ -229,10 +258,14 @@ async def _given_up(asking: Asking, delivery: Delivery) -> bool:
     if asking.responder.disconnected:
         return True
     if not delivery.begun:
-        status, headers, body = error_body(asking.path, STOPPED)
-        raise DialectError(status, body, headers)
+        raise _stopped(asking.path)
     await delivery.fail(STOPPED)
     return True
+
+
+def _stopped(path: str) -> DialectError:
+    status, headers, body = error_body(path, STOPPED)
+    return DialectError(status, body, headers)
 
 
 def refused(path: str, error: MeshdError) -> DialectError:

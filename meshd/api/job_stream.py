@@ -39,7 +39,8 @@ class JobStreams:
         DialectError, StreamBroken.
         """
         place = place_of(request)
-        await self._answers.catch_up(name)
+        with self._followers.until_stopped(CHAT):
+            await self._answers.catch_up(name)
         while (row := self._answers.living(name)) is not None:
             changed = self._jobs.change()
             asking = _asking(row.request.path, row.request.model, responder, headers, place)
@@ -48,8 +49,9 @@ class JobStreams:
                     return
             elif await self._followers.attach(running, asking):
                 return
-        stored = await self._answers.of(name)
-        await self._followers.check(stored.job, place)
+        with self._followers.until_stopped(CHAT):
+            stored = await self._answers.of(name)
+            await self._followers.check(stored.job, place)
         asking = _asking(stored.path, "", responder, headers, place)
         await replay(stored, asking, streamed=_is_stream(stored))
 

@@ -17,9 +17,8 @@ import trio
 
 from meshd.api.answered import Ending, attempts_of
 from meshd.api.answering import Client
-from meshd.api.dialect import Call, DialectError, HeaderPair
+from meshd.api.dialect import Call, HeaderPair
 from meshd.api.following import (
-    STOPPED,
     WITHHELD,
     Asking,
     Followers,
@@ -102,9 +101,6 @@ class KeyedApi:
         self._requests = requests
         self.followers = Followers(requests)
         self.in_flight = self.followers.in_flight
-        self._accepting: dict[trio.CancelScope, None] = {}
-        """Around each request that the record is asked about."""
-        self._stopped = False
 
     def key_of(self, request: ServerRequest, scope: str) -> Key:
         """Its key; `scope` is the API key's id.  Raises DialectError for what can be none."""
@@ -120,15 +116,11 @@ class KeyedApi:
 
     def stop(self) -> None:
         """This node ends: those who wait are told so, in their dialect."""
-        self._stopped = True
-        for scope in self._accepting:
-            scope.cancel()
         self._requests.hurry()
         self.followers.stop()
 
     def serve_again(self) -> None:
         """It does not end after all."""
-        self._stopped = False
         self.followers.serve_again()
 
     async def answer(self, asked: Asked) -> None:
@@ -161,22 +153,17 @@ class KeyedApi:
         """What the record says.  Raises DialectError, also when this node is stopped meanwhile."""
         request = asked.request
         model, size_bytes = normalise(asked.call.request.model), len(request.body)
-        with self.in_flight, trio.CancelScope() as scope:
-            self._accepting[scope] = None
-            if self._stopped:
-                scope.cancel()
+        with self.followers.until_stopped(request.path):
             try:
                 return await self._requests.accept(asked.key, request.path, model, size_bytes)
             except MeshdError as error:
                 raise refused(request.path, error) from error
-            finally:
-                del self._accepting[scope]
-        status, headers, body = error_body(request.path, STOPPED)
-        raise DialectError(status, body, headers)
+        raise AssertionError("a node that is stopped has said so")
 
     async def _check(self, job: int, asking: Asking) -> None:
         try:
-            await self.followers.check(job, asking.place)
+            with self.followers.until_stopped(asking.path):
+                await self.followers.check(job, asking.place)
         except OtherWords as error:
             raise refused(asking.path, error) from error
 

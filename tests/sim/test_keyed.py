@@ -13,6 +13,7 @@ from meshd import limits
 from meshd.testing.memory_client import MemoryAnswer
 from meshd.testing.memory_engine import Dialect, MemoryEngine
 from meshd.testing.world import Machine, World, until
+from tests.sim.job_orders import JOBS
 from tests.sim.meshes import some_text, three
 
 SHORT = {"max_tokens": 8}
@@ -269,3 +270,22 @@ async def test_a_node_that_stops_tells_those_whose_answer_the_record_cannot_take
         await until(lambda: answer.over)
         assert answer.how == ("error" if stream else "refused"), (answer.how, answer.broken)
         assert "this node was stopped" in answer.error or "with the same key" in answer.error
+
+
+async def test_a_node_that_stops_tells_those_who_ask_for_the_stream_of_a_job_it_has_not_heard_of(
+    autojump_clock: MockClock,
+) -> None:
+    async with World.open() as world:
+        _, b, c = await three(world, MemoryEngine("tiny", tokens_per_s=1), drain_timeout_s=0.3)
+        world.network.isolate("c")
+        await trio.sleep(1.0)
+        first = ask(b, "k1")
+        world.nursery.start_soon(first.run)
+        await some_text(first, 1)
+        stream = c.client.stream(f"{JOBS}/{first.headers['x-meshd-job']}/stream")
+        world.nursery.start_soon(stream.run)
+        await trio.sleep(0.2)
+        c.terminate()
+        await until(lambda: stream.over)
+        assert (stream.how, stream.status) == ("refused", 503), stream.broken
+        assert "this node was stopped" in stream.error
