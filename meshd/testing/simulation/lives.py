@@ -156,6 +156,8 @@ def _excuse(asked: Asked, how: How, *, is_gentle: bool) -> str:
             return "a key may be repeated"
         if "this node was stopped" in asked.answer.error:
             return "its time to drain was over"
+        if "this node has just started" in asked.answer.error:
+            return "its entry had not heard the others yet"
         if "busy" in asked.answer.error:
             return "more was asked than engines can do"
         if asked.answer.attempts >= limits.ATTEMPTS:
