@@ -289,3 +289,22 @@ async def test_a_node_that_stops_tells_those_who_ask_for_the_stream_of_a_job_it_
         await until(lambda: stream.over)
         assert (stream.how, stream.status) == ("refused", 503), stream.broken
         assert "this node was stopped" in stream.error
+
+
+async def test_a_node_that_stops_tells_those_for_whom_it_asks_a_holder_that_does_not_answer(
+    autojump_clock: MockClock,
+) -> None:
+    async with World.open() as world:
+        a, b, _ = await three(world, MemoryEngine("tiny", tokens_per_s=1), drain_timeout_s=0.1)
+        await a.client.openai("tiny", max_tokens=1).run()  # over a link that a keeps for the next
+        first = ask(b, "k1")
+        world.nursery.start_soon(first.run)
+        await some_text(first, 1)
+        world.network.partition("a", "b")
+        again = ask(a, "k1")
+        world.nursery.start_soon(again.run)
+        await trio.sleep(0.3)
+        a.terminate()
+        await until(lambda: again.over)
+        assert (again.how, again.status) == ("refused", 503), again.broken
+        assert "this node was stopped" in again.error
