@@ -26,6 +26,7 @@ from meshd.jobs.blob_links import Ask, Courier
 from meshd.jobs.blob_plan import digest_of, put_s
 from meshd.jobs.blob_spread import BlobNotStored, Spread
 from meshd.jobs.blob_store import BlobStore
+from meshd.jobs.whom_to_ask import whom_to_ask
 from meshd.ledger.ledger import Ledger
 from meshd.peers.switchboard import Switchboard
 from meshd.ports import Disk
@@ -285,11 +286,7 @@ class Blobs:
 
     def _whom_to_ask(self) -> Iterator[NodeId]:
         linked = [node for node in self._linked() if node != self._me]
-        voters = [node for node in linked if node in self._record.voters()]
-        yield from voters
-        others = [node for node in linked if node not in voters]
-        for _ in range(min(len(others), limits.BLOB_ASKED)):
-            yield others.pop(self._choose(len(others)))
+        return whom_to_ask(linked, self._record.voters(), self._choose)
 
     # ---------------------------------------------------------------- keeping
 

@@ -6,7 +6,7 @@ later, or caught up by a snapshot, was never told: it asks the others, and remem
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import msgspec
 import trio
@@ -17,6 +17,7 @@ from meshd.ids import NodeId, short
 from meshd.jobs.blob_links import Ask
 from meshd.jobs.blob_plan import is_blob
 from meshd.jobs.finished import FinishedJob
+from meshd.jobs.whom_to_ask import whom_to_ask
 from meshd.peers.switchboard import Switchboard
 from meshd.record.job_rows import job_name
 from meshd.wire.control import Message
@@ -43,9 +44,15 @@ class Endings:
         self._asking = trio.Semaphore(limits.ENDINGS_AT_ONCE)
 
     async def find(self, job: int) -> FinishedJob | None:
-        """How it ended, from the first other node that knows; None: none that can be asked does."""
+        """How it ended, from the first other node that knows; None: none that can be asked does,
+        or not within `limits.ENDING_S`."""
+        with trio.move_on_after(limits.ENDING_S):
+            return await self._find(job)
+        return None
+
+    async def _find(self, job: int) -> FinishedJob | None:
         async with self._asking:
-            for node in self._whom_to_ask():
+            for node in whom_to_ask(self._linked(), self._voters(), self._choose):
                 try:
                     answer = await self._ask(node, EndingRequest(job=job), limits.ENDING_ANSWER_S)
                 except MeshdError as error:
@@ -65,14 +72,6 @@ class Endings:
             return Ending(row=row if len(row) <= limits.ENDING_BYTES else b"")
 
         board.answer(EndingRequest, tell)
-
-    def _whom_to_ask(self) -> Iterator[NodeId]:
-        """Voters, then some of the others: most have followed the log for long."""
-        linked, voters = list(self._linked()), set(self._voters())
-        yield from [node for node in linked if node in voters]
-        others = [node for node in linked if node not in voters]
-        for _ in range(min(len(others), limits.ENDINGS_ASKED)):
-            yield others.pop(self._choose(len(others)))
 
 
 def _read(job: int, row: bytes) -> FinishedJob | None:

@@ -112,7 +112,7 @@ class JobService:
         return await self._elsewhere(id_named(name))
 
     async def finished_here(self, name: str) -> FinishedJob | None:
-        """The same, of what this node knows itself."""
+        """The same, and raises the same, of what this node knows itself."""
         event = self._recent.get(id_named(name))
         if event is not None and self._ledger.state.jobs.live.get(event.row.id) is None:
             return finished_of(event)

@@ -15,11 +15,11 @@ import trio
 from meshd import limits
 from meshd.errors import MeshdError
 from meshd.ids import NodeId
-from meshd.jobs.blob_heirs import BlobsNotHandedOver
 from meshd.jobs.blob_links import Ask
 from meshd.jobs.blob_plan import majority
 from meshd.jobs.blobs import Blobs
 from meshd.jobs.finished import FinishedJob
+from meshd.jobs.handing_over import HandingOver
 from meshd.record.job_rows import job_name
 from meshd.wire.control_record import Ending, EndingRequest
 
@@ -41,36 +41,24 @@ class SmallHeirs:
     ) -> None:
         """`ask` is `ControlLinks.request`; `here` tells what this node knows of a job."""
         self._blobs, self._ask, self._voters, self._here = blobs, ask, voters, here
-        self._why = ""
-        self._left = 0
 
     async def hand_over(self, answered: Iterator[Collection[Answered]]) -> None:
         """Each of them can be told without this node; a question to each of a majority of voters.
 
-        Ends with the first that cannot be stored.  Raises BlobsNotHandedOver.
+        Ends with the first that cannot be stored.  Raises NotHandedOver.
         """
         rows: list[Answered] = []
         for some in answered:
             rows += some
             await trio.lowlevel.checkpoint()
-        self._why, self._left, queue = "", len(rows), iter(rows)
-        async with trio.open_nursery() as nursery:
-            for _ in range(min(_AT_A_TIME, len(rows))):
-                nursery.start_soon(self._hand_over_some, queue)
-        if self._why:
-            raise BlobsNotHandedOver(self._left, self._why)
+        handing = HandingOver(len(rows))
+        await handing.each(rows, self._hand_over, _AT_A_TIME)
+        handing.check()
 
-    async def _hand_over_some(self, queue: Iterator[Answered]) -> None:
-        for job, digest in queue:
-            if self._why:
-                return
-            try:
-                if not await self._is_known(job):
-                    await self._store(job, digest)
-            except MeshdError as error:
-                self._why = str(error)
-                return
-            self._left -= 1
+    async def _hand_over(self, row: Answered) -> None:
+        job, digest = row
+        if not await self._is_known(job):
+            await self._store(job, digest)
 
     async def _is_known(self, job: int) -> bool:
         """Whether a majority of the voters has it in its history."""

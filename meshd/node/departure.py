@@ -20,7 +20,7 @@ from meshd.consensus.voters import Wish
 from meshd.control import Done
 from meshd.errors import MeshdError, Refused
 from meshd.ids import NodeId
-from meshd.jobs.blob_heirs import BlobsNotHandedOver
+from meshd.jobs.handing_over import NotHandedOver
 from meshd.ledger.ledger import Ledger
 from meshd.record.commands_registry import ChangeNode
 
@@ -51,7 +51,7 @@ class Departure:
         """`members` is how many there are.
 
         `drain` returns when no request runs any more, `hand_over_answers` when the voters know all
-        answers that are kept here (or raises BlobsNotHandedOver), `take_out` has this node taken
+        answers that are kept here (or raises NotHandedOver), `take_out` has this node taken
         off the member list, and `serve_again` takes the drain back.
         """
         self._me = me
@@ -151,7 +151,7 @@ class Departure:
         """See that the voters have the answers and requests that are kept here as blobs."""
         try:
             await self._give_answers()
-        except BlobsNotHandedOver as error:
+        except NotHandedOver as error:
             kept = "answer or request" if error.count == 1 else "answers and requests"
             vote = f" {await self._take_back(order)}" if self._order() is not order else ""
             raise Refused(

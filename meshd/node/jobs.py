@@ -165,7 +165,7 @@ class JobsSide:
             nursery.start_soon(self._adoptions.run)
 
     async def hand_over(self) -> None:
-        """Have the voters know what this node alone may.  Raises BlobsNotHandedOver."""
+        """Have the voters know what this node alone may.  Raises NotHandedOver."""
         await hand_over(self.blobs)
         await self._small_heirs.hand_over(self._ledger.state.answered())
 

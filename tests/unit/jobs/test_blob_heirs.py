@@ -7,8 +7,9 @@ import trio
 from trio.testing import MockClock
 
 from meshd import limits
-from meshd.jobs.blob_heirs import BlobsNotHandedOver, hand_over
+from meshd.jobs.blob_heirs import hand_over
 from meshd.jobs.blob_plan import put_s
+from meshd.jobs.handing_over import NotHandedOver
 from meshd.wire.control_record import BlobPart
 from tests.unit.jobs.blob_nodes import LARGE, SMALL, BlobTown, blob_nodes
 
@@ -56,7 +57,7 @@ async def test_where_it_cannot_be_stored_it_ends_with_the_first_and_says_how_man
         town.voters = "b"
         town.silent.add("b")
         began = trio.current_time()
-        with pytest.raises(BlobsNotHandedOver, match="1 must") as caught:
+        with pytest.raises(NotHandedOver, match="1 must") as caught:
             await hand_over(town["a"].runs)
         assert caught.value.count == 5
         assert trio.current_time() - began <= put_s(len(LARGE) + 1) + 1
