@@ -106,7 +106,9 @@ def _run_one(
         if any(isinstance(leaf, KeyboardInterrupt) for leaf in leaves):
             return None, True
         raise _why(leaves) from group
-    except Exception as error:
+    except (
+        Exception
+    ) as error:  # the other scenarios are run all the same, and this one's end is told
         raise _why([error]) from error
 
 

@@ -148,7 +148,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     per_step: int = limits.RAFT_PER_STEP
     """Commands taken into the log, and commands applied, in one step."""
     trailing: int = msgspec.field(default_factory=lambda: limits.RAFT_TRAILING)
-    """Entries kept in memory behind a snapshot, for followers that are a little behind."""
+    """Entries kept in memory behind a snapshot, for followers that are a little behind.  (Read when
+    it is made: whoever simulates lowers the limit, and then snapshots are sent.)"""
 
     def __post_init__(self) -> None:
         """Raise ValueError for times with which no leader would last."""

@@ -65,10 +65,10 @@ def _idle() -> tuple[list[float], list[float]]:
         for daemon in others:
             stack.callback(daemon.close)
         everyone = joined(founder, others)
-        time.sleep(SETTLE_S)
+        time.sleep(SETTLE_S)  # what a start leaves to do is not what being idle costs
         processes = [psutil.Process(d.process.pid) for d in everyone if d.process is not None]
         before = [sum(p.cpu_times()[:2]) for p in processes]
-        time.sleep(IDLE_S)
+        time.sleep(IDLE_S)  # the stretch that is measured
         after = [sum(p.cpu_times()[:2]) for p in processes]
         cpu = [(b - a) / IDLE_S * 100 for a, b in zip(before, after, strict=True)]
         return cpu, [p.memory_info().rss / 1e6 for p in processes]

@@ -70,7 +70,7 @@ def one_sync(folder: Path, what: str = "one sync of this disk: the floor") -> Ro
 def commits(folder: Path) -> list[Row]:
     with keepers(folder) as made:
         leader = made.leader()
-        time.sleep(SETTLE_S)
+        time.sleep(SETTLE_S)  # the election is over, and what it left to write is not measured
         follower = made.others(leader)[0]
         for name in (leader, follower):  # opens its session, and warms up
             made[name].ask("one_by_one", count=50, seconds=10)
@@ -186,7 +186,7 @@ def idle(folder: Path) -> list[Row]:
         time.sleep(12)  # the voters are looked after every ten seconds, members every few
         processes = [psutil.Process(d.process.pid) for d in everyone if d.process is not None]
         before = [sum(p.cpu_times()[:2]) for p in processes]
-        time.sleep(IDLE_S)
+        time.sleep(IDLE_S)  # the stretch that is measured
         after = [sum(p.cpu_times()[:2]) for p in processes]
         parts = {row.name: row.part for row in report(founder).voters}
     costs: dict[str, list[float]] = {}
